@@ -1,0 +1,191 @@
+"""Reading YAML that nobody vouches for: safe loading, and mappings whose every value is asked for by rule.
+
+YAML 1.2 numbers (`1e-4`, `14e6`) are numbers here; PyYAML alone reads them as text. Duplicate keys are
+refused, since the first value would be dropped without a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modscale.errors import InputError, naming_file
+
+MAX_BYTES = 1_000_000
+"""A spec or a space is a page of text; a larger file is a mistake."""
+
+Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(Base):  # type: ignore[misc]  # the base is PyYAML's C loader where there is one
+    """PyYAML's safe loader with YAML 1.2 floats and without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(file: str | Path) -> object:
+    """The document in `file`, plain Python values only.
+
+    Raises:
+        InputError: no such file, not readable, not UTF-8, not YAML, or larger than a page of text.
+    """
+    path = Path(file)
+    with naming_file(file):
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise InputError(f"must be a YAML text of at most {MAX_BYTES} bytes", value=path.stat().st_size)
+            return parse_yaml(path.read_bytes())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise InputError(f"cannot be read: {reason}") from error
+
+
+def parse_yaml(text: bytes | str) -> object:
+    """The document in `text`. Raises InputError with the line where it stops being YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"not valid YAML: {error.problem or error}", place=place) from error
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError) as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError("nested too deeply") from error
+
+
+class Section:
+    """A mapping under validation: every getter names its place, its rule and the value that broke it."""
+
+    def __init__(self, value: object, allowed: Iterable[str], *, place: str = "", what: str = "") -> None:
+        self.place = place
+        self.allowed = tuple(allowed)
+        if not isinstance(value, Mapping):
+            raise InputError(f"must be a mapping{f' ({what})' if what else ''}", place=place, value=value)
+        for key in value:
+            if key not in self.allowed:
+                raise InputError(_unknown(key, self.allowed), place=self.at(str(key)))
+        self.values: Mapping[str, object] = value
+
+    def at(self, key: str) -> str:
+        """The place of `key`, as in `stages[2].depth`."""
+        return f"{self.place}.{key}" if self.place else key
+
+    def has(self, key: str) -> bool:
+        return key in self.values
+
+    def raw(self, key: str, default: object = None) -> object:
+        return self.values.get(key, default)
+
+    def integer(self, key: str, default: int | None, *, low: int = 1, high: int = 2**31) -> int:
+        """A whole number in [low, high]; without a default the key is required."""
+        if key not in self.values and default is not None:
+            return default
+        return check_integer(self._required(key), self.at(key), low=low, high=high)
+
+    def number(
+        self, key: str, default: float | None, *, low: float = -math.inf, high: float = math.inf,
+        above: float | None = None, below: float | None = None,
+    ) -> float:
+        """A finite number in [low, high], or strictly inside (above, below) where those are given."""
+        if key not in self.values and default is not None:
+            return default
+        value = self._required(key)
+        return check_number(value, self.at(key), low=low, high=high, above=above, below=below)
+
+    def choice(self, key: str, default: str | None, options: Sequence[str]) -> str:
+        if key not in self.values and default is not None:
+            return default
+        return check_choice(self._required(key), self.at(key), options)
+
+    def text(self, key: str, default: str) -> str:
+        value = self.values.get(key, default)
+        if not isinstance(value, str) or not value.strip() or len(value) > 200 or not value.isprintable():
+            raise InputError("must be a line of text of 1 to 200 characters", place=self.at(key), value=value)
+        return value
+
+    def sequence(self, key: str, *, most: int) -> Sequence[object]:
+        """A required list of 1 to `most` items."""
+        value = self._required(key)
+        if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= most:
+            raise InputError(f"must be a list of 1 to {most} items", place=self.at(key), value=value)
+        return value
+
+    def _required(self, key: str) -> object:
+        if key not in self.values:
+            raise InputError("is required", place=self.at(key))
+        return self.values[key]
+
+
+def check_integer(value: object, place: str, *, low: int = 1, high: int = 2**31) -> int:
+    """`value` as a whole number in [low, high]; `14.0e+6` counts as whole, `true` does not."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError("must be a whole number", place=place, value=value)
+    if value < low:
+        raise InputError(f"must be {low} or more", place=place, value=value)
+    if value > high:
+        raise InputError(f"must be {high} or less", place=place, value=value)
+    return value
+
+
+def check_number(
+    value: object, place: str, *, low: float = -math.inf, high: float = math.inf,
+    above: float | None = None, below: float | None = None,
+) -> float:
+    """`value` as a finite float within the bounds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError("must be a number", place=place, value=value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError("must be a finite number", place=place, value=value)
+    if above is not None and number <= above:
+        raise InputError(f"must be more than {above:g}", place=place, value=value)
+    if below is not None and number >= below:
+        raise InputError(f"must be less than {below:g}", place=place, value=value)
+    if number < low:
+        raise InputError(f"must be {low:g} or more", place=place, value=value)
+    if number > high:
+        raise InputError(f"must be {high:g} or less", place=place, value=value)
+    return number
+
+
+def check_choice(value: object, place: str, options: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in options:
+        raise InputError(f"must be one of {', '.join(options)}", place=place, value=value)
+    return value
+
+
+def _unknown(key: object, allowed: Sequence[str]) -> str:
+    """The message for a key that is not allowed, with its nearest match."""
+    near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key; {guess}allowed: {', '.join(allowed)}"

@@ -1,0 +1,135 @@
+"""How a run measures: the proxy task, the latency protocol and the search, each with its defaults.
+
+Each is a section of the search-space file; `run.yaml` records it resolved.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+from modscale.document import Section, check_integer
+
+PROVIDERS = ("cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
+SAMPLERS = ("tpe", "random")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProxySettings:
+    """The short training that stands in for the real one."""
+
+    resolution: int = 64
+    """Side of the training and validation images, pixels."""
+    epochs: int = 3
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images a step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of vectors and of matrices of fan-in 64 or less; see `proxy.py`."""
+    weight_decay: float = 0.05
+    """AdamW's decay of matrices; vectors have none."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises; a cosine to 0 follows."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes."""
+    layer_scale: float = 0.1
+    """Initial LayerScale in the proxy, where the spec has LayerScale at all."""
+    train_images: int | None = 4000
+    """At most this many training images, the same number a class; None takes all."""
+    val_images: int | None = 1000
+    """At most this many validation images; None takes all."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads; None takes every core this process may use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencySettings:
+    """How ONNX Runtime is timed; the paper used 4 threads and the mean of 4000 runs."""
+
+    provider: str = "cpu"
+    """`cpu` or `cuda`."""
+    threads: int | None = None
+    """Intra-op threads; None takes 4, or every core where there are fewer."""
+    warmup: int = 20
+    """Runs before the first timed one."""
+    runs: int = 100
+    """Timed runs."""
+
+    def resolved_threads(self) -> int:
+        return self.threads or min(4, available_cores())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """How candidates are chosen."""
+
+    trials: int = 16
+    """Finished trials, failed ones included."""
+    startup_trials: int = 8
+    """Trials drawn at random before the sampler learns from them."""
+    sampler: str = "tpe"
+    """`tpe` (multi-objective tree-structured Parzen estimator) or `random`."""
+    seed: int = 0
+    """Seed of the sampler, the initial weights and the order of the batches."""
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def parse_proxy(document: object, place: str) -> ProxySettings:
+    """The `proxy` section. Raises InputError."""
+    section, default = _open(document, place, ProxySettings)
+    return ProxySettings(
+        resolution=section.integer("resolution", default.resolution, low=8, high=1024),
+        epochs=section.integer("epochs", default.epochs, high=10_000),
+        batch_size=section.integer("batch_size", default.batch_size, high=65_536),
+        learning_rate=section.number("learning_rate", default.learning_rate, above=0, high=10),
+        weight_decay=section.number("weight_decay", default.weight_decay, low=0, high=10),
+        warmup=section.number("warmup", default.warmup, low=0, below=1),
+        label_smoothing=section.number("label_smoothing", default.label_smoothing, low=0, below=1),
+        layer_scale=section.number("layer_scale", default.layer_scale, above=0, high=10),
+        train_images=_optional_integer(section, "train_images", default.train_images),
+        val_images=_optional_integer(section, "val_images", default.val_images),
+        device=section.choice("device", default.device, DEVICES),
+        threads=_optional_integer(section, "threads", default.threads),
+    )
+
+
+def parse_latency(document: object, place: str) -> LatencySettings:
+    """The `latency` section. Raises InputError."""
+    section, default = _open(document, place, LatencySettings)
+    return LatencySettings(
+        provider=section.choice("provider", default.provider, PROVIDERS),
+        threads=_optional_integer(section, "threads", default.threads),
+        warmup=section.integer("warmup", default.warmup, low=1, high=100_000),
+        runs=section.integer("runs", default.runs, low=10, high=1_000_000),
+    )
+
+
+def parse_search(document: object, place: str) -> SearchSettings:
+    """The `search` section. Raises InputError."""
+    section, default = _open(document, place, SearchSettings)
+    return SearchSettings(
+        trials=section.integer("trials", default.trials, high=1_000_000),
+        startup_trials=section.integer("startup_trials", default.startup_trials, high=1_000_000),
+        sampler=section.choice("sampler", default.sampler, SAMPLERS),
+        seed=section.integer("seed", default.seed, low=0, high=2**32 - 1),
+    )
+
+
+def _open(document: object, place: str, kind: type[Any]) -> tuple[Section, Any]:
+    keys = [f.name for f in fields(kind)]
+    return Section({} if document is None else document, keys, place=place, what="settings"), kind()
+
+
+def _optional_integer(section: Section, key: str, default: int | None) -> int | None:
+    value = section.raw(key, default)
+    return None if value is None else check_integer(value, section.at(key))

@@ -1,0 +1,265 @@
+"""The search space: YAML to typed parameters, constraints, objectives and bands.
+
+A scalar is a fixed value, a list a choice, `{low, high, step}` a range; nothing is guessed. A stage key whose value is
+itself a list (`mlp_ratios`, `context`, a set of parallel kernels) is written as a list of lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from modscale.document import Section, check_choice, check_integer, check_number, read_yaml
+from modscale.errors import InputError, naming_file
+from modscale.settings import (
+    LatencySettings,
+    ProxySettings,
+    SearchSettings,
+    parse_latency,
+    parse_proxy,
+    parse_search,
+)
+from modscale.spec import (
+    MAX_RATIO,
+    MAX_STAGES,
+    MODEL_KEYS,
+    STAGE_KEYS,
+    ModelSpec,
+    StageSpec,
+    parse_base,
+    parse_stage_value,
+)
+
+METRICS = ("accuracy", "latency_ms", "params", "flops")
+DIRECTIONS = {"accuracy": "maximize", "latency_ms": "minimize", "params": "minimize", "flops": "minimize"}
+SPACE_STAGE_KEYS = (*STAGE_KEYS[:2], "expansion", *STAGE_KEYS[2:])
+LIST_KEYS = ("mlp_ratios", "context")
+RANGE_KEYS = ("dim", "depth", "expansion", "kernel_size", "attention_depth", "attention_mlp_ratio")
+SPACE_KEYS = ("name", "base", "stages", "constraints", "objectives", "bands", "proxy", "latency", "search")
+MAX_OPTIONS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """One key of one stage with the values it may take."""
+
+    stage: int
+    """Index of the stage."""
+    key: str
+    """A stage key of the model spec, or `expansion`."""
+    options: tuple[Any, ...]
+    """Its values, each as `StageSpec` holds it (`expansion`: the whole number)."""
+
+    @property
+    def name(self) -> str:
+        """Its place in the file, as in `stages[2].depth`."""
+        return f"stages[{self.stage}].{self.key}"
+
+    def field(self, option: Any) -> tuple[str, Any]:
+        """The `StageSpec` field and value that `option` stands for."""
+        return ("mlp_ratios", (1, option)) if self.key == "expansion" else (self.key, option)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """A closed interval; None leaves a side open."""
+
+    min: float | None = None
+    max: float | None = None
+
+    def allow(self, value: float) -> bool:
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constraints:
+    """What a candidate must satisfy before anything is trained."""
+
+    params: Bounds = field(default_factory=Bounds)
+    flops: Bounds = field(default_factory=Bounds)
+    nondecreasing_widths: bool = False
+    """Whether no stage may be narrower than the one before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """A family of model specs and how to search it."""
+
+    name: str
+    """The run's default folder is `reports/NAME`."""
+    base: ModelSpec
+    """The architecture of every parameter's first option; its fields other than `stages` are shared by all."""
+    parameters: tuple[Parameter, ...]
+    """Stage by stage, fixed ones (a single option) included."""
+    constraints: Constraints
+    objectives: Mapping[str, str]
+    """Metric to `maximize` or `minimize`, in the file's order."""
+    bands: Mapping[str, Mapping[str, Bounds]]
+    """Band to metric to limits, in the file's order."""
+    proxy: ProxySettings
+    latency: LatencySettings
+    search: SearchSettings
+
+    @cached_property
+    def num_stages(self) -> int:
+        return len(self.base.stages)
+
+    @cached_property
+    def searched(self) -> tuple[Parameter, ...]:
+        """The parameters with a choice."""
+        return tuple(parameter for parameter in self.parameters if len(parameter.options) > 1)
+
+    def size(self) -> int:
+        """Number of architectures: combinations of options."""
+        return prod(len(parameter.options) for parameter in self.parameters)
+
+    def stage_parameters(self, stage: int) -> tuple[Parameter, ...]:
+        return tuple(parameter for parameter in self.parameters if parameter.stage == stage)
+
+    def spec(self, choice: Mapping[str, Any], *, name: str | None = None) -> ModelSpec:
+        """The architecture in which each searched parameter has the option `choice` gives for its name."""
+        values: list[dict[str, Any]] = [{} for _ in self.base.stages]
+        for parameter in self.parameters:
+            option = choice[parameter.name] if len(parameter.options) > 1 else parameter.options[0]
+            key, value = parameter.field(option)
+            values[parameter.stage][key] = value
+        return replace(self.base, name=name or self.name, stages=tuple(StageSpec(**stage) for stage in values))
+
+
+def load_space(file: str | Path) -> SearchSpace:
+    """Reads a search space.
+
+    Raises:
+        InputError: with file, place, rule and value.
+    """
+    with naming_file(file):
+        return parse_space(read_yaml(file))
+
+
+def parse_space(document: object) -> SearchSpace:
+    """A space from the plain values of a YAML document. Raises InputError."""
+    top = Section(document, SPACE_KEYS, what="a search space")
+    name = top.text("name", "space")
+    if "/" in name or name.startswith("."):
+        raise InputError("must be fit for a folder's name: no '/', no leading '.'", place="name", value=name)
+    stages = top.sequence("stages", most=MAX_STAGES)
+    parameters = tuple(p for i, stage in enumerate(stages) for p in _parse_stage(stage, i))
+    first: list[dict[str, Any]] = [{} for _ in stages]
+    for parameter in parameters:
+        key, value = parameter.field(parameter.options[0])
+        first[parameter.stage][key] = value
+    base_keys = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
+    base = parse_base(top.raw("base", {}), "base", allowed=base_keys)
+    return SearchSpace(
+        name=name,
+        base=ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first)),
+        parameters=parameters,
+        constraints=_parse_constraints(top.raw("constraints", {})),
+        objectives=_parse_objectives(top.raw("objectives", {k: DIRECTIONS[k] for k in METRICS[:2]})),
+        bands=_parse_bands(top.raw("bands", {})),
+        proxy=parse_proxy(top.raw("proxy"), "proxy"),
+        latency=parse_latency(top.raw("latency"), "latency"),
+        search=parse_search(top.raw("search"), "search"),
+    )
+
+
+def _parse_stage(document: object, index: int) -> list[Parameter]:
+    section = Section(document, SPACE_STAGE_KEYS, place=f"stages[{index}]", what="a stage")
+    if section.has("expansion") and section.has("mlp_ratios"):
+        raise InputError("give expansion or mlp_ratios, not both", place=section.at("expansion"))
+    for key in ("dim", "depth"):
+        if not section.has(key):
+            raise InputError("is required", place=section.at(key))
+    return [
+        Parameter(stage=index, key=key, options=_parse_options(key, section.values[key], section.at(key)))
+        for key in SPACE_STAGE_KEYS
+        if section.has(key)
+    ]
+
+
+def _parse_options(key: str, value: object, place: str) -> tuple[Any, ...]:
+    """The options of one stage key: a scalar, a list of choices or a range."""
+    if isinstance(value, Mapping):
+        values = _parse_range(key, value, place)
+    elif isinstance(value, (list, tuple)):
+        if not 1 <= len(value) <= MAX_OPTIONS:
+            raise InputError(f"must be a list of 1 to {MAX_OPTIONS} options", place=place, value=value)
+        values = value
+        if key in LIST_KEYS and not all(isinstance(option, (list, tuple)) for option in value):
+            raise InputError(
+                "is a list of choices, each itself a list: write [[...]] for one fixed list", place=place, value=value
+            )
+    elif key in LIST_KEYS:
+        raise InputError("is a list of choices, each itself a list", place=place, value=value)
+    else:
+        return (_parse_option(key, value, place),)
+    options = tuple(_parse_option(key, option, f"{place}[{i}]") for i, option in enumerate(values))
+    for i, option in enumerate(options):
+        if option in options[:i]:
+            raise InputError("must not repeat a choice", place=f"{place}[{i}]", value=values[i])
+    return options
+
+
+def _parse_option(key: str, value: object, place: str) -> Any:
+    if key == "expansion":
+        return check_integer(value, place, high=MAX_RATIO)
+    return parse_stage_value(key, value, place)
+
+
+def _parse_range(key: str, value: Mapping[Any, Any], place: str) -> Sequence[float]:
+    section = Section(value, ("low", "high", "step"), place=place, what="low, high and step")
+    if key not in RANGE_KEYS:
+        raise InputError("must be a choice: a range is for numbers", place=place, value=value)
+    low, high = section.number("low", None), section.number("high", None)
+    step = section.number("step", 1.0, above=0)
+    if high < low:
+        raise InputError(f"must be low ({low:g}) or more", place=section.at("high"), value=section.raw("high"))
+    count = int((high - low) / step + 1e-9) + 1
+    if count > MAX_OPTIONS:
+        raise InputError(f"must hold at most {MAX_OPTIONS} values", place=place, value=value)
+    return [low + i * step for i in range(count)]
+
+
+def _parse_bounds(document: object, place: str) -> Bounds:
+    section = Section(document, ("min", "max"), place=place, what="min and max")
+    low = check_number(section.raw("min"), section.at("min")) if section.has("min") else None
+    high = check_number(section.raw("max"), section.at("max")) if section.has("max") else None
+    if low is not None and high is not None and high < low:
+        raise InputError(f"must be min ({low:g}) or more", place=section.at("max"), value=section.raw("max"))
+    return Bounds(min=low, max=high)
+
+
+def _parse_constraints(document: object) -> Constraints:
+    section = Section(document or {}, ("params", "flops", "widths"), place="constraints", what="limits")
+    widths = section.raw("widths")
+    if widths is not None:
+        check_choice(widths, section.at("widths"), ("nondecreasing",))
+    return Constraints(
+        params=_parse_bounds(section.raw("params", {}), section.at("params")),
+        flops=_parse_bounds(section.raw("flops", {}), section.at("flops")),
+        nondecreasing_widths=widths is not None,
+    )
+
+
+def _parse_objectives(document: object) -> dict[str, str]:
+    section = Section(document, METRICS, place="objectives", what="metric to direction")
+    if not section.values:
+        raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
+    return {key: check_choice(section.values[key], section.at(key), (DIRECTIONS[key],)) for key in section.values}
+
+
+def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
+    if not isinstance(document or {}, Mapping):
+        raise InputError("must be a mapping of band to limits", place="bands", value=document)
+    bands: dict[str, dict[str, Bounds]] = {}
+    for name, limits in dict(document or {}).items():  # type: ignore[call-overload]  # checked above
+        place = f"bands.{name}"
+        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+            raise InputError("a band's name is letters, digits, - and _", place="bands", value=name)
+        section = Section(limits, METRICS, place=place, what="metric to limits")
+        bands[name] = {key: _parse_bounds(section.values[key], section.at(key)) for key in section.values}
+    return bands
