@@ -161,17 +161,13 @@ def _tally_modulation_mlp(tally: Tally, stage: StageSpec, ratio: int, tokens: in
         tally.linear(tokens, dim, dim)
 
 
-def _tally_modulation(
-    tally: Tally, stage: StageSpec, ratio: int, tokens: int, layer_scale: float | None
-) -> None:
+def _tally_modulation(tally: Tally, stage: StageSpec, ratio: int, tokens: int, layer_scale: float | None) -> None:
     tally.layer_norm(tokens, stage.dim)
     _tally_modulation_mlp(tally, stage, ratio, tokens)
     tally.layer_scale(stage.dim, layer_scale)
 
 
-def _tally_separate_mlp(
-    tally: Tally, stage: StageSpec, ratio: int, tokens: int, layer_scale: float | None
-) -> None:
+def _tally_separate_mlp(tally: Tally, stage: StageSpec, ratio: int, tokens: int, layer_scale: float | None) -> None:
     _tally_modulation(tally, stage, 1, tokens, layer_scale)
     tally.layer_norm(tokens, stage.dim)
     tally.mlp(tokens, stage.dim, stage.dim * ratio)

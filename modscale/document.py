@@ -33,9 +33,7 @@ class _Loader(Base):  # type: ignore[misc]  # the base is PyYAML's C loader wher
             if not isinstance(key, (str, int, float, bool, type(None))):
                 raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
 
@@ -108,8 +106,14 @@ class Section:
         return check_integer(self._required(key), self.at(key), low=low, high=high)
 
     def number(
-        self, key: str, default: float | None, *, low: float = -math.inf, high: float = math.inf,
-        above: float | None = None, below: float | None = None,
+        self,
+        key: str,
+        default: float | None,
+        *,
+        low: float = -math.inf,
+        high: float = math.inf,
+        above: float | None = None,
+        below: float | None = None,
     ) -> float:
         """A finite number in [low, high], or strictly inside (above, below) where those are given."""
         if key not in self.values and default is not None:
@@ -155,8 +159,13 @@ def check_integer(value: object, place: str, *, low: int = 1, high: int = 2**31)
 
 
 def check_number(
-    value: object, place: str, *, low: float = -math.inf, high: float = math.inf,
-    above: float | None = None, below: float | None = None,
+    value: object,
+    place: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float | None = None,
+    below: float | None = None,
 ) -> float:
     """`value` as a finite float within the bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

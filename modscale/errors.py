@@ -27,9 +27,7 @@ class InputError(ModscaleError):
 
     exit_code = 2
 
-    def __init__(
-        self, rule: str, *, file: str | Path = "", place: str = "", value: object = _UNSET
-    ) -> None:
+    def __init__(self, rule: str, *, file: str | Path = "", place: str = "", value: object = _UNSET) -> None:
         super().__init__(rule)
         self.rule = rule
         self.file = str(file)

@@ -42,9 +42,7 @@ class Stage(nn.Module):
             block(stage, ratio, layer_scale, rate)
             for ratio, rate in zip(stage.block_ratios(), drop_path_rates, strict=False)
         ]
-        blocks += [
-            AttentionBlock(stage.dim, stage.attention_hidden(), rate) for rate in drop_path_rates[stage.depth :]
-        ]
+        blocks += [AttentionBlock(stage.dim, stage.attention_hidden(), rate) for rate in drop_path_rates[stage.depth :]]
         self.blocks = nn.Sequential(*blocks)
         if next_dim is not None:
             self.downsample = PatchEmbedding(stage.dim, next_dim, kernel_size=3, stride=2, padding=1)

@@ -156,12 +156,10 @@ def parse_spec(document: object, place: str = "") -> ModelSpec:
     top = Section(document, MODEL_KEYS, place=place, what="a model spec")
     stages = top.sequence("stages", most=MAX_STAGES)
     base = parse_base(document, place, allowed=MODEL_KEYS)
-    spec = ModelSpec(
+    return ModelSpec(
         **base,
         stages=tuple(parse_stage(stage, f"{top.at('stages')}[{i}]") for i, stage in enumerate(stages)),
     )
-    _check_stem_fits(spec.resolution, spec.stem, top)
-    return spec
 
 
 def parse_base(document: object, place: str, *, allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -173,9 +171,11 @@ def parse_base(document: object, place: str, *, allowed: tuple[str, ...]) -> dic
         stride=stem_section.integer("stride", 4, high=1024),
     )
     layer_scale = top.raw("layer_scale", 1e-4)
-    base = {
+    resolution = top.integer("resolution", 224, high=MAX_RESOLUTION)
+    _check_stem_fits(resolution, stem, top)
+    return {
         "name": top.text("name", "model"),
-        "resolution": top.integer("resolution", 224, high=MAX_RESOLUTION),
+        "resolution": resolution,
         "in_chans": top.integer("in_chans", 3, high=1024),
         "num_classes": top.integer("num_classes", 1000, high=1_000_000),
         "stem": stem,
@@ -184,8 +184,6 @@ def parse_base(document: object, place: str, *, allowed: tuple[str, ...]) -> dic
         else check_number(layer_scale, top.at("layer_scale"), above=0, high=1000),
         "drop_path_rate": top.number("drop_path_rate", 0.0, low=0, below=1),
     }
-    _check_stem_fits(base["resolution"], stem, top)
-    return base
 
 
 def parse_stage(document: object, place: str) -> StageSpec:
