@@ -35,7 +35,7 @@ class _Loader(Base):  # type: ignore[misc]  # the base is PyYAML's C loader wher
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+        return super().construct_mapping(node, deep=deep)
 
 
 _Loader.add_implicit_resolver(
