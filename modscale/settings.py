@@ -9,11 +9,13 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modscale.document import Section, check_integer
+from modscale.document import Section, check_choice, check_integer
+from modscale.errors import InputError
 
 PROVIDERS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("tpe", "random")
+PUBLISHED = ("xxs", "xs", "s", "s_conv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,8 @@ class SearchSettings:
     """Trials drawn at random before the sampler learns from them."""
     sampler: str = "tpe"
     """`tpe` (multi-objective tree-structured Parzen estimator) or `random`."""
+    references: tuple[str, ...] = ("xxs", "xs", "s", "s_conv")
+    """Published networks measured the same way, for comparison."""
     seed: int = 0
     """Seed of the sampler, the initial weights and the order of the batches."""
 
@@ -121,6 +125,7 @@ def parse_search(document: object, place: str) -> SearchSettings:
         trials=section.integer("trials", default.trials, high=1_000_000),
         startup_trials=section.integer("startup_trials", default.startup_trials, high=1_000_000),
         sampler=section.choice("sampler", default.sampler, SAMPLERS),
+        references=_references(section, default.references),
         seed=section.integer("seed", default.seed, low=0, high=2**32 - 1),
     )
 
@@ -128,6 +133,14 @@ def parse_search(document: object, place: str) -> SearchSettings:
 def _open(document: object, place: str, kind: type[Any]) -> tuple[Section, Any]:
     keys = [f.name for f in fields(kind)]
     return Section({} if document is None else document, keys, place=place, what="settings"), kind()
+
+
+def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
+    names = section.raw("references", list(default))
+    place = section.at("references")
+    if not isinstance(names, (list, tuple)):
+        raise InputError("must be a list of published networks", place=place, value=names)
+    return tuple(check_choice(name, f"{place}[{i}]", PUBLISHED) for i, name in enumerate(names))
 
 
 def _optional_integer(section: Section, key: str, default: int | None) -> int | None:

@@ -59,6 +59,21 @@ class Parameter:
         """Its place in the file, as in `stages[2].depth`."""
         return f"stages[{self.stage}].{self.key}"
 
+    def label(self, option: Any) -> int | float | str:
+        """The option as a plain value: a number, or text such as `3+5` for a list."""
+        if not isinstance(option, tuple):
+            return option
+        if self.key == "kernel_size" and all(len(sizes) == 1 for sizes in self.options):
+            return int(option[0])
+        return "+".join(str(item) for item in option)
+
+    def option(self, label: int | float | str) -> Any:
+        """The option that `label` stands for. Raises KeyError where there is none."""
+        for option in self.options:
+            if self.label(option) == label:
+                return option
+        raise KeyError(label)
+
     def field(self, option: Any) -> tuple[str, Any]:
         """The `StageSpec` field and value that `option` stands for."""
         return ("mlp_ratios", (1, option)) if self.key == "expansion" else (self.key, option)

@@ -1,0 +1,266 @@
+"""The Optuna study: which candidate to try next, and a record that Optuna's own tools can open.
+
+Only this module knows Optuna. Every trial the study holds is an architecture that meets the space's constraints and
+that no earlier trial had: the sampler is asked again until it proposes one, so nothing infeasible or repeated is ever
+trained or stored. Each trial's draw is seeded by the search's seed and the trial's number alone, so a search that was
+killed and resumed asks for the same candidates as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from modscale.errors import RunError
+from modscale.space import Parameter, SearchSpace
+from modscale.spec import ModelSpec, network_key
+from modscale.tables import SpaceTable
+from modscale.trials import Trial
+
+STUDY_NAME = "modscale"
+TPE_ATTEMPTS = 64
+"""Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
+UNIFORM_ATTEMPTS = 64
+"""Batches of uniform draws before the space is searched through for what is left."""
+BATCH = 2048
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An architecture to be tried."""
+
+    number: int
+    """The trial's number, from 0."""
+    choice: Mapping[str, Any]
+    """Searched parameter to the label of its option."""
+    spec: ModelSpec
+
+
+class SearchStudy:
+    """The study of one run: hands out candidates, takes finished trials."""
+
+    def __init__(self, space: SearchSpace, table: SpaceTable, *, seed: int, storage: str | None) -> None:
+        self.space = space
+        self.directions = list(space.objectives.values())
+        self.metrics = list(space.objectives)
+        self.sampler = _FeasibleSampler(space, table, seed)
+        self.distributions = {p.name: _distribution(p) for p in space.searched}
+        try:
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name=STUDY_NAME,
+                directions=self.directions,
+                sampler=self.sampler,
+                load_if_exists=True,
+            )
+        except Exception as error:  # noqa: BLE001  # SQLAlchemy and Optuna each have their own tree
+            raise RunError(
+                "is not a usable Optuna study; remove it and it is rebuilt from trials.jsonl"
+                f" ({' '.join(str(error).split())[:120]})",
+                file=(storage or "").removeprefix("sqlite:///"),
+            ) from error
+
+    def reconcile(self, finished: Sequence[Trial]) -> list[Candidate]:
+        """Makes the study agree with the finished trials on file; returns the candidates that were interrupted."""
+        known = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+        interrupted = []
+        for trial in sorted(finished, key=lambda trial: trial.number):
+            stored = known.get(trial.number)
+            if stored is None:
+                self.study.add_trial(self._frozen(trial))
+            elif stored.state == TrialState.RUNNING:
+                self.tell(trial)
+            self.sampler.taken.add(network_key(trial.spec))
+        done = {trial.number for trial in finished}
+        for number, stored in sorted(known.items()):
+            if number not in done:
+                candidate = self._candidate(number, stored.params)
+                self.sampler.taken.add(network_key(candidate.spec))
+                interrupted.append(candidate)
+        return interrupted
+
+    def ask(self) -> Candidate | None:
+        """The next candidate; None when every feasible architecture has been tried."""
+        try:
+            trial = self.study.ask(self.distributions)
+        except SpaceExhausted:
+            for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                self.study.tell(left.number, state=TrialState.FAIL)
+            return None
+        candidate = self._candidate(trial.number, trial.params)
+        self.sampler.taken.add(network_key(candidate.spec))
+        return candidate
+
+    def tell(self, trial: Trial) -> None:
+        """Closes a trial with its values, or as failed."""
+        if trial.state == "complete":
+            self.study.tell(trial.number, self._values(trial))
+        else:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _candidate(self, number: int, params: Mapping[str, Any]) -> Candidate:
+        options = {p.name: p.option(params[p.name]) for p in self.space.searched}
+        spec = self.space.spec(options, name=f"{self.space.name}-{number}")
+        return Candidate(number=number, choice=dict(params), spec=spec)
+
+    def _values(self, trial: Trial) -> list[float]:
+        return [float(getattr(trial, metric)) for metric in self.metrics]
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        complete = trial.state == "complete"
+        return create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.FAIL,
+            values=self._values(trial) if complete else None,
+            params=dict(trial.choice),
+            distributions=self.distributions,
+        )
+
+
+class SpaceExhausted(Exception):  # noqa: N818  # a signal between the sampler and `ask`, never seen outside
+    """No feasible architecture is left to try."""
+
+
+class _FeasibleSampler(optuna.samplers.BaseSampler):
+    """Optuna's sampler, asked again until it proposes a feasible network that was not tried before.
+
+    The first `startup_trials` are spread over the feasible sizes: trial i is drawn uniformly from the feasible
+    architectures in one of as many equal steps of log(params), in shuffled order. Uniform draws alone would leave the
+    small networks out, since most architectures of a space are near its largest.
+    """
+
+    def __init__(self, space: SearchSpace, table: SpaceTable, seed: int) -> None:
+        self.space = space
+        self.table = table
+        self.seed = seed
+        self.taken: set[Any] = set()
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {parameter.name: _distribution(parameter) for parameter in self.space.searched}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        settings = self.space.search
+        rng = np.random.default_rng([self.seed, trial.number])
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.number < settings.startup_trials:
+            options = self._spread(rng, trial.number)
+        elif settings.sampler == "tpe" and len(complete) >= 2 and search_space:
+            options = self._propose(rng, study, trial, search_space) or self._uniform(rng)
+        else:
+            options = self._uniform(rng)
+        return {p.name: p.label(options[p.name]) for p in self.space.searched}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise KeyError(param_name)  # every parameter is drawn together with the others
+
+    def _propose(
+        self, rng: np.random.Generator, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """A feasible, new architecture from multivariate, multi-objective TPE, if it finds one."""
+        tpe = optuna.samplers.TPESampler(
+            n_startup_trials=0, multivariate=True, constant_liar=False, seed=int(rng.integers(2**31))
+        )
+        for _ in range(TPE_ATTEMPTS):
+            params = tpe.sample_relative(study, trial, search_space)
+            options = {p.name: _nearest(p, params[p.name]) for p in self.space.searched}
+            if self._is_new(options) and self.table.feasible(self.table.options_of(options)[None])[0]:
+                return options
+        return None
+
+    def _spread(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
+        """The architecture of a start-up trial: uniform within its step of log(params)."""
+        steps = self.space.search.startup_trials
+        order = np.random.default_rng([self.seed]).permutation(steps)
+        drawn = self.table.sample_feasible(rng, 4 * BATCH)
+        params, _ = self.table.count(drawn)
+        size = np.log(params.astype(float))
+        edges = np.linspace(size.min(), size.max() + 1e-9, steps + 1)
+        step = order[number % steps]
+        centre = (edges[step] + edges[step + 1]) / 2
+        inside = (size >= edges[step]) & (size < edges[step + 1])
+        for row in [*np.flatnonzero(inside), *np.argsort(np.abs(size - centre))[:BATCH]]:
+            options = self.table.choice(drawn[row])
+            if self._is_new(options):
+                return options
+        return self._uniform(rng)
+
+    def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A feasible, new architecture drawn uniformly; what is left of a small space is searched through."""
+        for _ in range(UNIFORM_ATTEMPTS):
+            for row in self.table.sample_feasible(rng, min(BATCH, 1 + 8 * len(self.taken))):
+                options = self.table.choice(row)
+                if self._is_new(options):
+                    return options
+        for row in self.table.iter_feasible():
+            options = self.table.choice(row)
+            if self._is_new(options):
+                return options
+        raise SpaceExhausted
+
+    def _is_new(self, options: Mapping[str, Any]) -> bool:
+        return network_key(self.space.spec(options)) not in self.taken
+
+
+def parameter_importances(space: SearchSpace, trials: Sequence[Trial], metric: str) -> dict[str, float]:
+    """How much each searched parameter matters for `metric`: Optuna's PED-ANOVA, normalised to a sum of 1.
+
+    Only complete trials count; an empty dict where fewer than two, or where all values are equal.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    values = [float(getattr(trial, metric)) for trial in complete]
+    if len(set(values)) < 2 or not space.searched:
+        return {}
+    study = optuna.create_study(direction="minimize" if metric != "accuracy" else "maximize")
+    distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
+    for trial, value in zip(complete, values, strict=True):
+        study.add_trial(create_trial(value=value, params=dict(trial.choice), distributions=distributions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        importances = optuna.importance.get_param_importances(study)
+    return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
+
+
+def study_url(path: Path) -> str:
+    """The address under which Optuna opens the study in `path`."""
+    return f"sqlite:///{path}"
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    """Numbers as an ordered range that holds every option; anything else as a category."""
+    labels = [parameter.label(option) for option in parameter.options]
+    if all(isinstance(label, int) for label in labels):
+        low, high = min(labels), max(labels)
+        step = reduce(math.gcd, (label - low for label in labels)) or 1
+        return IntDistribution(low, high, step=step)
+    if all(isinstance(label, (int, float)) for label in labels):
+        return FloatDistribution(float(min(labels)), float(max(labels)))
+    return CategoricalDistribution([str(label) for label in labels])
+
+
+def _nearest(parameter: Parameter, value: Any) -> Any:
+    """The option nearest to a drawn number, or the one that a drawn category names."""
+    if isinstance(value, str):
+        return parameter.option(value)
+    return min(parameter.options, key=lambda option: abs(parameter.label(option) - value))
