@@ -7,7 +7,7 @@ itself a list (`mlp_ratios`, `context`, a set of parallel kernels) is written as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -32,6 +32,7 @@ from modscale.spec import (
     StageSpec,
     parse_base,
     parse_stage_value,
+    spec_to_dict,
 )
 
 METRICS = ("accuracy", "latency_ms", "params", "flops")
@@ -180,6 +181,41 @@ def parse_space(document: object) -> SearchSpace:
         latency=parse_latency(top.raw("latency"), "latency"),
         search=parse_search(top.raw("search"), "search"),
     )
+
+
+def space_to_dict(space: SearchSpace) -> dict[str, Any]:
+    """The space as plain values, every default filled in: `parse_space` reads it back unchanged."""
+    base = {key: value for key, value in spec_to_dict(space.base).items() if key not in ("name", "stages")}
+    stages: list[dict[str, Any]] = [{} for _ in space.base.stages]
+    for parameter in space.parameters:
+        stages[parameter.stage][parameter.key] = _options_to_plain(parameter)
+    constraints: dict[str, Any] = {
+        key: limits for key in ("params", "flops") if (limits := _bounds_to_dict(getattr(space.constraints, key)))
+    }
+    if space.constraints.nondecreasing_widths:
+        constraints["widths"] = "nondecreasing"
+    return {
+        "name": space.name,
+        "base": base,
+        "stages": stages,
+        "constraints": constraints,
+        "objectives": dict(space.objectives),
+        "bands": {
+            name: {key: _bounds_to_dict(limits) for key, limits in band.items()} for name, band in space.bands.items()
+        },
+        "proxy": asdict(space.proxy),
+        "latency": asdict(space.latency),
+        "search": {**asdict(space.search), "references": list(space.search.references)},
+    }
+
+
+def _options_to_plain(parameter: Parameter) -> Any:
+    plain = [list(option) if isinstance(option, tuple) else option for option in parameter.options]
+    return plain[0] if len(plain) == 1 and not isinstance(plain[0], list) else plain
+
+
+def _bounds_to_dict(bounds: Bounds) -> dict[str, float]:
+    return {key: value for key in ("min", "max") if (value := getattr(bounds, key)) is not None}
 
 
 def _parse_stage(document: object, index: int) -> list[Parameter]:

@@ -151,9 +151,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.seed = seed
         self.taken: set[Any] = set()
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {parameter.name: _distribution(parameter) for parameter in self.space.searched}
 
     def sample_relative(

@@ -1,0 +1,182 @@
+"""A run's folder: `run.yaml` (the resolved settings, versions, machine), and who may write into it.
+
+The other files of the folder: `trials.jsonl` and `references.jsonl` (trials.py), `study.db` (study.py), and what
+report.py builds from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from modscale import __version__
+from modscale.document import read_yaml
+from modscale.errors import InputError, RunError
+from modscale.settings import available_cores
+from modscale.space import SearchSpace, parse_space, space_to_dict
+
+RUN_FILE = "run.yaml"
+TRIALS_FILE = "trials.jsonl"
+REFERENCES_FILE = "references.jsonl"
+STUDY_FILE = "study.db"
+LOCK_FILE = ".lock"
+PACKAGES = ("torch", "onnxruntime", "onnx", "optuna", "numpy", "fvcore")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The content of a run's `run.yaml`.
+
+    Raises:
+        RunError: the folder is not there, is no run, or its `run.yaml` is broken.
+    """
+    file = folder / RUN_FILE
+    if not folder.is_dir():
+        raise RunError("no such run folder", file=folder)
+    if not file.is_file():
+        raise RunError(f"is no run's folder: it has no {RUN_FILE}", file=folder)
+    try:
+        run = read_yaml(file)
+    except InputError as error:
+        raise RunError(error.rule, file=error.file, place=error.place) from error
+    if not isinstance(run, dict) or not isinstance(run.get("space"), dict):
+        raise RunError("is not a run's settings: it has no space", file=file)
+    return run
+
+
+def read_run_space(folder: Path) -> SearchSpace:
+    """The search space of a run, from its `run.yaml`. Raises RunError."""
+    try:
+        return parse_space(read_run(folder)["space"])
+    except RunError:
+        raise
+    except InputError as error:
+        raise RunError(error.rule, file=folder / RUN_FILE, place=f"space.{error.place}") from error
+
+
+def check_folder(folder: Path, space: SearchSpace) -> bool:
+    """Whether `folder` already holds a run of this space; the number of trials may differ.
+
+    Raises:
+        RunError: it holds a run of another space, or other files.
+    """
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise RunError("must be a folder, and is a file", file=folder)
+    if not (folder / RUN_FILE).exists():
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK_FILE)
+        if others:
+            raise RunError(f"must be empty or a run's folder: it has {others[0]} and no {RUN_FILE}", file=folder)
+        return False
+    old = _comparable(space_to_dict(read_run_space(folder)))
+    new = _comparable(space_to_dict(space))
+    if old != new:
+        key = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+        raise RunError(f"belongs to another space: its {key} differs; give another --out", file=folder)
+    return True
+
+
+@contextlib.contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps other searches out of it while this one runs; a killed one leaves no lock.
+
+    Raises:
+        RunError: the folder cannot be made or written to, or another search is running in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        lock = FileLock(folder / LOCK_FILE)
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError("another search is running in this folder", file=folder) from error
+    except OSError as error:
+        raise RunError(f"cannot be written to: {error.strerror or error}", file=folder) from error
+
+
+def write_run(folder: Path, space: SearchSpace, space_file: str, data: Mapping[str, Any]) -> None:
+    """Records how a run was made. Raises RunError where it cannot be written."""
+    run = {
+        "modscale": __version__,
+        "space_file": space_file,
+        "data": dict(data),
+        "seed": space.search.seed,
+        "trials": space.search.trials,
+        "space": space_to_dict(space),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_text(folder / RUN_FILE, yaml.safe_dump(run, sort_keys=False, default_flow_style=None, width=110))
+
+
+def update_run(folder: Path, space: SearchSpace) -> None:
+    """Records that a resumed run has another number of trials."""
+    run = read_run(folder)
+    if run.get("trials") != space.search.trials:
+        run["trials"] = space.search.trials
+        run["space"] = space_to_dict(space)
+        write_text(folder / RUN_FILE, yaml.safe_dump(run, sort_keys=False, default_flow_style=None, width=110))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file whole or not at all. Raises RunError."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot be written: {error.strerror or error}", file=file) from error
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine that measures, as far as it tells."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": available_cores(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the numbers."""
+    versions = {"python": platform.python_version(), "modscale": __version__}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _comparable(document: dict[str, Any]) -> dict[str, Any]:
+    """The space without its number of trials, which a resumed run may change."""
+    search = {key: value for key, value in document["search"].items() if key != "trials"}
+    return {**document, "search": search}
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return None
