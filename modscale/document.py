@@ -1,7 +1,7 @@
 """Reading YAML that nobody vouches for: safe loading, and mappings whose every value is asked for by rule.
 
-YAML 1.2 numbers (`1e-4`, `14e6`) are numbers here; PyYAML alone reads them as text. Duplicate keys are
-refused, since the first value would be dropped without a word.
+YAML 1.2 numbers (`1e-4`, `14e6`) are numbers here; PyYAML alone reads them as text, and would write the text `1e4`
+without quotes. Duplicate keys are refused, since the first value would be dropped without a word.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modscale.errors import InputError, naming_file
+from modscale.errors import InputError, naming_file, shorten
 
 MAX_BYTES = 1_000_000
 """A spec or a space is a page of text; a larger file is a mistake."""
+
+MAX_NESTING = 40
+"""Deepest nesting of lists and mappings."""
 
 Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -29,33 +33,45 @@ class _Loader(Base):  # type: ignore[misc]  # the base is PyYAML's C loader wher
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem="merge keys (<<) are not taken", problem_mark=key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool, type(None))):
                 raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {shorten(key)} stands twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, quoting what `_Loader` would take for a number, and without anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_YAML_1_2_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _YAML_1_2_FLOAT, list("-+.0123456789"))
 
 
 def read_yaml(file: str | Path) -> object:
     """The document in `file`, plain Python values only.
 
     Raises:
-        InputError: no such file, not readable, not UTF-8, not YAML, or larger than a page of text.
+        InputError: no such file, not a plain file, not readable, not Unicode, not YAML, or larger than a page of text.
     """
     path = Path(file)
     with naming_file(file):
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise InputError(f"must be a YAML text of at most {MAX_BYTES} bytes", value=path.stat().st_size)
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe or a device might never end
+                raise InputError("must be a plain file")
+            if status.st_size > MAX_BYTES:
+                raise InputError(f"must be a YAML text of at most {MAX_BYTES} bytes", value=status.st_size)
             return parse_yaml(path.read_bytes())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -65,15 +81,35 @@ def read_yaml(file: str | Path) -> object:
 def parse_yaml(text: bytes | str) -> object:
     """The document in `text`. Raises InputError with the line where it stops being YAML."""
     try:
+        _check_nesting(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"not valid YAML: {error.problem or error}", place=place) from error
-    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError) as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise InputError("nested too deeply") from error
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise InputError(f"not valid YAML: {reason or error}", place=_line_of(error.problem_mark)) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {error}") from error
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML's constructors check nothing: `!!bool maybe` is a KeyError, `2001-99-99` a ValueError.
+        raise InputError(f"not valid YAML: a value does not fit its type ({error})") from error
+
+
+def dump_yaml(value: object, *, flow: bool | None = None, width: int = 110) -> str:
+    """`value` as YAML that `parse_yaml` reads back equal: `flow` on one line, by default only the innermost parts."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width)
+
+
+def _check_nesting(text: bytes | str) -> None:
+    """Refuses a depth that would overflow the stack of PyYAML's C composer and end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING:
+            rule = f"lists and mappings must be nested at most {MAX_NESTING} deep"
+            raise InputError(rule, place=_line_of(event.start_mark))
+
+
+def _line_of(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 class Section:
@@ -86,7 +122,7 @@ class Section:
             raise InputError(f"must be a mapping{f' ({what})' if what else ''}", place=place, value=value)
         for key in value:
             if key not in self.allowed:
-                raise InputError(_unknown(key, self.allowed), place=self.at(str(key)))
+                raise InputError(_unknown(key, self.allowed), place=self.at(_key_text(key)))
         self.values: Mapping[str, object] = value
 
     def at(self, key: str) -> str:
@@ -193,8 +229,13 @@ def check_choice(value: object, place: str, options: Sequence[str]) -> str:
     return value
 
 
+def _key_text(key: object) -> str:
+    """A key as a place names it: as it stands where that is short and printable."""
+    return key if isinstance(key, str) and len(key) <= 60 and key.isprintable() else shorten(key)
+
+
 def _unknown(key: object, allowed: Sequence[str]) -> str:
     """The message for a key that is not allowed, with its nearest match."""
-    near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(_key_text(key), allowed, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     return f"unknown key; {guess}allowed: {', '.join(allowed)}"

@@ -12,8 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _UNSET = object()
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+MAX_VALUE_CHARS = 120
+"""A message is one line: a value that takes more is cut."""
+
+
+class _ShortRepr(reprlib.Repr):
+    """`repr` of a bounded length, for values of any size and kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = self.maxlong = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out whole numbers of more than 4300 digits.
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"a whole number of {x.bit_length()} bits"
+
+
+_SHORT = _ShortRepr()
 
 
 class ModscaleError(Exception):
@@ -36,7 +52,7 @@ class InputError(ModscaleError):
 
     def __str__(self) -> str:
         where = [part for part in (self.file, self.place) if part]
-        got = "" if self.value is _UNSET else f", got {_SHORT.repr(self.value)}"
+        got = "" if self.value is _UNSET else f", got {shorten(self.value)}"
         return " ".join((": ".join([*where, self.rule]) + got).split())
 
 
@@ -66,6 +82,12 @@ class TrialFailed(ModscaleError):
 
 class AllTrialsFailed(ModscaleError):
     """A search in which no candidate could be evaluated."""
+
+
+def shorten(value: object) -> str:
+    """`repr(value)` in at most `MAX_VALUE_CHARS` characters, all printable."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 3] + "..."
 
 
 @contextmanager

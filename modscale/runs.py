@@ -16,11 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from modscale import __version__
-from modscale.document import read_yaml
+from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError
 from modscale.settings import available_cores
 from modscale.space import SearchSpace, parse_space, space_to_dict
@@ -119,7 +118,7 @@ def write_run(folder: Path, space: SearchSpace, space_file: str, data: Mapping[s
         "versions": describe_versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_text(folder / RUN_FILE, yaml.safe_dump(run, sort_keys=False, default_flow_style=None, width=110))
+    write_text(folder / RUN_FILE, dump_yaml(run))
 
 
 def update_run(folder: Path, space: SearchSpace) -> None:
@@ -128,7 +127,7 @@ def update_run(folder: Path, space: SearchSpace) -> None:
     if run.get("trials") != space.search.trials:
         run["trials"] = space.search.trials
         run["space"] = space_to_dict(space)
-        write_text(folder / RUN_FILE, yaml.safe_dump(run, sort_keys=False, default_flow_style=None, width=110))
+        write_text(folder / RUN_FILE, dump_yaml(run))
 
 
 def write_text(file: Path, text: str) -> None:
@@ -136,7 +135,7 @@ def write_text(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
+        temporary.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

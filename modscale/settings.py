@@ -140,7 +140,11 @@ def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
     place = section.at("references")
     if not isinstance(names, (list, tuple)):
         raise InputError("must be a list of published networks", place=place, value=names)
-    return tuple(check_choice(name, f"{place}[{i}]", PUBLISHED) for i, name in enumerate(names))
+    for i, name in enumerate(names):
+        check_choice(name, f"{place}[{i}]", PUBLISHED)
+        if name in names[:i]:
+            raise InputError("must not repeat a network", place=f"{place}[{i}]", value=name)
+    return tuple(names)
 
 
 def _optional_integer(section: Section, key: str, default: int | None) -> int | None:

@@ -6,8 +6,10 @@ itself a list (`mlp_ratios`, `context`, a set of parallel kernels) is written as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -30,6 +32,8 @@ from modscale.spec import (
     STAGE_KEYS,
     ModelSpec,
     StageSpec,
+    check_attention_width,
+    check_stem_fits,
     parse_base,
     parse_stage_value,
     spec_to_dict,
@@ -160,8 +164,11 @@ def parse_space(document: object) -> SearchSpace:
     """A space from the plain values of a YAML document. Raises InputError."""
     top = Section(document, SPACE_KEYS, what="a search space")
     name = top.text("name", "space")
-    if "/" in name or name.startswith("."):
-        raise InputError("must be fit for a folder's name: no '/', no leading '.'", place="name", value=name)
+    if set(name) & set('/\\:*?"<>|') or name.startswith(".") or name != name.strip() or len(name.encode()) > 200:
+        rule = (
+            "must be fit for a folder's name: 200 bytes, none of / \\ : * ? \" < > |, no leading '.', no outer spaces"
+        )
+        raise InputError(rule, place="name", value=name)
     stages = top.sequence("stages", most=MAX_STAGES)
     parameters = tuple(p for i, stage in enumerate(stages) for p in _parse_stage(stage, i))
     first: list[dict[str, Any]] = [{} for _ in stages]
@@ -169,15 +176,17 @@ def parse_space(document: object) -> SearchSpace:
         key, value = parameter.field(parameter.options[0])
         first[parameter.stage][key] = value
     base_keys = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
-    base = parse_base(top.raw("base", {}), "base", allowed=base_keys)
+    base = parse_base(_or_empty(top.raw("base")), "base", allowed=base_keys)
+    proxy = parse_proxy(top.raw("proxy"), "proxy")
+    check_stem_fits(proxy.resolution, base["stem"], "proxy.resolution")
     return SearchSpace(
         name=name,
         base=ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first)),
         parameters=parameters,
-        constraints=_parse_constraints(top.raw("constraints", {})),
+        constraints=_parse_constraints(_or_empty(top.raw("constraints"))),
         objectives=_parse_objectives(top.raw("objectives", {k: DIRECTIONS[k] for k in METRICS[:2]})),
-        bands=_parse_bands(top.raw("bands", {})),
-        proxy=parse_proxy(top.raw("proxy"), "proxy"),
+        bands=_parse_bands(_or_empty(top.raw("bands"))),
+        proxy=proxy,
         latency=parse_latency(top.raw("latency"), "latency"),
         search=parse_search(top.raw("search"), "search"),
     )
@@ -225,11 +234,14 @@ def _parse_stage(document: object, index: int) -> list[Parameter]:
     for key in ("dim", "depth"):
         if not section.has(key):
             raise InputError("is required", place=section.at(key))
-    return [
-        Parameter(stage=index, key=key, options=_parse_options(key, section.values[key], section.at(key)))
-        for key in SPACE_STAGE_KEYS
-        if section.has(key)
-    ]
+    options = {
+        key: _parse_options(key, section.values[key], section.at(key)) for key in SPACE_STAGE_KEYS if section.has(key)
+    }
+    if "attention_mlp_ratio" in options:
+        narrowest = {key: min(options[key]) for key in ("dim", "attention_mlp_ratio")}
+        deepest = max(options.get("attention_depth", (0,)))
+        check_attention_width(StageSpec(**narrowest, depth=1, attention_depth=deepest), section.place)
+    return [Parameter(stage=index, key=key, options=values) for key, values in options.items()]
 
 
 def _parse_options(key: str, value: object, place: str) -> tuple[Any, ...]:
@@ -269,10 +281,15 @@ def _parse_range(key: str, value: Mapping[Any, Any], place: str) -> Sequence[flo
     step = section.number("step", 1.0, above=0)
     if high < low:
         raise InputError(f"must be low ({low:g}) or more", place=section.at("high"), value=section.raw("high"))
-    count = int((high - low) / step + 1e-9) + 1
-    if count > MAX_OPTIONS:
+    first, last, stride = (Decimal(repr(number)) for number in (low, high, step))  # 1 + 2 * 0.1 is 1.2, not 1.2000...02
+    if last - first >= MAX_OPTIONS * stride:
         raise InputError(f"must hold at most {MAX_OPTIONS} values", place=place, value=value)
-    return [low + i * step for i in range(count)]
+    return [float(first + i * stride) for i in range(int((last - first) / stride) + 1)]
+
+
+def _or_empty(section: object) -> object:
+    """A section that stands in the file without content has none."""
+    return {} if section is None else section
 
 
 def _parse_bounds(document: object, place: str) -> Bounds:
@@ -285,7 +302,7 @@ def _parse_bounds(document: object, place: str) -> Bounds:
 
 
 def _parse_constraints(document: object) -> Constraints:
-    section = Section(document or {}, ("params", "flops", "widths"), place="constraints", what="limits")
+    section = Section(document, ("params", "flops", "widths"), place="constraints", what="limits")
     widths = section.raw("widths")
     if widths is not None:
         check_choice(widths, section.at("widths"), ("nondecreasing",))
@@ -304,13 +321,12 @@ def _parse_objectives(document: object) -> dict[str, str]:
 
 
 def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
-    if not isinstance(document or {}, Mapping):
-        raise InputError("must be a mapping of band to limits", place="bands", value=document)
+    if not isinstance(document, Mapping):
+        raise InputError("must be a mapping (band to limits)", place="bands", value=document)
     bands: dict[str, dict[str, Bounds]] = {}
-    for name, limits in dict(document or {}).items():  # type: ignore[call-overload]  # checked above
-        place = f"bands.{name}"
-        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
-            raise InputError("a band's name is letters, digits, - and _", place="bands", value=name)
-        section = Section(limits, METRICS, place=place, what="metric to limits")
+    for name, limits in document.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+            raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
+        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits")
         bands[name] = {key: _parse_bounds(section.values[key], section.at(key)) for key in section.values}
     return bands

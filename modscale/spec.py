@@ -18,9 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from modscale.document import Section, check_choice, check_integer, check_number, read_yaml
+from modscale.document import Section, check_choice, check_integer, check_number, dump_yaml, read_yaml
 from modscale.errors import InputError, naming_file
 
 BLOCKS = ("modulation", "mbconv", "van", "focal", "separate_mlp")
@@ -86,12 +84,16 @@ class StageSpec:
     def canonical(self) -> StageSpec:
         """The same network with every field that has no effect on it at its default."""
         uses_context = self.block in ("modulation", "separate_mlp")
-        has_kernel = self.block in ("mbconv", "focal") or (uses_context and "conv" in self.context)
+        kernel_size: tuple[int, ...] = (7,)
+        if self.block == "focal":
+            kernel_size = focal_kernels(self)
+        elif self.block == "mbconv" or (uses_context and "conv" in self.context):
+            kernel_size = tuple(sorted(self.kernel_size))  # parallel branches are summed
         return StageSpec(
             dim=self.dim,
             depth=self.depth,
             mlp_ratios=_shortest_cycle(self.block_ratios()),
-            kernel_size=self.kernel_size if has_kernel else (7,),
+            kernel_size=kernel_size,
             attention_depth=self.attention_depth,
             attention_mlp_ratio=self.attention_mlp_ratio if self.attention_depth else 4,
             block=self.block,
@@ -172,7 +174,7 @@ def parse_base(document: object, place: str, *, allowed: tuple[str, ...]) -> dic
     )
     layer_scale = top.raw("layer_scale", 1e-4)
     resolution = top.integer("resolution", 224, high=MAX_RESOLUTION)
-    _check_stem_fits(resolution, stem, top)
+    check_stem_fits(resolution, stem, top.at("resolution"))
     return {
         "name": top.text("name", "model"),
         "resolution": resolution,
@@ -193,7 +195,22 @@ def parse_stage(document: object, place: str) -> StageSpec:
     for key in ("dim", "depth"):
         if key not in values:
             raise InputError("is required", place=stage.at(key))
-    return StageSpec(**values)
+    spec = StageSpec(**values)
+    check_attention_width(spec, place)
+    return spec
+
+
+def check_attention_width(stage: StageSpec, place: str) -> None:
+    """Raises InputError for attention blocks whose MLP would have no hidden channel."""
+    if stage.attention_depth and stage.attention_hidden() < 1:
+        rule = f"times dim ({stage.dim}) must be 1 or more"
+        raise InputError(rule, place=f"{place}.attention_mlp_ratio", value=stage.attention_mlp_ratio)
+
+
+def check_stem_fits(resolution: int, stem: StemSpec, place: str) -> None:
+    """Raises InputError for an image smaller than the stem's kernel."""
+    if resolution + 2 * stem.padding < stem.kernel_size:
+        raise InputError(f"must be at least the stem's kernel ({stem.kernel_size})", place=place, value=resolution)
 
 
 def parse_stage_value(key: str, value: object, place: str) -> Any:
@@ -243,20 +260,20 @@ def spec_to_yaml(spec: ModelSpec) -> str:
     document = spec_to_dict(spec)
     stages = document.pop("stages")
     defaults = _stage_to_dict(StageSpec(dim=1, depth=1))
-    lines = [yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=1000)]
+    lines = [dump_yaml(document, width=1000)]
     lines.append("stages:\n")
     for stage in stages:
         keep = {k: v for k, v in stage.items() if k in ("dim", "depth", "mlp_ratios") or v != defaults[k]}
-        flow = yaml.safe_dump(keep, sort_keys=False, default_flow_style=True, width=10_000)
-        lines.append(f"  - {flow}")
+        lines.append(f"  - {dump_yaml(keep, flow=True, width=10_000)}")
     return "".join(lines)
 
 
 def network_key(spec: ModelSpec) -> tuple[Any, ...]:
     """Equal for two specs exactly when they describe the same network, whatever their names."""
+    has_layer_scale = any(stage.block in ("modulation", "separate_mlp") for stage in spec.stages)
     return (
-        spec.resolution, spec.in_chans, spec.num_classes, spec.stem, spec.layer_scale, spec.drop_path_rate,
-        tuple(stage.canonical() for stage in spec.stages),
+        spec.resolution, spec.in_chans, spec.num_classes, spec.stem, spec.layer_scale if has_layer_scale else None,
+        spec.drop_path_rate, tuple(stage.canonical() for stage in spec.stages),
     )  # fmt: skip
 
 
@@ -299,10 +316,3 @@ def _check_list(value: object, place: str, check: Any, most: int) -> tuple[Any, 
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= most:
         raise InputError(f"must be a list of 1 to {most} values", place=place, value=value)
     return tuple(check(item, f"{place}[{i}]") for i, item in enumerate(value))
-
-
-def _check_stem_fits(resolution: int, stem: StemSpec, top: Section) -> None:
-    if resolution + 2 * stem.padding < stem.kernel_size:
-        raise InputError(
-            f"must be at least the stem's kernel ({stem.kernel_size})", place=top.at("resolution"), value=resolution
-        )
