@@ -1,0 +1,310 @@
+"""The command line: each command parses, calls one function, prints.
+
+Heavy imports stand inside the command that needs them: `--help`, `count`, `space`, `models` and `scale` by params or
+FLOPs never import torch. `main` is the one place that turns an exception into a line and an exit code: 0, 2 for what
+the user can mend, 1 for a fault of ours, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modscale import __version__
+from modscale.errors import InputError, ModscaleError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    name="modscale",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+MODEL_HELP = "A spec file or a published name (`modscale models` lists them)."
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ModelsArgument = Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)]
+SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE.yaml", help="A search space.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ResolutionOption = Annotated[int | None, typer.Option(min=1, help="Side of the square input, pixels.")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        code = app(args=arguments, prog_name="modscale", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        _complain(" ".join(error.format_message().split()), command=context.command_path if context else "modscale")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except ModscaleError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        _complain(f"internal error: {type(error).__name__}: {text} (--debug shows where; please report it)")
+        return 1
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Architecture search and model scaling of EfficientMod vision networks."""
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def search(
+    space_file: SpaceArgument,
+    data: Annotated[
+        str, typer.Option(help="`synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz.")
+    ] = "synthetic",
+    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials, failed ones included.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the whole search.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder [default: reports/NAME].")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Search a space: count, time and train candidates, then report. The same command again resumes."""
+    from modscale.session import search_space
+    from modscale.space import load_space
+
+    space = load_space(space_file)
+    settings = replace(
+        space.search,
+        trials=space.search.trials if trials is None else trials,
+        seed=space.search.seed if seed is None else seed,
+    )
+    folder = Path("reports") / space.name if out is None else out
+    summary = search_space(
+        replace(space, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
+    )
+    _show(summary, as_json, lambda: None)
+
+
+@app.command()
+def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Size, reach and feasibility of a space, counted exactly."""
+    from modscale.census import census_to_json, take_census
+    from modscale.errors import naming_file
+    from modscale.space import load_space
+
+    with naming_file(space_file):
+        census = take_census(load_space(space_file))
+
+    def show() -> None:
+        from modscale.console import show_census
+
+        show_census(census)
+
+    _show(census_to_json(census), as_json, show)
+
+
+@app.command()
+def count(
+    model: ModelArgument,
+    resolution: ResolutionOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare with an fvcore trace of the network.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Params and FLOPs by stage and by operator."""
+    from modscale.counts import count_model, sum_by
+    from modscale.errors import MismatchError
+
+    spec = _resolve(model, resolution)
+    counted = count_model(spec)
+    traced = None
+    if check:
+        from modscale.tracing import trace_model
+
+        traced = trace_model(spec)
+        if traced != (counted.params, counted.flops):
+            raise MismatchError(
+                f"{spec.name}: counted {counted.params} params and {counted.flops} FLOPs,"
+                f" fvcore traced {traced[0]} and {traced[1]}"
+            )
+    document: dict[str, Any] = {
+        "name": spec.name,
+        "resolution": spec.resolution,
+        "params": counted.params,
+        "flops": counted.flops,
+    }
+    for key, title in (("part", "by_part"), ("operator", "by_operator")):
+        sums = sum_by(counted.parts, key)
+        document[title] = {name: {"params": params, "flops": flops} for name, (params, flops) in sums.items()}
+    if traced is not None:
+        document["check"] = {"tool": "fvcore", "params": traced[0], "flops": traced[1], "equal": True}
+
+    def show() -> None:
+        from modscale.console import show_count
+
+        show_count(spec, counted, traced)
+
+    _show(document, as_json, show)
+
+
+@app.command()
+def latency(
+    models: ModelsArgument,
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Intra-op threads.")] = None,
+    runs: Annotated[int | None, typer.Option(min=10, help="Timed runs.")] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's protocol: 4 threads, 4000 runs.")] = False,
+    resolution: ResolutionOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """ONNX Runtime latency, batch 1, each model timed in a process of its own."""
+    from modscale.latency import latency_to_json, measure_models
+    from modscale.settings import PROVIDERS, LatencySettings
+
+    if provider not in PROVIDERS:
+        raise InputError(f"must be one of {', '.join(PROVIDERS)}", place="--provider", value=provider)
+    default = LatencySettings(threads=4, runs=4000) if paper else LatencySettings()
+    settings = replace(
+        default, provider=provider, threads=threads or default.threads, runs=runs or default.runs
+    )
+    specs = [_resolve(model, resolution) for model in models]
+    measured = [
+        latency_to_json(spec, result) for spec, result in zip(specs, measure_models(specs, settings), strict=True)
+    ]
+
+    def show() -> None:
+        from modscale.console import show_latency
+
+        show_latency(measured)
+
+    _show({"models": measured}, as_json, show)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Rebuild the Pareto report of a run from its files."""
+    from modscale.report import build_report
+
+    files = build_report(run)
+
+    def show() -> None:
+        from modscale.console import show_report
+
+        show_report(run)
+
+    _show({key: str(path) for key, path in files.items()}, as_json, show)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL|RUN", help=f"{MODEL_HELP} Or a run's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for spec.yaml, model.onnx and model.safetensors.")],
+    pick: Annotated[str | None, typer.Option(metavar="BAND", help="The run's pick for this band.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="The run's trial of this number.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
+    resolution: ResolutionOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights, without --weights.")] = 0,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a network's spec, ONNX (checked against torch) and weights."""
+    from modscale.session import choose_spec
+
+    spec = _at(choose_spec(model, pick=pick, trial=trial), resolution)
+    from modscale.export import export_model
+
+    result = export_model(spec, out, weights=weights, seed=seed)
+    document = {
+        "spec": str(result.spec),
+        "onnx": str(result.onnx),
+        "weights": str(result.weights),
+        "trained": weights is not None,
+        "params": result.params,
+        "flops": result.flops,
+        "max_abs_error": result.max_abs_error,
+    }
+
+    def show() -> None:
+        from modscale.console import show_export
+
+        show_export(spec, document)
+
+    _show(document, as_json, show)
+
+
+@app.command()
+def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the networks of the paper with its figures beside ours."""
+    from modscale.variants import list_models, models_to_json
+
+    rows = models_to_json(list_models())
+
+    def show() -> None:
+        from modscale.console import show_models
+
+        show_models(rows)
+
+    _show({"models": rows}, as_json, show)
+
+
+def _resolve(model: str, resolution: int | None) -> Any:
+    from modscale.variants import resolve_model
+
+    return _at(resolve_model(model), resolution)
+
+
+def _at(spec: Any, resolution: int | None) -> Any:
+    """The spec at another resolution, checked as if it stood in a file."""
+    if resolution is None:
+        return spec
+    from modscale.errors import naming_file
+    from modscale.spec import parse_spec, spec_to_dict
+
+    with naming_file("--resolution"):
+        return parse_spec({**spec_to_dict(spec), "resolution": resolution})
+
+
+def _show(document: Any, as_json: bool, show: Any) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        show()
+
+
+def _complain(text: str, *, command: str = "modscale") -> None:
+    sys.stderr.write(f"{command}: {text}\n")
+
+
+def run() -> None:
+    """The entry point of the installed command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,143 @@
+"""What a person sees in the terminal: tables on standard output, progress on standard error.
+
+Only this module knows rich.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from modscale.counts import ModelCount, sum_by
+from modscale.spec import ModelSpec
+from modscale.trials import Trial
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line to the person, on standard error."""
+    err.print(escape(text), soft_wrap=True)
+
+
+def show_count(spec: ModelSpec, count: ModelCount, traced: tuple[int, int] | None) -> None:
+    """Params and FLOPs by part and by operator."""
+    title = f"{spec.name} at {spec.resolution} x {spec.resolution}"
+    for key in ("part", "operator"):
+        rows = [
+            (name, f"{params:,}", f"{params / count.params:.1%}", f"{flops:,}", f"{flops / count.flops:.1%}")
+            for name, (params, flops) in sum_by(count.parts, key).items()
+        ]
+        rows.append(("total", f"{count.params:,}", "", f"{count.flops:,}", ""))
+        out.print(make_table(title, [key, "params", "share", "FLOPs", "share"], rows, footer=True))
+    out.print("FLOPs: 1 multiply-add = 1, one image.")
+    if traced is not None:
+        out.print(f"fvcore trace of the network, attention included: {traced[0]:,} params, {traced[1]:,} FLOPs: equal.")
+
+
+def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Latency with its confidence interval."""
+    table = [
+        (
+            row["name"], row["provider"], str(row["threads"]), str(row["runs"]),
+            f"{row['mean_ms']:.2f} ± {row['ci95_ms']:.2f}", f"{row['median_ms']:.2f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    headings = ["model", "provider", "threads", "runs", "mean ms (95 % CI)", "median ms"]
+    out.print(make_table("ONNX Runtime latency, batch 1", headings, table))
+
+
+def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The named models: the paper's figures beside ours."""
+    table = []
+    for row in rows:
+        paper = row["paper"]
+        table.append((
+            row["name"], row["table"], _figure(paper.get("top1")),
+            f"{row['params'] / 1e6:.3f}", _figure(paper.get("params_m")),
+            f"{row['flops'] / 1e9:.3f}", _figure(paper.get("flops_g")),
+            _figure(paper.get("gpu_ms")), _figure(paper.get("cpu_ms")),
+        ))  # fmt: skip
+    headings = ["model", "where", "top-1 %", "params M", "paper", "FLOPs G", "paper", "GPU ms", "CPU ms"]
+    out.print(make_table("Networks of the paper; top-1 and latencies are the paper's", headings, table))
+
+
+def make_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False
+) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold")
+    rows = list(rows)
+    for i, row in enumerate(rows):
+        if footer and i == len(rows) - 1:
+            table.add_section()
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+class SearchProgress:
+    """Follows a search: a bar where there is a terminal, a line a finished trial everywhere."""
+
+    def __init__(self, *, done: int, limit: int, references: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.limit = limit
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[stage]}"), console=err, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="")
+        self.label = ""
+
+    def __enter__(self) -> SearchProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def started(self, label: str, spec: ModelSpec) -> None:
+        self.label = label
+        self.stage("")
+
+    def stage(self, name: str) -> None:
+        self.bar.update(self.task, stage=escape(f"{self.label}: {name}" if name else self.label))
+
+    def finished(self, label: str, trial: Trial) -> None:
+        self.bar.advance(self.task)
+        self.bar.console.print(escape(describe_trial(label, trial)), soft_wrap=True)
+
+
+def describe_trial(label: str, trial: Trial) -> str:
+    """A finished trial in one line."""
+    size = f"{trial.params / 1e6:5.2f} M params, {trial.flops / 1e9:.3f} GFLOPs"
+    if trial.state == "complete" and trial.accuracy is not None and trial.latency_ms is not None:
+        return (
+            f"{label:<10} accuracy {trial.accuracy:6.2%}, {trial.latency_ms:6.2f} ± {trial.latency_ci95_ms:.2f} ms,"
+            f" {size} ({trial.seconds:.0f} s)"
+        )
+    return f"{label:<10} {trial.state}: {trial.reason} ({size})"
+
+
+class Stopwatch:
+    """Wall time since it was made, seconds."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+
+def _figure(value: object) -> str:
+    return "" if value is None else str(value)

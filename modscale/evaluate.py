@@ -1,0 +1,265 @@
+"""The evaluation of one candidate: counts, then latency at full resolution, then proxy training.
+
+Torch lives in one worker process that loads the data once, exports and trains; ONNX Runtime is timed in a fresh
+process of its own while the worker sleeps. The search itself never holds a thread pool, and a candidate that takes
+all the memory takes the worker with it, not the search: the worker is started again for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from modscale.counts import count_model
+from modscale.errors import InputError, MismatchError, ModscaleError, TrialFailed
+from modscale.settings import ProxySettings
+from modscale.space import SearchSpace
+from modscale.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What was measured of one candidate."""
+
+    params: int
+    """Learned numbers."""
+    flops: int
+    """Multiply-adds of one image at the spec's resolution."""
+    latency_ms: float
+    """Mean latency of one image in ONNX Runtime."""
+    latency_ci95_ms: float
+    """Half-width of the 95 % confidence interval of the mean."""
+    accuracy: float
+    """Share of validation images classified correctly after proxy training, 0 to 1."""
+    val_images: int
+    """Validation images behind `accuracy`."""
+    seconds: float
+    """Wall time of the evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSummary:
+    """The data set as the worker loaded it, and the device that trains on it."""
+
+    source: str
+    name: str
+    classes: int
+    train_images: int
+    val_images: int
+    resolution: int
+    """Side of the images as trained, pixels."""
+    fingerprint: str
+    """SHA-256 of images and labels."""
+    leaked: int
+    """Validation images that stand in the training set too, pixel for pixel."""
+    device: str
+    """Where the proxy trains, as in `cpu` or `cuda (NVIDIA H200)`."""
+
+
+class Evaluator:
+    """Evaluates candidates of one space on one data set; a context manager that owns the worker.
+
+    Entering it raises InputError where the data set or the device cannot be used.
+    """
+
+    def __init__(self, space: SearchSpace, source: str, *, debug: bool = False) -> None:
+        self.space = space
+        self.source = source
+        self.debug = debug
+        self.worker: _Worker | None = None
+        self.summary: DataSummary
+
+    def __enter__(self) -> Evaluator:
+        from modscale.latency import check_provider
+
+        check_provider(self.space.latency.provider)
+        self.worker = self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker = None
+
+    def __call__(self, spec: ModelSpec, announce: Callable[[str], None] = lambda stage: None) -> Evaluation:
+        """Measures one candidate.
+
+        Raises:
+            TrialFailed: the candidate could not be exported, timed or trained; the reason is its text.
+        """
+        from modscale.latency import measure_latency
+
+        start = time.perf_counter()
+        count = count_model(spec)
+        with tempfile.TemporaryDirectory(prefix="modscale-") as folder:
+            file = Path(folder) / "model.onnx"
+            announce("export")
+            self._ask("export", spec, file)
+            announce("latency")
+            latency = measure_latency(file, self.space.latency)
+        announce("training")
+        accuracy, val_images = self._ask("train", spec, self.space.search.seed)
+        return Evaluation(
+            params=count.params,
+            flops=count.flops,
+            latency_ms=latency.mean_ms,
+            latency_ci95_ms=latency.ci95_ms,
+            accuracy=accuracy,
+            val_images=val_images,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _ask(self, task: str, *arguments: Any) -> Any:
+        if self.worker is None:
+            self.worker = self._start()
+        try:
+            return self.worker.ask(task, *arguments)
+        except _WorkerDied as death:
+            self.worker = None
+            raise TrialFailed(f"{task}: {death}") from death
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self.source, self.space.proxy, self.space.search.seed, self.debug)
+        try:
+            self.summary = worker.ask("load")
+        except _WorkerDied as death:
+            raise InputError(f"loading the data: {death}", file=self.source) from death
+        except BaseException:
+            worker.stop()
+            raise
+        return worker
+
+
+class _WorkerDied(Exception):  # noqa: N818  # says what happened
+    """The worker process ended without an answer."""
+
+
+class _Worker:
+    """A process that imports torch, loads the data once, and answers one task at a time."""
+
+    def __init__(self, source: str, proxy: ProxySettings, seed: int, debug: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, source, proxy, seed, debug), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, task: str, *arguments: Any) -> Any:
+        try:
+            self.pipe.send((task, arguments))
+            answer, value = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            self.process.join(timeout=5)
+            raise _WorkerDied(_cause_of_death(self.process.exitcode)) from error
+        if answer == "error":
+            raise value
+        return value
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = ", as when memory runs out" if name == "SIGKILL" else ""
+        return f"the worker process was ended by {name}{hint}"
+    return f"the worker process ended with exit code {exitcode}"
+
+
+def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug: bool) -> None:
+    """The worker's life: answers tasks until the pipe closes or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with contextlib.suppress(OSError):  # if memory runs out, this process goes, not the search
+        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
+    tasks = _Tasks(source, proxy, seed)
+    while True:
+        try:
+            task, arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        answer: tuple[str, Any]
+        try:
+            answer = ("ok", getattr(tasks, task)(*arguments))
+        except MismatchError as error:
+            answer = ("error", TrialFailed(str(error)))
+        except ModscaleError as error:
+            answer = ("error", error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this candidate's reason to fail
+            if debug:
+                import traceback
+
+                traceback.print_exc()
+            reason = " ".join(str(error).split())[:300]
+            answer = ("error", TrialFailed(f"{task}: {type(error).__name__}: {reason}"))
+        pipe.send(answer)
+
+
+class _Tasks:
+    """What the worker can be asked; everything heavy is imported here."""
+
+    def __init__(self, source: str, proxy: ProxySettings, seed: int) -> None:
+        self.source, self.proxy, self.seed = source, proxy, seed
+        self.prepared: Any = None
+
+    def load(self) -> DataSummary:
+        from modscale.data import load_dataset
+        from modscale.proxy import describe_device, prepare
+
+        dataset = load_dataset(
+            self.source,
+            resolution=self.proxy.resolution,
+            train_images=self.proxy.train_images,
+            val_images=self.proxy.val_images,
+            seed=self.seed,
+        )
+        self.prepared = prepare(dataset, self.proxy)
+        return DataSummary(
+            source=self.source,
+            name=dataset.name,
+            classes=dataset.num_classes,
+            train_images=len(dataset.y_train),
+            val_images=len(dataset.y_val),
+            resolution=self.proxy.resolution,
+            fingerprint=dataset.fingerprint,
+            leaked=dataset.leaked,
+            device=describe_device(self.proxy),
+        )
+
+    def export(self, spec: ModelSpec, file: Path) -> float:
+        from modscale.export import export_onnx
+        from modscale.network import build_network
+
+        return export_onnx(build_network(spec, seed=self.seed), spec, file)
+
+    def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
+        from modscale.proxy import train_proxy
+
+        result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
+        return result.accuracy, result.val_images
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def summary_to_dict(summary: DataSummary) -> dict[str, Any]:
+    """The summary as it stands in `run.yaml`."""
+    return asdict(summary)

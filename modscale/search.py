@@ -1,0 +1,136 @@
+"""The search: asks the study for a candidate, has it evaluated, writes it down, tells the study; then the next.
+
+"Evaluate one candidate" is an argument. This module knows neither torch nor Optuna's samplers nor ONNX Runtime.
+A finished trial is on disk before the next one begins, so a run killed at any moment loses none; the candidate it
+was working on is tried again when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modscale.counts import count_model
+from modscale.errors import AllTrialsFailed, TrialFailed
+from modscale.evaluate import Evaluation
+from modscale.spec import ModelSpec, network_key
+from modscale.study import Candidate, SearchStudy
+from modscale.trials import Trial, append_trial, read_trials
+
+Evaluate = Callable[[ModelSpec, Callable[[str], None]], Evaluation]
+
+
+class Observer(Protocol):
+    """Who watches a search; each call is a moment in it."""
+
+    def started(self, label: str, spec: ModelSpec) -> None:
+        """A candidate or a reference network is about to be evaluated."""
+
+    def stage(self, name: str) -> None:
+        """Its evaluation has come to `name`: export, latency or training."""
+
+    def finished(self, label: str, trial: Trial) -> None:
+        """It is measured, or failed, and is on disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What stands when a search ends."""
+
+    trials: tuple[Trial, ...]
+    references: tuple[Trial, ...]
+    exhausted: bool
+    """Whether the search ended because no feasible architecture was left."""
+
+
+def run_search(
+    study: SearchStudy,
+    evaluate: Evaluate,
+    observer: Observer,
+    *,
+    limit: int,
+    trials_file: Path,
+    references: Sequence[ModelSpec] = (),
+    references_file: Path | None = None,
+) -> Outcome:
+    """Evaluates candidates until `limit` trials are finished, and the reference networks evenly among them.
+
+    The references are spread over the run, so that a drifting machine meets them as it meets the trials.
+
+    Raises:
+        AllTrialsFailed: trials were finished and none of them is complete.
+        RunError: the run's folder can no longer be written to.
+    """
+    trials = read_trials(trials_file)
+    measured = read_trials(references_file) if references_file else []
+    pending = study.reconcile(trials)
+    known = {network_key(trial.spec) for trial in measured}
+    waiting = [(i, spec) for i, spec in enumerate(references) if network_key(spec) not in known]
+    exhausted = False
+    while len(trials) < limit:
+        while waiting and references_file and len(trials) * (len(references) + 1) >= (waiting[0][0] + 1) * limit:
+            measured.append(_measure_reference(*waiting.pop(0), evaluate, observer, references_file))
+        candidate = pending.pop(0) if pending else study.ask()
+        if candidate is None:
+            exhausted = True
+            break
+        trial = _try(f"trial {candidate.number}", candidate, evaluate, observer)
+        append_trial(trials_file, trial)
+        study.tell(trial)
+        trials.append(trial)
+        observer.finished(f"trial {candidate.number}", trial)
+    while waiting and references_file:
+        measured.append(_measure_reference(*waiting.pop(0), evaluate, observer, references_file))
+    if trials and not any(trial.state == "complete" for trial in trials):
+        raise AllTrialsFailed(f"all {len(trials)} trials failed; the last one: {trials[-1].reason}")
+    return Outcome(trials=tuple(trials), references=tuple(measured), exhausted=exhausted)
+
+
+def _measure_reference(
+    index: int, spec: ModelSpec, evaluate: Evaluate, observer: Observer, file: Path
+) -> Trial:
+    trial = _try(spec.name, Candidate(number=index, choice={}, spec=spec), evaluate, observer)
+    append_trial(file, trial)
+    observer.finished(spec.name, trial)
+    return trial
+
+
+def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer) -> Trial:
+    """One finished trial, complete or failed with its reason."""
+    observer.started(label, candidate.spec)
+    start = time.perf_counter()
+    try:
+        evaluation = evaluate(candidate.spec, observer.stage)
+    except TrialFailed as failure:
+        count = count_model(candidate.spec)
+        return Trial(
+            number=candidate.number,
+            state="failed",
+            reason=str(failure),
+            spec=candidate.spec,
+            params=count.params,
+            flops=count.flops,
+            latency_ms=None,
+            latency_ci95_ms=None,
+            accuracy=None,
+            val_images=None,
+            seconds=time.perf_counter() - start,
+            choice=candidate.choice,
+        )
+    return Trial(
+        number=candidate.number,
+        state="complete",
+        reason=None,
+        spec=candidate.spec,
+        params=evaluation.params,
+        flops=evaluation.flops,
+        latency_ms=evaluation.latency_ms,
+        latency_ci95_ms=evaluation.latency_ci95_ms,
+        accuracy=evaluation.accuracy,
+        val_images=evaluation.val_images,
+        seconds=evaluation.seconds,
+        choice=candidate.choice,
+    )

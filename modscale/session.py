@@ -1,0 +1,171 @@
+"""A whole search, from a space to a report, and the way back from a run to one of its networks.
+
+This is where the parts meet: the run's folder, the study, the evaluator, the loop, the terminal and the report.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modscale.census import require_feasible
+from modscale.console import SearchProgress, say
+from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
+from modscale.evaluate import Evaluator, summary_to_dict
+from modscale.report import build_report
+from modscale.runs import (
+    REFERENCES_FILE,
+    RUN_FILE,
+    STUDY_FILE,
+    TRIALS_FILE,
+    check_folder,
+    locked_run,
+    read_run,
+    update_run,
+    write_run,
+)
+from modscale.search import run_search
+from modscale.settings import available_cores
+from modscale.space import SearchSpace
+from modscale.spec import ModelSpec
+from modscale.study import SearchStudy, study_url
+from modscale.tables import build_tables
+from modscale.trials import read_trials
+from modscale.variants import published, resolve_model
+
+
+def search_space(
+    space: SearchSpace, *, space_file: str, source: str, folder: Path, debug: bool = False
+) -> dict[str, Any]:
+    """Runs or resumes the search of `space` in `folder`, then writes its report; returns a summary.
+
+    Raises:
+        InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
+        AllTrialsFailed: trials were finished and none is complete; the report says why.
+        KeyboardInterrupt: after the report of what stands was written.
+    """
+    space = _resolve(space)
+    with naming_file(space_file):
+        require_feasible(space)
+    resumed = check_folder(folder, space)
+    with locked_run(folder):
+        done = len(read_trials(folder / TRIALS_FILE)) if resumed else 0
+        limit = space.search.trials
+        if resumed:
+            say(f"resuming {folder}: {done} of {limit} trials finished")
+        stop: BaseException | None = None
+        try:
+            _search(space, space_file, source, folder, resumed=resumed, done=done, debug=debug)
+        except (KeyboardInterrupt, AllTrialsFailed) as error:
+            stop = error
+        if not (folder / RUN_FILE).exists():
+            raise stop or RunError("nothing was measured", file=folder)
+        trials = read_trials(folder / TRIALS_FILE)
+        files = build_report(folder)
+        if isinstance(stop, KeyboardInterrupt):
+            say(f"stopped: {len(trials)} of {limit} trials finished, reported in {folder};"
+                " the same command goes on from here")  # fmt: skip
+        if stop is not None:
+            raise stop
+    return {
+        "run": str(folder),
+        "trials": len(trials),
+        "complete": sum(trial.state == "complete" for trial in trials),
+        "files": {key: str(path) for key, path in files.items()},
+        **json.loads((folder / "front.json").read_text(encoding="utf-8")),
+    }
+
+
+def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None) -> ModelSpec:
+    """The network that `export` is asked for: a model, or a run's pick or trial.
+
+    Raises:
+        InputError: no such model, band or trial; or a run without saying which of its networks.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if pick is not None or trial is not None:
+            raise InputError("--pick and --trial choose from a run's folder; this is none", value=model)
+        return resolve_model(model)
+    read_run(folder)
+    if (pick is None) == (trial is None):
+        raise InputError("say which network of the run: --pick BAND or --trial N", file=folder)
+    trials = {finished.number: finished for finished in read_trials(folder / TRIALS_FILE)}
+    if pick is not None:
+        trial = _picked(folder, pick)
+    if trial not in trials:
+        raise InputError(f"has no finished trial of this number; it has {len(trials)}", file=folder, value=trial)
+    return trials[trial].spec
+
+
+def _search(
+    space: SearchSpace, space_file: str, source: str, folder: Path, *, resumed: bool, done: int, debug: bool
+) -> None:
+    references = [published_reference(name, space) for name in space.search.references]
+    finished = len(read_trials(folder / REFERENCES_FILE))
+    if resumed and done >= space.search.trials and finished >= len(references):
+        return
+    say(f"loading the data ({source})")
+    with Evaluator(space, source, debug=debug) as evaluator:
+        data = summary_to_dict(evaluator.summary)
+        if resumed:
+            _check_same_data(folder, data)
+            update_run(folder, space)
+        else:
+            write_run(folder, space, space_file, data)
+        study = SearchStudy(
+            space, build_tables(space), seed=space.search.seed, storage=study_url(folder / STUDY_FILE)
+        )
+        progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
+        with progress:
+            outcome = run_search(
+                study,
+                evaluator,
+                progress,
+                limit=space.search.trials,
+                trials_file=folder / TRIALS_FILE,
+                references=references,
+                references_file=folder / REFERENCES_FILE,
+            )
+    if outcome.exhausted:
+        say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+
+
+def published_reference(name: str, space: SearchSpace) -> ModelSpec:
+    """A published network as the space would make it: at the space's resolution, classes and input channels."""
+    base = space.base
+    return replace(
+        published(name), resolution=base.resolution, num_classes=base.num_classes, in_chans=base.in_chans
+    )
+
+
+def _resolve(space: SearchSpace) -> SearchSpace:
+    """The space with every setting that depends on the machine filled in, as `run.yaml` records it."""
+    return replace(
+        space,
+        latency=replace(space.latency, threads=space.latency.resolved_threads()),
+        proxy=replace(space.proxy, threads=space.proxy.threads or available_cores()),
+    )
+
+
+def _check_same_data(folder: Path, data: dict[str, Any]) -> None:
+    old = read_run(folder).get("data")
+    old_print = old.get("fingerprint") if isinstance(old, dict) else None
+    if old_print != data["fingerprint"]:
+        raise RunError("belongs to other data: its fingerprint differs; give another --out", file=folder / RUN_FILE,
+                       place="data.fingerprint", value=old_print)  # fmt: skip
+
+
+def _picked(folder: Path, band: str) -> int:
+    file = folder / "front.json"
+    try:
+        bands = json.loads(file.read_text(encoding="utf-8"))["bands"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError("cannot be read; `modscale report` rebuilds it", file=file) from error
+    if band not in bands:
+        raise InputError(f"must be one of the run's bands: {', '.join(bands) or 'it has none'}", place="--pick", value=band)
+    if bands[band] is None:
+        raise InputError("no trial of the run fits this band; report.md says why", place="--pick", value=band)
+    return int(bands[band])
