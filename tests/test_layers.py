@@ -22,7 +22,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "evaluate design_reading study",
     "latency proxy fidelity",
     "export network blocks tracing checkpoint data synthetic runtime",
-    "census scaling variants tables counts pareto front trials runs space",
+    "census partials scaling variants tables stage_tables counts pareto front trials runs space",
     "settings spec",
     "document errors __init__",
 )
