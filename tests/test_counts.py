@@ -131,7 +131,7 @@ def test_block_by_hand(changes, params, flops):
 
 
 def test_attention_by_hand():
-    """8 heads of width 32: qkv without bias, both products over 9 x 9 tokens, projection, and an MLP of int(1.5 * 10)."""
+    """8 heads of width 32: qkv without bias, both products over 9 x 9 tokens, projection, and an MLP of 15."""
     without, with_one = (
         part_totals(one_stage(attention_depth=depth, attention_mlp_ratio=1.5), "stages[0]") for depth in (0, 1)
     )
@@ -200,8 +200,8 @@ SAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("number", range(2 * len(SAMPLES)))
+@pytest.mark.parametrize("number", range(len(SAMPLES)))
 def test_closed_form_equals_the_trace(number):
     """Networks drawn over all fields count in closed form exactly as an fvcore trace of the real network."""
-    spec = draw_spec(random.Random(number), **SAMPLES[number % len(SAMPLES)])
+    spec = draw_spec(random.Random(number), **SAMPLES[number])
     assert totals(spec) == trace_model(spec)
