@@ -38,6 +38,8 @@ class ProxySettings:
     """Share of the target spread over all classes."""
     layer_scale: float = 0.1
     """Initial LayerScale in the proxy, where the spec has LayerScale at all."""
+    flip: bool = True
+    """Mirror training images left to right at random; false for data in which left and right differ, such as text."""
     train_images: int | None = 4000
     """At most this many training images, the same number a class; None takes all."""
     val_images: int | None = 1000
@@ -94,12 +96,13 @@ def parse_proxy(document: object, place: str) -> ProxySettings:
     return ProxySettings(
         resolution=section.integer("resolution", default.resolution, low=8, high=1024),
         epochs=section.integer("epochs", default.epochs, high=10_000),
-        batch_size=section.integer("batch_size", default.batch_size, high=65_536),
+        batch_size=section.integer("batch_size", default.batch_size, low=2, high=65_536),
         learning_rate=section.number("learning_rate", default.learning_rate, above=0, high=10),
         weight_decay=section.number("weight_decay", default.weight_decay, low=0, high=10),
         warmup=section.number("warmup", default.warmup, low=0, below=1),
         label_smoothing=section.number("label_smoothing", default.label_smoothing, low=0, below=1),
         layer_scale=section.number("layer_scale", default.layer_scale, above=0, high=10),
+        flip=_boolean(section, "flip", default.flip),
         train_images=_optional_integer(section, "train_images", default.train_images),
         val_images=_optional_integer(section, "val_images", default.val_images),
         device=section.choice("device", default.device, DEVICES),
@@ -145,6 +148,13 @@ def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
         if name in names[:i]:
             raise InputError("must not repeat a network", place=f"{place}[{i}]", value=name)
     return tuple(names)
+
+
+def _boolean(section: Section, key: str, default: bool) -> bool:
+    value = section.raw(key, default)
+    if not isinstance(value, bool):
+        raise InputError("must be true or false", place=section.at(key), value=value)
+    return value
 
 
 def _optional_integer(section: Section, key: str, default: int | None) -> int | None:

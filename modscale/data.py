@@ -1,0 +1,358 @@
+"""Images for the proxy task, as plain uint8 arrays: generated, from a folder in ImageNet's layout, or from a `.npz`.
+
+Folder: `train/CLASS/*` and `val/CLASS/*`, any image Pillow reads. The centre square of each image is resized to the
+asked side with an antialiasing bicubic filter (the same as: shorter side first, then a centre crop). Transparent
+pixels lie on white, 16-bit grey is brought to 8 bits, EXIF rotation is undone. Names that start with a dot are
+passed over; any other file that is no readable image is an error, because silently fewer images is a different task.
+
+`.npz`: `x_train`, `x_val` uint8 [N, H, W, C] with C of 1 or 3, `y_train`, `y_val` whole numbers [N].
+
+Shapes: N images, H x W pixels, C channels, R the asked side, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from modscale.errors import DataError
+from modscale.synthetic import FULL_TRAIN, FULL_VAL, make_synthetic
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+RULE = "must be `synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz"
+MAX_PIXELS = 89_000_000
+"""A larger image is refused: a few kilobytes can claim gigabytes (a decompression bomb)."""
+DECODE_ALL_BYTES = 128_000_000
+"""A folder up to this size is decoded whole, so that a broken file is found even where a subset leaves it out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """Training and validation images of one task."""
+
+    name: str
+    """`synthetic`, or the name of the folder or file."""
+    class_names: tuple[str, ...]
+    """Name of each label, K of them."""
+    x_train: Images
+    """[N, R, R, C]."""
+    y_train: Labels
+    """[N], 0 to K - 1."""
+    x_val: Images
+    """[M, R, R, C], held out."""
+    y_val: Labels
+    """[M], 0 to K - 1."""
+    fingerprint: str
+    """SHA-256 over the class names and the four arrays."""
+    leaked: int
+    """Validation images whose pixels are also those of a training image; more than 0 flatters every accuracy."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def load_dataset(
+    source: str, *, resolution: int, train_images: int | None, val_images: int | None, seed: int
+) -> Dataset:
+    """The data of `source` at `resolution` pixels; with a cap, a seeded subset with classes as equal as they can be.
+
+    From a large folder only the chosen images are decoded. `seed` draws the subset, and the images of `synthetic`.
+
+    Raises:
+        DataError: with the file, the rule and the value.
+    """
+    caps = (train_images, val_images)
+    if source == "synthetic":
+        numbers = [
+            full if cap is None else min(cap, full) for cap, full in zip(caps, (FULL_TRAIN, FULL_VAL), strict=True)
+        ]
+        *arrays, names = make_synthetic(num_train=numbers[0], num_val=numbers[1], resolution=resolution, seed=seed)
+        return _dataset("synthetic", names, *arrays)
+    path = Path(source).expanduser()
+    with _reading(path):
+        is_folder = path.is_dir()
+        if not path.exists():
+            raise DataError(f"no such file or folder; {RULE}", file=_text(path))
+        if not is_folder and path.suffix.lower() != ".npz":
+            raise DataError(RULE, file=_text(path))
+    load = _load_folder if is_folder else _load_npz
+    names, arrays = load(path, resolution, caps, seed)
+    return _dataset(path.resolve().name, names, *arrays)
+
+
+def balanced_subset(
+    labels: Labels, limit: int | None, num_classes: int, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """Sorted indices of at most `limit` items, each class as near to an equal share as its size allows.
+
+    Raises:
+        DataError: `limit` is below the number of classes.
+    """
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels))
+    if limit < num_classes:
+        raise DataError(f"needs at least one image a class, {num_classes} in all, but the cap is {limit}")
+    order = rng.permutation(len(labels))
+    classes = rng.permutation(num_classes)  # which classes get the remainder must not follow the alphabet
+    members = [order[labels[order] == k] for k in classes]
+    members.sort(key=len)  # a small class gives all it has, and leaves its share to the larger ones
+    chosen, left = [], limit
+    for position, member in enumerate(members):
+        take = min(len(member), left // (len(members) - position))
+        chosen.append(member[:take])
+        left -= take
+    return np.sort(np.concatenate(chosen))
+
+
+def count_leaked(x_train: Images, x_val: Images) -> int:
+    """How many of the images [M, ...] in `x_val` are, pixel for pixel, among those of `x_train`."""
+    seen = {hashlib.sha256(image).digest() for image in x_train}
+    return sum(hashlib.sha256(image).digest() in seen for image in x_val)
+
+
+def read_image(file: Path, resolution: int) -> Images:
+    """The image's centre square at [R, R, 3].
+
+    Raises:
+        DataError: not a readable image, or larger than `MAX_PIXELS`.
+    """
+    with _reading(file, "not a readable image"), Image.open(file) as image:
+        _check_pixels(image, file)
+        image.draft(None, (2 * resolution, 2 * resolution))  # JPEG: decode no more pixels than the resize will use
+        image.load()
+        return np.asarray(_centre_square(_to_rgb(ImageOps.exif_transpose(image)), resolution))
+
+
+def _load_folder(
+    root: Path, resolution: int, caps: tuple[int | None, int | None], seed: int
+) -> tuple[tuple[str, ...], list[Any]]:
+    classes = {split: _class_folders(root, split) for split in ("train", "val")}
+    names = sorted(classes["train"])
+    if len(names) < 2:
+        raise DataError("needs at least two classes", file=_text(root / "train"), value=names)
+    for one, other, split in ((classes["val"], classes["train"], "val"), (classes["train"], classes["val"], "train")):
+        unknown = sorted(set(one) - set(other))
+        if unknown:
+            twin = "train" if split == "val" else "val"
+            raise DataError(f"has no folder of that name in {twin}/", file=_text(one[unknown[0]]))
+    arrays: list[Any] = []
+    for number, split in enumerate(("train", "val")):
+        files, labels = [], []
+        for label, name in enumerate(names):
+            images = _image_files(classes[split][name])
+            files += images
+            labels += [label] * len(images)
+        y = np.array(labels, dtype=np.int64)
+        with _naming(root / split):
+            chosen = balanced_subset(y, caps[number], len(names), np.random.default_rng([seed, number]))
+        arrays += [_decode(files, chosen, resolution), y[chosen]]
+    return tuple(_text(name) for name in names), arrays
+
+
+def _class_folders(root: Path, split: str) -> dict[str, Path]:
+    folder = root / split
+    with _reading(folder):
+        if not folder.is_dir():
+            raise DataError(f"has no folder {split}/; {RULE}", file=_text(root))
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        classes = {entry.name: entry for entry in entries if entry.is_dir()}
+    if not classes:
+        raise DataError("holds no class: each class is a folder of its own", file=_text(folder))
+    return classes
+
+
+def _image_files(folder: Path) -> list[Path]:
+    with _reading(folder):
+        files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        for file in files:
+            if file.is_dir():
+                raise DataError("a folder inside a class; its images must lie in the class's folder", file=_text(file))
+    if not files:
+        raise DataError("a class without images", file=_text(folder))
+    return files
+
+
+def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int) -> Images:
+    """The chosen images [N, R, R, 3], the others only looked at where the whole set is small."""
+    sizes = _sizes(files)
+    x = np.empty((len(chosen), resolution, resolution, 3), dtype=np.uint8)
+    row = {int(index): i for i, index in enumerate(chosen)}
+
+    def fill(index: int) -> None:
+        image = read_image(files[index], resolution)
+        if index in row:
+            x[row[index]] = image
+
+    wanted = range(len(files)) if sizes <= DECODE_ALL_BYTES else [int(index) for index in chosen]
+    with _quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(fill, wanted, chunksize=1):
+            pass
+    return x
+
+
+def _sizes(files: Sequence[Path]) -> int:
+    total = 0
+    for file in files:
+        with _reading(file):
+            total += file.stat().st_size
+        if total > DECODE_ALL_BYTES:
+            break
+    return total
+
+
+def _load_npz(
+    path: Path, resolution: int, caps: tuple[int | None, int | None], seed: int
+) -> tuple[tuple[str, ...], list[Any]]:
+    with _naming(path):
+        raw = _read_npz(path)
+        known, y_train = np.unique(raw["y_train"], return_inverse=True)
+        if len(known) < 2:
+            raise DataError("needs at least two classes", place="y_train", value=known.tolist())
+        strangers = np.setdiff1d(raw["y_val"], known)
+        if len(strangers):
+            raise DataError("has a label that y_train has not", place="y_val", value=strangers[0].item())
+        labels = {"train": y_train.astype(np.int64), "val": np.searchsorted(known, raw["y_val"]).astype(np.int64)}
+        arrays: list[Any] = []
+        for number, split in enumerate(("train", "val")):
+            y = labels[split]
+            num_classes = len(np.unique(y))
+            chosen = balanced_subset(_compact(y), caps[number], num_classes, np.random.default_rng([seed, number]))
+            arrays += [_resize_all(raw[f"x_{split}"][chosen], resolution), y[chosen]]
+        if arrays[0].shape[1:] != arrays[2].shape[1:]:
+            raise DataError("must have as many channels as x_train", place="x_val", value=raw["x_val"].shape)
+    return tuple(str(label) for label in known.tolist()), arrays
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    keys = ("x_train", "y_train", "x_val", "y_val")
+    with _reading(path, "not a readable .npz"):
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError("not a .npz archive of named arrays")
+        with archive:
+            for key in keys:
+                if key not in archive.files:
+                    raise DataError(f"is missing; a .npz needs {', '.join(keys)}", place=key)
+            raw = {}
+            for key in keys:
+                with _reading(path, "cannot be read", place=key):
+                    raw[key] = archive[key]
+    for split in ("train", "val"):
+        x, y = raw[f"x_{split}"], raw[f"y_{split}"]
+        if x.dtype != np.uint8:
+            raise DataError("must be uint8", place=f"x_{split}", value=str(x.dtype))
+        if x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
+            raise DataError("must be [N, H, W, C], N of 1 or more and C of 1 or 3", place=f"x_{split}", value=x.shape)
+        if y.dtype.kind not in "iu":
+            raise DataError("must be whole numbers", place=f"y_{split}", value=str(y.dtype))
+        if y.shape != x.shape[:1]:
+            raise DataError(f"must be one label an image, [{len(x)}]", place=f"y_{split}", value=y.shape)
+    return raw
+
+
+def _compact(labels: Labels) -> Labels:
+    """The labels renumbered without gaps: a validation set may lack a class."""
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def _resize_all(x: Images, resolution: int) -> Images:
+    if x.shape[1:3] == (resolution, resolution):
+        return np.ascontiguousarray(x)
+    out = np.empty((len(x), resolution, resolution, x.shape[3]), dtype=np.uint8)
+    for i, image in enumerate(x):
+        picture = Image.fromarray(image[..., 0] if x.shape[3] == 1 else image)
+        out[i] = np.asarray(_centre_square(picture, resolution)).reshape(out[i].shape)
+    return out
+
+
+def _centre_square(image: Image.Image, resolution: int) -> Image.Image:
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as 8-bit RGB."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, in 32 where a format knows no better
+        grey = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(grey, 0, 65_535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError("pixels are floats of unknown range; 8 or 16 bits are needed")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def _check_pixels(image: Image.Image, file: Path) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"must have at most {MAX_PIXELS} pixels", file=_text(file), value=f"{width}x{height}")
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow warns of metadata that does not concern the pixels; size is checked by `_check_pixels`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        error.file = error.file or _text(file)
+        raise
+
+
+@contextmanager
+def _reading(file: Path, what: str = "cannot be read", *, place: str = "") -> Iterator[None]:
+    """Whatever a decoder makes of foreign bytes becomes a DataError that names the file."""
+    try:
+        yield
+    except DataError as error:
+        error.file = error.file or _text(file)
+        raise
+    except Exception as error:  # noqa: BLE001  # decoders raise what broken bytes lead them to: two dozen kinds
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{what} ({reason or type(error).__name__})", file=_text(file), place=place) from error
+
+
+def _text(path: Path | str) -> str:
+    """A path that can be printed whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:
+    x_train, y_train, x_val, y_val = (np.ascontiguousarray(array) for array in arrays)
+    digest = hashlib.sha256("\0".join(class_names).encode())
+    for array in (x_train, y_train, x_val, y_val):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array)
+    return Dataset(
+        name=name,
+        class_names=tuple(class_names),
+        x_train=x_train,
+        y_train=y_train,
+        x_val=x_val,
+        y_val=y_val,
+        fingerprint=digest.hexdigest(),
+        leaked=count_leaked(x_train, x_val),
+    )

@@ -1,0 +1,271 @@
+"""The proxy task: a short, real training of a candidate, scored on held-out images.
+
+The recipe must not let the ranking turn on one learning rate, for a wide network wants a smaller one than a narrow
+network, and at one fixed rate the narrow one wins. So, after the width transfer of Adam in "Tensor Programs V"
+(arXiv 2203.03466): the learning rate of every matrix and dense conv is scaled by min(1, 64 / fan_in), vectors have no
+weight decay, and LayerScale starts at `settings.layer_scale` (1e-4, right for 300 epochs, would hold every block shut
+for the whole of a short run). The figures that led here are in `benchmarks/proxy_recipe.md`.
+
+Same spec, data, settings, seed, thread count and machine give the same result bit for bit on CPU.
+
+Shapes: N images, B batch, C channels, R side in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modscale.data import Dataset
+from modscale.errors import ProviderError, TrialFailed
+from modscale.network import build_network
+from modscale.settings import ProxySettings, available_cores
+from modscale.spec import ModelSpec
+
+BASE_FAN_IN = 64
+"""Matrices up to this fan-in train at the full learning rate."""
+EVAL_BATCH = 250
+"""Validation images a forward pass."""
+LAST_STEPS = 50
+"""Steps over which the final training loss is averaged."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProxyData:
+    """A data set as normalised tensors on one device, prepared once for all trials."""
+
+    x_train: Tensor
+    """[N, C, R, R], float32, zero mean and unit deviation a channel over the training images."""
+    y_train: Tensor
+    """[N], int64."""
+    x_val: Tensor
+    """[M, C, R, R], normalised by the training images' figures."""
+    y_val: Tensor
+    """[M], int64."""
+    num_classes: int
+    """Outputs of the head."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.x_train.device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProxyResult:
+    """What one proxy training gave."""
+
+    accuracy: float
+    """Share of the validation images classified correctly, 0 to 1."""
+    correct: int
+    """Validation images classified correctly."""
+    val_images: int
+    """Validation images."""
+    train_loss: float
+    """Mean label-smoothed cross-entropy over the last `LAST_STEPS` steps."""
+    steps: int
+    """Optimiser steps."""
+    seconds: float
+    """Wall time of training and validation."""
+    epoch_losses: tuple[float, ...]
+    """Mean training loss of each epoch."""
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, from the number of validation images alone (binomial)."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.val_images)
+
+
+def resolve_device(settings: ProxySettings) -> torch.device:
+    """The device to train on. Raises ProviderError where CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise ProviderError("no CUDA device is available to torch", place="proxy.device", value="cuda")
+    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
+
+
+def describe_device(settings: ProxySettings) -> str:
+    """The device to train on, as in `cpu` or `cuda (NVIDIA H200)`. Raises ProviderError, see `resolve_device`."""
+    device = resolve_device(settings)
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def describe_device(settings: ProxySettings) -> str:
+    """The device in words, as `run.yaml` records it. Raises ProviderError, see `resolve_device`."""
+    if resolve_device(settings).type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({settings.threads or available_cores()} threads)"
+
+
+def prepare(dataset: Dataset, settings: ProxySettings) -> ProxyData:
+    """The data set as tensors on the settings' device. Raises ProviderError, see `resolve_device`."""
+    device = resolve_device(settings)
+    x_train = torch.from_numpy(dataset.x_train).to(device)
+    pixels = x_train.flatten(0, 2).double()
+    mean = pixels.mean(0).float()
+    deviation = pixels.std(0).float().clamp_min(1.0)  # a constant channel stays finite
+
+    def normalise(x: Tensor) -> Tensor:
+        return ((x.to(device).float() - mean) / deviation).permute(0, 3, 1, 2)  # [N, C, R, R], channels-last memory
+
+    return ProxyData(
+        x_train=normalise(x_train),
+        y_train=torch.from_numpy(dataset.y_train).to(device),
+        x_val=normalise(torch.from_numpy(dataset.x_val)),
+        y_val=torch.from_numpy(dataset.y_val).to(device),
+        num_classes=dataset.num_classes,
+    )
+
+
+def train_proxy(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, seed: int) -> ProxyResult:
+    """Trains the network of `spec` from scratch on the proxy task and scores it on the held-out images.
+
+    The seed sets the initial weights, the order of the images, the flips and drop path; torch's global random state
+    and number of threads are left as they were.
+
+    Raises:
+        TrialFailed: the training diverged, ran out of memory, or the stem does not fit the proxy's images.
+    """
+    start = time.perf_counter()
+    spec = proxy_spec(spec, data, settings)
+    with _threads(settings.threads or available_cores()), _failures(), _seeded(seed, data.device):
+        network = build_network(spec, seed=seed).to(data.device)
+        losses = _train(network, data, settings, seed)
+        correct = _count_correct(network, data)
+    total = len(data.y_val)
+    return ProxyResult(
+        accuracy=correct / total,
+        correct=correct,
+        val_images=total,
+        train_loss=losses.flatten()[-LAST_STEPS:].mean().item(),
+        steps=losses.numel(),
+        seconds=time.perf_counter() - start,
+        epoch_losses=tuple(losses.mean(1).tolist()),
+    )
+
+
+def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> ModelSpec:
+    """The network that is trained in place of `spec`: the task's input and classes, and the proxy's LayerScale.
+
+    Raises:
+        TrialFailed: the stem's kernel is larger than the proxy's images.
+    """
+    channels, side = data.x_train.shape[1:3]
+    small = replace(
+        spec,
+        resolution=side,
+        in_chans=channels,
+        num_classes=data.num_classes,
+        layer_scale=None if spec.layer_scale is None else settings.layer_scale,
+    )
+    if small.sides()[0] < 1:
+        raise TrialFailed(f"the stem's {spec.stem.kernel_size} px kernel does not fit the proxy's {side} px images")
+    return small
+
+
+def parameter_groups(network: nn.Module, settings: ProxySettings) -> list[dict[str, object]]:
+    """AdamW's groups: learning rate by fan-in, no weight decay on vectors (biases, norms, LayerScale)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module in network.modules():
+        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+        for parameter in module.parameters(recurse=False):
+            is_vector = parameter.ndim < 2
+            fan_in = 1 if is_vector or depthwise else parameter[0].numel()
+            key = (min(1.0, BASE_FAN_IN / fan_in), 0.0 if is_vector else settings.weight_decay)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr": settings.learning_rate * scale, "scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """The share of the peak rate at `step` of `steps`: a linear rise over the first `warmup` share, then a cosine to 0."""
+    rise = round(steps * warmup)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def _train(network: nn.Module, data: ProxyData, settings: ProxySettings, seed: int) -> Tensor:
+    """Trains in place; the loss of every step, [epochs, steps an epoch]."""
+    network.train()
+    count = len(data.y_train)
+    batch = min(settings.batch_size, count)
+    per_epoch = count // batch  # the incomplete batch is dropped: BatchNorm cannot train on a single image
+    steps = per_epoch * settings.epochs
+    optimiser = torch.optim.AdamW(parameter_groups(network, settings), fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    losses = torch.zeros(settings.epochs, per_epoch, device=data.device)
+    for epoch in range(settings.epochs):
+        order = torch.randperm(count, generator=generator).to(data.device)
+        for i in range(per_epoch):
+            factor = learning_rate_factor(epoch * per_epoch + i, steps, settings.warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * group["scale"] * factor
+            rows = order[i * batch : (i + 1) * batch]
+            images = _flip(data.x_train[rows], generator) if settings.flip else data.x_train[rows]
+            loss = F.cross_entropy(network(images), data.y_train[rows], label_smoothing=settings.label_smoothing)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            losses[epoch, i] = loss.detach()
+        if not losses[epoch].isfinite().all():
+            raise TrialFailed(f"training diverged: the loss is not finite in epoch {epoch + 1}")
+    return losses
+
+
+def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of the images [B, C, R, R] mirrored left to right with probability a half."""
+    mirrored = torch.rand(len(images), generator=generator).lt(0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+@torch.inference_mode()
+def _count_correct(network: nn.Module, data: ProxyData) -> int:
+    network.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=data.device)
+    for images, labels in zip(data.x_val.split(EVAL_BATCH), data.y_val.split(EVAL_BATCH), strict=True):
+        logits = network(images)
+        if not logits.isfinite().all():
+            raise TrialFailed("training diverged: the logits are not finite")
+        correct += (logits.argmax(1) == labels).sum()
+    return int(correct)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Drop path draws from the global generator: seeded here, and put back afterwards."""
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Out of memory, on either device, is the trial's failure and not the search's."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrialFailed("out of memory in the proxy training") from error
+    except RuntimeError as error:
+        text = str(error)
+        if "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text:
+            raise TrialFailed("out of memory in the proxy training") from error
+        raise
