@@ -1,0 +1,236 @@
+"""Latency of exported models: fresh processes, alternating rounds, and an interval that owns up to its noise.
+
+Protocol. Batch 1 at the model's full resolution, random input of fixed seed, sequential execution with every graph
+optimisation. The timed runs are split over `PROCESSES` fresh processes (see `runtime.py`), since a process keeps for
+life the memory layout it happened to get; each warms up before its share. Several models take turns process by
+process, in an order that reverses every round, so that a machine which slows down does so for all of them.
+`benchmarks/latency_isolation.md` has the measurements behind this.
+
+`ci95_ms` is the half-width of a 95 % interval of the mean. Successive runs are not independent, so it is taken from
+means: of `BATCHES` consecutive batches in each process, and of the processes themselves; the wider of the two counts.
+The paper's protocol is `threads: 4, runs: 4000` and the mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median, quantiles, stdev
+from typing import Any
+
+from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed
+from modscale.runtime import Job, Timings
+from modscale.settings import LatencySettings, available_cores
+from modscale.spec import ModelSpec, spec_to_yaml
+
+PROCESSES = 3
+"""Fresh processes that share the runs of one model."""
+
+BATCHES = 5
+"""Batches of consecutive runs in each process, whose means give the interval."""
+
+LIMIT_S = 1200.0
+"""Seconds one worker may take before its model is given up."""
+
+_ERRORS = {"provider_error": ProviderError, "failed": TrialFailed, "input_error": InputError, "mismatch": MismatchError}
+"""What a worker's answer is raised as, by the key it stands under."""
+
+# Student's t, 97.5 %, by degrees of freedom (any statistics table); beyond, see `_student_t`.
+_STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """What was measured of one model."""
+
+    provider: str
+    """`cpu` or `cuda`, as asked and as used."""
+    threads: int
+    """Intra-op threads."""
+    runs: int
+    """Timed runs, over all processes."""
+    mean_ms: float
+    """Mean of all timed runs."""
+    median_ms: float
+    """Median of all timed runs."""
+    ci95_ms: float
+    """Half-width of the 95 % confidence interval of the mean, between processes included."""
+    p90_ms: float
+    """Nine of ten runs took no longer: far above the median, something else was running."""
+    min_ms: float
+    """The fastest run."""
+    process_means_ms: tuple[float, ...]
+    """Mean of each process, in the order they ran."""
+    preemptions: int
+    """Times another process took a core during the timed runs; -1 where the system does not say."""
+    cores: int
+    """Cores there were; more threads than that slow each other down."""
+
+
+def check_provider(provider: str) -> None:
+    """Raises ProviderError where ONNX Runtime lacks `provider`; asked in a process of its own."""
+    _ask(["-m", "modscale.runtime"], {"available": provider})
+
+
+def measure_latency(onnx_file: str | Path, settings: LatencySettings) -> Latency:
+    """Latency of one verified ONNX file. Raises as `measure_files` does."""
+    return measure_files([onnx_file], settings)[0]
+
+
+def measure_files(
+    onnx_files: Sequence[str | Path],
+    settings: LatencySettings,
+    *,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Latency]:
+    """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process.
+
+    Raises:
+        ProviderError: the provider is not there, or would fall back.
+        TrialFailed: a worker failed, was killed or took too long.
+    """
+    count = min(PROCESSES, settings.runs)
+    shares = [settings.runs // count + (i < settings.runs % count) for i in range(count)]
+    seen: list[list[Timings]] = [[] for _ in onnx_files]
+    order = list(range(len(onnx_files)))
+    for turn, runs in enumerate(shares):
+        for i in order if turn % 2 == 0 else reversed(order):
+            seen[i].append(_run_worker(_job(onnx_files[i], settings, runs)))
+            on_round(sum(map(len, seen)), count * len(onnx_files))
+    return [summarise(timings, settings) for timings in seen]
+
+
+def measure_models(
+    specs: Sequence[ModelSpec],
+    settings: LatencySettings,
+    *,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Latency]:
+    """Latency of each spec with fresh weights: all are exported and verified first, in a process that has ended.
+
+    Raises:
+        InputError, MismatchError: an export failed.
+        ProviderError, TrialFailed: see `measure_files`.
+    """
+    with tempfile.TemporaryDirectory(prefix="modscale-latency-") as folder:
+        files = []
+        for i, spec in enumerate(specs):
+            out = Path(folder) / str(i)
+            export_apart(spec, out)
+            files.append(out / "model.onnx")
+        return measure_files(files, settings, on_round=on_round)
+
+
+def export_apart(spec: ModelSpec, out_dir: Path, *, seed: int = 0) -> None:
+    """`export.export_model` in a process of its own, so that torch's threads are gone before anything is timed."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    spec_file = out_dir / "asked.yaml"
+    spec_file.write_text(spec_to_yaml(spec))
+    _ask(["-m", "modscale.export", str(spec_file), str(out_dir), str(seed)], {})
+
+
+def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
+    """One `Latency` from what the processes saw."""
+    times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
+    everything = sorted(time for times in times_ms for time in times)
+    preemptions = [one.preemptions for one in timings]
+    return Latency(
+        provider=settings.provider,
+        threads=settings.resolved_threads(),
+        runs=len(everything),
+        mean_ms=fmean(everything),
+        median_ms=median(everything),
+        ci95_ms=confidence_half_width(times_ms),
+        p90_ms=quantiles(everything, n=10, method="inclusive")[-1],
+        min_ms=everything[0],
+        process_means_ms=tuple(fmean(times) for times in times_ms),
+        preemptions=-1 if min(preemptions) < 0 else sum(preemptions),
+        cores=available_cores(),
+    )
+
+
+def latency_to_json(spec: ModelSpec, latency: Latency) -> dict[str, Any]:
+    """One entry of `models` in the JSON of `modscale latency`."""
+    return {"name": spec.name, "resolution": spec.resolution, **asdict(latency)}
+
+
+def confidence_half_width(processes: Sequence[Sequence[float]]) -> float:
+    """Half-width of the 95 % interval of the mean of runs that are dependent within, and between, processes.
+
+    The batch means of all processes give one interval, the means of the processes another (Student's t both times);
+    the wider one is returned. Each process needs two runs or more.
+    """
+    batch_means = [fmean(batch) for times in processes for batch in _batches(times)]
+    widths = [_half_width(batch_means)]
+    if len(processes) > 1:
+        widths.append(_half_width([fmean(times) for times in processes]))
+    return max(widths)
+
+
+def _batches(times: Sequence[float]) -> list[Sequence[float]]:
+    """At most `BATCHES` runs of consecutive times, as even as can be."""
+    count = min(BATCHES, len(times))
+    edges = [len(times) * i // count for i in range(count + 1)]
+    return [times[start:stop] for start, stop in itertools.pairwise(edges)]
+
+
+def _half_width(means: Sequence[float]) -> float:
+    return _student_t(len(means) - 1) * stdev(means) / math.sqrt(len(means))
+
+
+def _student_t(freedom: int) -> float:
+    """97.5 % quantile of Student's t; from 11 degrees on by its expansion in 1/freedom, good to 1e-3 there."""
+    if freedom in _STUDENT_T:
+        return _STUDENT_T[freedom]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def _job(onnx_file: str | Path, settings: LatencySettings, runs: int) -> Job:
+    return Job(
+        onnx_file=str(onnx_file),
+        provider=settings.provider,
+        threads=settings.resolved_threads(),
+        warmup=settings.warmup,
+        runs=runs,
+        limit_s=LIMIT_S / 2,
+    )
+
+
+def _run_worker(job: Job) -> Timings:
+    timings = _ask(["-m", "modscale.runtime"], asdict(job))["timings"]
+    return Timings(**{**timings, "times_ns": tuple(timings["times_ns"])})
+
+
+def _ask(command: list[str], question: Mapping[str, object]) -> dict[str, Any]:
+    """Starts a process, gives it `question` and returns its one line of JSON, or raises what that tells of."""
+    try:
+        done = subprocess.run(
+            [sys.executable, *command], input=json.dumps(question), capture_output=True, text=True, timeout=LIMIT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrialFailed(f"{command[1]} took longer than {LIMIT_S:.0f} s") from error
+    if done.returncode < 0:
+        raise TrialFailed(f"{command[1]} was ended by {_signal_name(-done.returncode)}")
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as error:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise TrialFailed(f"{command[1]} ended with code {done.returncode}: {''.join(last)[:300]}") from error
+    for key, kind in _ERRORS.items():
+        if key in answer:
+            raise kind(answer[key])
+    return answer
+
+
+def _signal_name(number: int) -> str:
+    name = signal.Signals(number).name
+    return f"{name}, as when memory runs out" if name == "SIGKILL" else name
