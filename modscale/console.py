@@ -70,9 +70,7 @@ def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
     out.print(make_table("Networks of the paper; top-1 and latencies are the paper's", headings, table))
 
 
-def make_table(
-    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False
-) -> Table:
+def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False) -> Table:
     """A table whose first column is text and whose others are figures."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
     for i, heading in enumerate(headings):
@@ -103,7 +101,9 @@ class SearchProgress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def started(self, label: str, spec: ModelSpec) -> None:

@@ -87,7 +87,9 @@ class Evaluator:
         self.worker = self._start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.worker is not None:
             self.worker.stop()
             self.worker = None
@@ -141,7 +143,7 @@ class Evaluator:
         return worker
 
 
-class _WorkerDied(Exception):  # noqa: N818  # says what happened
+class _WorkerDied(Exception):
     """The worker process ended without an answer."""
 
 
@@ -199,7 +201,7 @@ def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug
             answer = ("error", TrialFailed(str(error)))
         except ModscaleError as error:
             answer = ("error", error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is this candidate's reason to fail
+        except Exception as error:  # whatever it is, it is this candidate's reason to fail
             if debug:
                 import traceback
 

@@ -96,13 +96,6 @@ def describe_device(settings: ProxySettings) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def describe_device(settings: ProxySettings) -> str:
-    """The device in words, as `run.yaml` records it. Raises ProviderError, see `resolve_device`."""
-    if resolve_device(settings).type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name()})"
-    return f"cpu ({settings.threads or available_cores()} threads)"
-
-
 def prepare(dataset: Dataset, settings: ProxySettings) -> ProxyData:
     """The data set as tensors on the settings' device. Raises ProviderError, see `resolve_device`."""
     device = resolve_device(settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -29,15 +29,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from modscale.errors import RunError
 from modscale.space import Parameter, SearchSpace
 from modscale.spec import ModelSpec, network_key
-from modscale.tables import SpaceTable
+from modscale.tables import SpaceTables
 from modscale.trials import Trial
 
 STUDY_NAME = "modscale"
 TPE_ATTEMPTS = 64
 """Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
-UNIFORM_ATTEMPTS = 64
-"""Batches of uniform draws before the space is searched through for what is left."""
 BATCH = 2048
+"""Architectures drawn at a time."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -56,11 +55,11 @@ class Candidate:
 class SearchStudy:
     """The study of one run: hands out candidates, takes finished trials."""
 
-    def __init__(self, space: SearchSpace, table: SpaceTable, *, seed: int, storage: str | None) -> None:
+    def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int, storage: str | None) -> None:
         self.space = space
         self.directions = list(space.objectives.values())
         self.metrics = list(space.objectives)
-        self.sampler = _FeasibleSampler(space, table, seed)
+        self.sampler = _FeasibleSampler(space, tables, seed)
         self.distributions = {p.name: _distribution(p) for p in space.searched}
         try:
             self.study = optuna.create_study(
@@ -70,7 +69,7 @@ class SearchStudy:
                 sampler=self.sampler,
                 load_if_exists=True,
             )
-        except Exception as error:  # noqa: BLE001  # SQLAlchemy and Optuna each have their own tree
+        except Exception as error:  # SQLAlchemy and Optuna each have their own tree
             raise RunError(
                 "is not a usable Optuna study; remove it and it is rebuilt from trials.jsonl"
                 f" ({' '.join(str(error).split())[:120]})",
@@ -90,23 +89,20 @@ class SearchStudy:
             self.sampler.taken.add(network_key(trial.spec))
         done = {trial.number for trial in finished}
         for number, stored in sorted(known.items()):
-            if number not in done:
-                candidate = self._candidate(number, stored.params)
-                self.sampler.taken.add(network_key(candidate.spec))
-                interrupted.append(candidate)
+            if number not in done and stored.state == TrialState.RUNNING:
+                interrupted.append(self._draw(optuna.trial.Trial(self.study, stored._trial_id)))
         return interrupted
 
     def ask(self) -> Candidate | None:
         """The next candidate; None when every feasible architecture has been tried."""
+        if not self.distributions and self.sampler.taken:
+            return None  # Optuna asks no sampler where there is nothing to choose
         try:
-            trial = self.study.ask(self.distributions)
+            return self._draw(self.study.ask())
         except SpaceExhausted:
             for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self.study.tell(left.number, state=TrialState.FAIL)
             return None
-        candidate = self._candidate(trial.number, trial.params)
-        self.sampler.taken.add(network_key(candidate.spec))
-        return candidate
 
     def tell(self, trial: Trial) -> None:
         """Closes a trial with its values, or as failed."""
@@ -115,10 +111,14 @@ class SearchStudy:
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _candidate(self, number: int, params: Mapping[str, Any]) -> Candidate:
-        options = {p.name: p.option(params[p.name]) for p in self.space.searched}
-        spec = self.space.spec(options, name=f"{self.space.name}-{number}")
-        return Candidate(number=number, choice=dict(params), spec=spec)
+    def _draw(self, trial: optuna.Trial) -> Candidate:
+        """The candidate of a trial: what the study has of it already, and the rest from the sampler."""
+        for name, distribution in self.distributions.items():
+            trial._suggest(name, distribution)  # what `ask` itself calls for fixed distributions
+        options = {p.name: p.option(trial.params[p.name]) for p in self.space.searched}
+        spec = self.space.spec(options, name=f"{self.space.name}-{trial.number}")
+        self.sampler.taken.add(network_key(spec))
+        return Candidate(number=trial.number, choice=dict(trial.params), spec=spec)
 
     def _values(self, trial: Trial) -> list[float]:
         return [float(getattr(trial, metric)) for metric in self.metrics]
@@ -133,7 +133,7 @@ class SearchStudy:
         )
 
 
-class SpaceExhausted(Exception):  # noqa: N818  # a signal between the sampler and `ask`, never seen outside
+class SpaceExhausted(Exception):  # a signal between the sampler and `ask`, never seen outside
     """No feasible architecture is left to try."""
 
 
@@ -145,9 +145,9 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     small networks out, since most architectures of a space are near its largest.
     """
 
-    def __init__(self, space: SearchSpace, table: SpaceTable, seed: int) -> None:
+    def __init__(self, space: SearchSpace, tables: SpaceTables, seed: int) -> None:
         self.space = space
-        self.table = table
+        self.tables = tables
         self.seed = seed
         self.taken: set[Any] = set()
 
@@ -183,7 +183,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         for _ in range(TPE_ATTEMPTS):
             params = tpe.sample_relative(study, trial, search_space)
             options = {p.name: _nearest(p, params[p.name]) for p in self.space.searched}
-            if self._is_new(options) and self.table.feasible(self.table.options_of(options)[None])[0]:
+            if self._is_new(options) and self.tables.feasible(self.tables.row(options)[None])[0]:
                 return options
         return None
 
@@ -191,30 +191,26 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         """The architecture of a start-up trial: uniform within its step of log(params)."""
         steps = self.space.search.startup_trials
         order = np.random.default_rng([self.seed]).permutation(steps)
-        drawn = self.table.sample_feasible(rng, 4 * BATCH)
-        params, _ = self.table.count(drawn)
+        drawn = sample_feasible(self.tables, rng, 4 * BATCH)
+        params, _ = self.tables.count(drawn)
         size = np.log(params.astype(float))
         edges = np.linspace(size.min(), size.max() + 1e-9, steps + 1)
         step = order[number % steps]
-        centre = (edges[step] + edges[step + 1]) / 2
-        inside = (size >= edges[step]) & (size < edges[step + 1])
-        for row in [*np.flatnonzero(inside), *np.argsort(np.abs(size - centre))[:BATCH]]:
-            options = self.table.choice(drawn[row])
+        distance = np.abs(size - (edges[step] + edges[step + 1]) / 2)
+        inside = distance <= (edges[1] - edges[0]) / 2
+        for row in [*np.flatnonzero(inside), *np.argsort(distance)[:BATCH]]:
+            options = self.tables.choice(drawn[row])
             if self._is_new(options):
                 return options
         return self._uniform(rng)
 
     def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:
         """A feasible, new architecture drawn uniformly; what is left of a small space is searched through."""
-        for _ in range(UNIFORM_ATTEMPTS):
-            for row in self.table.sample_feasible(rng, min(BATCH, 1 + 8 * len(self.taken))):
-                options = self.table.choice(row)
+        for rows in (sample_feasible(self.tables, rng, 1 + 8 * len(self.taken)), iter_feasible(self.tables)):
+            for row in rows:
+                options = self.tables.choice(row)
                 if self._is_new(options):
                     return options
-        for row in self.table.iter_feasible():
-            options = self.table.choice(row)
-            if self._is_new(options):
-                return options
         raise SpaceExhausted
 
     def _is_new(self, options: Mapping[str, Any]) -> bool:
@@ -238,6 +234,26 @@ def parameter_importances(space: SearchSpace, trials: Sequence[Trial], metric: s
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         importances = optuna.importance.get_param_importances(study)
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
+
+
+def sample_feasible(tables: SpaceTables, rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
+    """[n, S] feasible architectures drawn uniformly; fewer, or none, where rejection finds no more."""
+    found: list[np.ndarray[Any, Any]] = []
+    for _ in range(200):
+        rows = tables.sample(rng, max(BATCH, n))
+        found.append(rows[tables.feasible(rows)])
+        if sum(map(len, found)) >= n:
+            break
+    return np.concatenate(found)[:n]
+
+
+def iter_feasible(tables: SpaceTables) -> Iterator[np.ndarray[Any, Any]]:
+    """Every feasible architecture once, in order."""
+    total = tables.space.size()
+    for start in range(0, total, BATCH):
+        flat = np.arange(start, min(start + BATCH, total))
+        rows = np.stack(np.unravel_index(flat, tables.sizes), axis=1)
+        yield from rows[tables.feasible(rows)]
 
 
 def study_url(path: Path) -> str:

@@ -1,0 +1,207 @@
+"""The loop: what is written, what survives a kill, what a failure leaves behind. The evaluator is a fake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modscale.counts import count_model
+from modscale.errors import AllTrialsFailed, TrialFailed
+from modscale.evaluate import Evaluation
+from modscale.search import Outcome, run_search
+from modscale.space import SearchSpace, parse_space
+from modscale.spec import ModelSpec, network_key
+from modscale.study import SearchStudy, study_url
+from modscale.tables import build_tables
+from modscale.trials import read_trials
+from modscale.variants import published
+
+DOCUMENT = {
+    "name": "fake",
+    "base": {"resolution": 64, "num_classes": 10},
+    "stages": [
+        {"dim": [16, 24, 32], "depth": [1, 2, 3], "expansion": [2, 4]},
+        {"dim": {"low": 32, "high": 64, "step": 8}, "depth": [1, 2], "attention_depth": [0, 1]},
+    ],
+    "constraints": {"params": {"max": 200_000}},
+    "search": {"trials": 12, "startup_trials": 4},
+}
+
+
+class Watcher:
+    """Remembers what it was told; stands for the progress bar."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def started(self, label: str, spec: ModelSpec) -> None:
+        pass
+
+    def stage(self, name: str) -> None:
+        pass
+
+    def finished(self, label: str, trial: object) -> None:
+        self.labels.append(label)
+
+
+def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+    """A deterministic stand-in: larger is slower and better."""
+    count = count_model(spec)
+    return Evaluation(
+        params=count.params,
+        flops=count.flops,
+        latency_ms=count.flops / 1e6,
+        latency_ci95_ms=0.1,
+        accuracy=min(1.0, count.params / 1e7),
+        val_images=100,
+        seconds=0.0,
+    )
+
+
+def search(
+    folder: Path, evaluate: Callable[..., Evaluation] = measure, *, limit: int = 12, seed: int = 0,
+    document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str, ...] = (),
+) -> Outcome:  # fmt: skip
+    space: SearchSpace = parse_space(document)
+    study = SearchStudy(space, build_tables(space), seed=seed, storage=study_url(folder / "study.db"))
+    return run_search(
+        study,
+        evaluate,
+        watcher or Watcher(),
+        limit=limit,
+        trials_file=folder / "trials.jsonl",
+        references=[published(name) for name in references],
+        references_file=folder / "references.jsonl",
+    )
+
+
+def test_every_trial_is_feasible_and_no_network_is_tried_twice(tmp_path: Path) -> None:
+    """Constraints are met before anything is evaluated, and the same network never comes again."""
+    trials = search(tmp_path, limit=30).trials
+    assert len({network_key(trial.spec) for trial in trials}) == 30
+    assert all(count_model(trial.spec).params <= 200_000 for trial in trials)
+    assert [trial.number for trial in trials] == list(range(30))
+
+
+def test_the_file_holds_what_was_returned(tmp_path: Path) -> None:
+    """trials.jsonl is the record: read back, it is the outcome."""
+    outcome = search(tmp_path)
+    assert tuple(read_trials(tmp_path / "trials.jsonl")) == outcome.trials
+
+
+def test_the_same_seed_gives_the_same_candidates_and_another_seed_others(tmp_path: Path) -> None:
+    """A search is a function of its space, its seed and what was measured."""
+    runs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        runs[name] = [trial.spec for trial in search(tmp_path / name, seed=seed).trials]
+    assert runs["a"] == runs["b"]
+    assert runs["a"] != runs["c"]
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 6, 11])
+def test_a_search_killed_at_any_trial_resumes_to_the_run_it_would_have_been(tmp_path: Path, dies_at: int) -> None:
+    """No finished trial is lost, the interrupted candidate is tried again, and the total is kept."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = search(tmp_path / "whole")
+
+    calls = 0
+
+    def die(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at:
+            raise KeyboardInterrupt
+        return measure(spec, announce)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "killed", die)
+    assert len(read_trials(tmp_path / "killed" / "trials.jsonl")) == dies_at - 1
+    resumed = search(tmp_path / "killed")
+    assert [(t.number, t.spec, t.state) for t in resumed.trials] == [(t.number, t.spec, t.state) for t in whole.trials]
+
+
+def test_a_kill_between_the_file_and_the_study_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that reached the file but not the study is told to the study on resuming."""
+
+    def die(self: SearchStudy, trial: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchStudy, "tell", die)
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path)
+    assert len(read_trials(tmp_path / "trials.jsonl")) == 1
+    trials = search(tmp_path).trials
+    assert [trial.number for trial in trials] == list(range(12))
+
+
+def test_a_lost_study_is_rebuilt_from_the_trials(tmp_path: Path) -> None:
+    """trials.jsonl alone carries the search on, to the same candidates."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    search(tmp_path / "a", limit=7)
+    search(tmp_path / "b", limit=7)
+    (tmp_path / "b" / "study.db").unlink()
+    assert [t.spec for t in search(tmp_path / "a").trials] == [t.spec for t in search(tmp_path / "b").trials]
+
+
+def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    """One candidate that cannot be evaluated is a line in the file, not the end."""
+
+    def fail_third(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+        if spec.name == "fake-2":
+            raise TrialFailed("out of memory")
+        return measure(spec, announce)
+
+    trials = search(tmp_path, fail_third).trials
+    assert [trial.state for trial in trials].count("complete") == 11
+    assert (trials[2].state, trials[2].reason, trials[2].accuracy) == ("failed", "out of memory", None)
+    line = json.loads((tmp_path / "trials.jsonl").read_text().splitlines()[2])
+    assert line["params"] == count_model(trials[2].spec).params
+
+
+def test_a_search_in_which_everything_fails_says_so(tmp_path: Path) -> None:
+    """All failed: the error carries the last reason, and the trials stay on file."""
+
+    def fail(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+        raise TrialFailed("no luck")
+
+    with pytest.raises(AllTrialsFailed, match="all 12 trials failed; the last one: no luck"):
+        search(tmp_path, fail)
+    assert len(read_trials(tmp_path / "trials.jsonl")) == 12
+
+
+def test_a_small_space_ends_when_it_is_exhausted(tmp_path: Path) -> None:
+    """With fewer networks than trials the search stops; depth 1 makes the second ratio, so the expansion, idle."""
+    document = {
+        "stages": [{"dim": [16, 24], "depth": [1, 2], "expansion": [2, 4]}],
+        "search": {"trials": 50, "startup_trials": 2},
+    }
+    outcome = search(tmp_path, document=document, limit=50)
+    assert outcome.exhausted
+    assert len(outcome.trials) == 2 * (1 + 2)
+    again = search(tmp_path, document=document, limit=50)
+    assert again.trials == outcome.trials
+
+
+def test_a_space_without_a_choice_has_one_trial(tmp_path: Path) -> None:
+    """A fixed architecture is a space of one."""
+    outcome = search(tmp_path, document={"stages": [{"dim": 16, "depth": 1}]})
+    assert len(outcome.trials) == 1
+    assert outcome.exhausted
+
+
+def test_references_are_spread_over_the_run_and_measured_once(tmp_path: Path) -> None:
+    """The published networks come evenly among the trials, and not again when the run is resumed."""
+    watcher = Watcher()
+    search(tmp_path, limit=4, watcher=watcher, references=("xxs", "s"))
+    assert watcher.labels == ["trial 0", "trial 1", "xxs", "trial 2", "s", "trial 3"]
+    again = Watcher()
+    outcome = search(tmp_path, limit=5, watcher=again, references=("xxs", "s"))
+    assert again.labels == ["trial 4"]
+    assert [trial.spec.name for trial in outcome.references] == ["xxs", "s"]
