@@ -23,7 +23,7 @@ Z95 = 1.959964
 """Half the width of a normal 95 % interval, in standard errors."""
 DRAWS = 2000
 """Resamplings behind each `front_probability`."""
-PAIRS = 2e9
+PAIRS = 5e8
 """Comparisons after which `front_probability` draws less often: with three or more objectives it compares all pairs."""
 LIMIT_NOUNS = {
     "accuracy": "an accuracy of {}",
@@ -162,7 +162,7 @@ def pick_band(
     if not fitting:
         return Pick(trial=None, reason=_why_none(limits, members, dominated))
     best = min(fitting, key=_preference)
-    asked = _limits_text(limits)
+    asked = limits_text(limits)
     within = f" with {asked}" if asked else ""
     many = f"the most accurate of {len(fitting)} front trials{within}"
     reason = many if len(fitting) > 1 else f"the only front trial{within}"
@@ -235,7 +235,7 @@ def _why_none(limits: Mapping[str, Bounds], members: Sequence[Trial], dominated:
             return (
                 f"no trial on the front has {asked}; the nearest has {metric_text(metric, nearest, exact=exact)}{also}"
             )
-    return f"no trial on the front has all of: {_limits_text(limits)}{also}"
+    return f"no trial on the front has all of: {limits_text(limits)}{also}"
 
 
 def _distance(value: float, bounds: Bounds) -> float:
@@ -245,7 +245,8 @@ def _distance(value: float, bounds: Bounds) -> float:
     return max(low - value, value - high, 0.0)
 
 
-def _limits_text(limits: Mapping[str, Bounds]) -> str:
+def limits_text(limits: Mapping[str, Bounds]) -> str:
+    """As in `at most 5 M params, a latency of at most 10 ms`; empty where nothing is limited."""
     asked = {metric: _bounds_text(metric, bounds) for metric, bounds in limits.items()}
     return ", ".join(LIMIT_NOUNS[metric].format(text) for metric, text in asked.items() if text)
 

@@ -132,9 +132,14 @@ def update_run(folder: Path, space: SearchSpace) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file whole or not at all. Raises RunError."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Writes a file whole or not at all. Raises RunError."""
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):

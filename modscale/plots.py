@@ -1,0 +1,240 @@
+"""The report's figures, drawn off-screen by matplotlib: the front of a run, and the reading of its design space."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from modscale.front import Z95, Front, metric_error
+from modscale.trials import Trial
+
+AXES = {  # label and factor from the stored unit
+    "accuracy": ("proxy accuracy, %", 100.0),
+    "latency_ms": ("latency, ms", 1.0),
+    "params": ("params, M", 1e-6),
+    "flops": ("FLOPs, G (1 multiply-add = 1)", 1e-9),
+}
+COLOURS = {"front": "#0b5fa5", "dominated": "#9aa4ae", "reference": "#c2410c", "ink": "#1f2933", "grid": "#e5e9ed"}
+LOG_RATIO = 12
+"""Largest over smallest value from which an axis is logarithmic."""
+MOST_NUMBERS = 14
+"""Front trials up to which each is labelled with its number; beyond it only the picks are."""
+MOST_MARKS = 2000
+"""Dominated trials up to which they are drawn as shapes; beyond it as one picture inside the SVG."""
+DPI = 150
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"], "axes.axisbelow": True, "legend.frameon": False,
+    "svg.hashsalt": "modscale", "figure.facecolor": "white", "savefig.facecolor": "white", "text.parse_math": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One figure in the two forms the report needs."""
+
+    png: bytes
+    """For `pareto.png` and Markdown."""
+    svg: str
+    """For the HTML page."""
+
+
+def plot_axes(objectives: Sequence[str]) -> tuple[str, str]:
+    """The metrics on the x and the y axis: the first two objectives, accuracy upwards, or one against size."""
+    if len(objectives) == 1:
+        only = objectives[0]
+        return ("flops" if only == "params" else "params", only)
+    first, second = objectives[:2]
+    return (first, second) if second == "accuracy" else (second, first)
+
+
+def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[str, str], *, title: str) -> Picture:
+    """The front with 95 % intervals, the dominated trials behind it and the reference networks.
+
+    A trial or reference without a value on one of the axes is left out.
+    """
+    x, y = plot_axes(list(objectives))
+    with _figure(8.4, 5.4) as figure:
+        axes = figure.subplots()
+        members = [t for t in front.members if _is_drawn(t, x, y)]
+        dominated = [t for t in front.dominated if _is_drawn(t, x, y)]
+        shown = [t for t in references if _is_drawn(t, x, y)]
+        tied = {number for numbers in front.ties.values() for number in numbers}
+        near = [t for t in dominated if t.number in tied]
+        far = [t for t in dominated if t.number not in tied]
+        _dots(axes, far, x, y, "dominated", facecolor=COLOURS["dominated"], alpha=0.75)
+        _dots(axes, near, x, y, "dominated, tied with the front", facecolor="white", edgecolor=COLOURS["front"])
+        if len(objectives) == 2 and members:
+            axes.plot(*_staircase(members, x, y, objectives), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
+        _with_intervals(axes, members, x, y, "front", marker="o", label="Pareto front, 95 % intervals")
+        _with_intervals(axes, shown, x, y, "reference", marker="D", label="published network")
+        for axis, metric in (("x", x), ("y", y)):
+            _scale(axes, axis, [*members, *dominated, *shown], metric)
+        axes.set_title(title, loc="left", fontsize=11, pad=28)
+        axes.grid(color=COLOURS["grid"], lw=0.8)
+        axes.margins(0.07)
+        if members or dominated or shown:
+            _legend_above(axes)
+        else:
+            axes.text(0.5, 0.5, "no complete trial", transform=axes.transAxes, ha="center", va="center")
+        picks = _picks_by_trial(front)
+        labels = [(t, _front_label(t, picks), COLOURS["front"]) for t in members]
+        if len(members) > MOST_NUMBERS:
+            labels = [label for label in labels if label[0].number in picks]
+        labels += [(t, t.spec.name[:24], COLOURS["reference"]) for t in shown]
+        _place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
+        return _render(figure)
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of this size in inches, in the report's style, with an off-screen canvas."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def _render(figure: Figure) -> Picture:
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png")
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    return Picture(png=png.getvalue(), svg=svg.getvalue())
+
+
+def _is_drawn(trial: Trial, x: str, y: str) -> bool:
+    return trial.value(x) is not None and trial.value(y) is not None
+
+
+def _point(trial: Trial, x: str, y: str) -> tuple[float, float]:
+    """Its place in the axes' units."""
+    return (trial.value(x) or 0.0) * AXES[x][1], (trial.value(y) or 0.0) * AXES[y][1]
+
+
+def _dots(axes: Axes, trials: Sequence[Trial], x: str, y: str, label: str, **style: Any) -> None:
+    if trials:
+        points = np.array([_point(t, x, y) for t in trials])
+        size = 26 if len(trials) <= 200 else 8
+        many = len(trials) > MOST_MARKS
+        style = {"edgecolor": "none", "linewidth": 1.1, **style}
+        axes.scatter(points[:, 0], points[:, 1], s=size, zorder=1.5, label=label, rasterized=many, **style)
+
+
+def _with_intervals(
+    axes: Axes, trials: Sequence[Trial], x: str, y: str, colour: str, *, marker: str, label: str
+) -> None:
+    if trials:
+        points = np.array([_point(t, x, y) for t in trials])
+        half = np.array([[Z95 * metric_error(t, m) * AXES[m][1] for t in trials] for m in (x, y)])
+        axes.errorbar(
+            points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
+            elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
+        )  # fmt: skip
+
+
+def _staircase(
+    members: Sequence[Trial], x: str, y: str, objectives: Mapping[str, str]
+) -> tuple[list[float], list[float]]:
+    """The border of what the front dominates: from each point along x, then to the next point's y."""
+    # Walk from the best x to the worst: each next point is better in y, and rules from its own x on.
+    points = sorted((_point(t, x, y) for t in members), reverse=objectives[x] == "maximize")
+    xs, ys = [points[0][0]], [points[0][1]]
+    for (_, y0), (x1, y1) in pairwise(points):
+        xs += [x1, x1]
+        ys += [y0, y1]
+    return xs, ys
+
+
+def _scale(axes: Axes, axis: str, trials: Sequence[Trial], metric: str) -> None:
+    """Label and scale of one axis: logarithmic where the values span more than `LOG_RATIO`."""
+    label, factor = AXES[metric]
+    values = [(t.value(metric) or 0.0) * factor for t in trials]
+    getattr(axes, f"set_{axis}label")(label)
+    if metric != "accuracy" and values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
+        getattr(axes, f"set_{axis}scale")("log")
+        which = getattr(axes, f"{axis}axis")
+        which.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        which.set_minor_formatter(NullFormatter())
+
+
+def _legend_above(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    first = sorted(range(len(labels)), key=lambda i: (not labels[i].startswith("Pareto"), i))
+    axes.legend(
+        [handles[i] for i in first],
+        [labels[i] for i in first],
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=4,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+
+
+def _picks_by_trial(front: Front) -> dict[int, list[str]]:
+    picks: dict[int, list[str]] = {}
+    for band, pick in front.picks.items():
+        if pick.trial is not None:
+            picks.setdefault(pick.trial.number, []).append(band)
+    return picks
+
+
+def _front_label(trial: Trial, picks: Mapping[int, Sequence[str]]) -> str:
+    bands = ", ".join(picks.get(trial.number, ()))[:40]
+    return f"{trial.number} ({bands})" if bands else str(trial.number)
+
+
+def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes each label beside its point, on the side where it covers least of the points and the other labels."""
+    if not labels:
+        return
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # the Agg canvas has one
+    points = axes.transData.transform([(x, y) for x, y, _, _ in labels])
+    taken = [Bbox.from_bounds(px - 9, py - 9, 18, 18) for px, py in points]
+    frame = axes.get_window_extent(renderer)
+    for x, y, text, colour in labels:
+        best, best_cost = None, float("inf")
+        for dx, dy, ha, va in _SIDES:
+            label = axes.annotate(
+                text, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=8.5, color=colour, zorder=4,
+                annotation_clip=False, path_effects=[Stroke(linewidth=2.2, foreground="white"), Normal()],
+            )  # fmt: skip
+            box = label.get_window_extent(renderer)
+            cost = sum(_overlap(box, other) for other in taken) + box.width * box.height - _overlap(box, frame)
+            if cost < best_cost - 1e-6:
+                if best is not None:
+                    best.remove()
+                best, best_cost = label, cost
+            else:
+                label.remove()
+        if best is not None:
+            taken.append(best.get_window_extent(renderer))
+
+
+_SIDES = (
+    (6, 5, "left", "bottom"), (6, -5, "left", "top"), (-6, 5, "right", "bottom"), (-6, -5, "right", "top"),
+    (0, 12, "center", "bottom"), (0, -12, "center", "top"), (13, 0, "left", "center"), (-13, 0, "right", "center"),
+    (14, 14, "left", "bottom"), (14, -14, "left", "top"), (-14, 14, "right", "bottom"), (-14, -14, "right", "top"),
+)  # fmt: skip
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    both = Bbox.intersection(a, b)
+    return float(both.width * both.height) if both is not None else 0.0
