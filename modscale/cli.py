@@ -186,9 +186,7 @@ def latency(
     if provider not in PROVIDERS:
         raise InputError(f"must be one of {', '.join(PROVIDERS)}", place="--provider", value=provider)
     default = LatencySettings(threads=4, runs=4000) if paper else LatencySettings()
-    settings = replace(
-        default, provider=provider, threads=threads or default.threads, runs=runs or default.runs
-    )
+    settings = replace(default, provider=provider, threads=threads or default.threads, runs=runs or default.runs)
     specs = [_resolve(model, resolution) for model in models]
     measured = [
         latency_to_json(spec, result) for spec, result in zip(specs, measure_models(specs, settings), strict=True)

@@ -70,6 +70,17 @@ def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
     out.print(make_table("Networks of the paper; top-1 and latencies are the paper's", headings, table))
 
 
+def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
+    """The files of an export, and how far ONNX Runtime is from torch."""
+    size = f"{result['params']:,} params, {result['flops']:,} FLOPs"
+    out.print(f"[bold]{escape(spec.name)}[/] at {spec.resolution} x {spec.resolution}: {size}")
+    error = f"ONNX Runtime against torch: max abs error {result['max_abs_error']:.1e}"
+    weights = "loaded" if result["trained"] else "initial, not trained; --weights FILE puts in a checkpoint"
+    out.print(f"spec     {result['spec']}", soft_wrap=True)
+    out.print(f"ONNX     {result['onnx']} ({error})", soft_wrap=True)
+    out.print(f"weights  {result['weights']} ({weights})", soft_wrap=True)
+
+
 def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False) -> Table:
     """A table whose first column is text and whose others are figures."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")

@@ -243,10 +243,9 @@ class _Tasks:
         )
 
     def export(self, spec: ModelSpec, file: Path) -> float:
-        from modscale.export import export_onnx
-        from modscale.network import build_network
+        from modscale.export import export_onnx, fresh_network
 
-        return export_onnx(build_network(spec, seed=self.seed), spec, file)
+        return export_onnx(fresh_network(spec, seed=self.seed), spec, file)
 
     def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
         from modscale.proxy import train_proxy

@@ -46,7 +46,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         run = read_yaml(file)
     except InputError as error:
-        raise RunError(error.rule, file=error.file, place=error.place) from error
+        raise RunError(error.rule, file=error.file, place=error.place, value=error.value) from error
     if not isinstance(run, dict) or not isinstance(run.get("space"), dict):
         raise RunError("is not a run's settings: it has no space", file=file)
     return run
@@ -59,7 +59,7 @@ def read_run_space(folder: Path) -> SearchSpace:
     except RunError:
         raise
     except InputError as error:
-        raise RunError(error.rule, file=folder / RUN_FILE, place=f"space.{error.place}") from error
+        raise RunError(error.rule, file=folder / RUN_FILE, place=f"space.{error.place}", value=error.value) from error
 
 
 def check_folder(folder: Path, space: SearchSpace) -> bool:

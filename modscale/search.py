@@ -89,9 +89,7 @@ def run_search(
     return Outcome(trials=tuple(trials), references=tuple(measured), exhausted=exhausted)
 
 
-def _measure_reference(
-    index: int, spec: ModelSpec, evaluate: Evaluate, observer: Observer, file: Path
-) -> Trial:
+def _measure_reference(index: int, spec: ModelSpec, evaluate: Evaluate, observer: Observer, file: Path) -> Trial:
     trial = _try(spec.name, Candidate(number=index, choice={}, spec=spec), evaluate, observer)
     append_trial(file, trial)
     observer.finished(spec.name, trial)

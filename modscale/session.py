@@ -115,9 +115,7 @@ def _search(
             update_run(folder, space)
         else:
             write_run(folder, space, space_file, data)
-        study = SearchStudy(
-            space, build_tables(space), seed=space.search.seed, storage=study_url(folder / STUDY_FILE)
-        )
+        study = SearchStudy(space, build_tables(space), seed=space.search.seed, storage=study_url(folder / STUDY_FILE))
         progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
         with progress:
             outcome = run_search(
@@ -136,9 +134,7 @@ def _search(
 def published_reference(name: str, space: SearchSpace) -> ModelSpec:
     """A published network as the space would make it: at the space's resolution, classes and input channels."""
     base = space.base
-    return replace(
-        published(name), resolution=base.resolution, num_classes=base.num_classes, in_chans=base.in_chans
-    )
+    return replace(published(name), resolution=base.resolution, num_classes=base.num_classes, in_chans=base.in_chans)
 
 
 def _resolve(space: SearchSpace) -> SearchSpace:
@@ -165,7 +161,9 @@ def _picked(folder: Path, band: str) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError("cannot be read; `modscale report` rebuilds it", file=file) from error
     if band not in bands:
-        raise InputError(f"must be one of the run's bands: {', '.join(bands) or 'it has none'}", place="--pick", value=band)
+        raise InputError(
+            f"must be one of the run's bands: {', '.join(bands) or 'it has none'}", place="--pick", value=band
+        )
     if bands[band] is None:
         raise InputError("no trial of the run fits this band; report.md says why", place="--pick", value=band)
     return int(bands[band])

@@ -1,0 +1,122 @@
+"""The Optuna study: what it stores, what Optuna's own tools see, and how candidates are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from modscale.counts import count_model
+from modscale.errors import RunError
+from modscale.space import SearchSpace, parse_space
+from modscale.study import STUDY_NAME, Candidate, SearchStudy, parameter_importances, study_url
+from modscale.tables import build_tables
+from modscale.trials import Trial
+
+STAGES = [
+    {"dim": [16, 24, 40], "depth": {"low": 1, "high": 3}, "kernel_size": [[3], [3, 5], [7]]},
+    {"dim": [48, 64], "depth": [1, 2], "attention_depth": [0, 2], "attention_mlp_ratio": [2, 2.5, 4]},
+]
+
+
+def space_of(**keys: Any) -> SearchSpace:
+    return parse_space({"name": "toy", "stages": STAGES, "base": {"resolution": 64}, **keys})
+
+
+def study_of(space: SearchSpace, storage: str | None = None) -> SearchStudy:
+    return SearchStudy(space, build_tables(space), seed=0, storage=storage)
+
+
+def finish(candidate: Candidate, *, accuracy: float = 0.5, latency_ms: float = 1.0, state: str = "complete") -> Trial:
+    count = count_model(candidate.spec)
+    complete = state == "complete"
+    return Trial(
+        number=candidate.number,
+        state=state,
+        reason=None if complete else "a reason",
+        spec=candidate.spec,
+        params=count.params,
+        flops=count.flops,
+        latency_ms=latency_ms if complete else None,
+        latency_ci95_ms=0.1 if complete else None,
+        accuracy=accuracy if complete else None,
+        val_images=100 if complete else None,
+        seconds=1.0,
+        choice=candidate.choice,
+    )
+
+
+def test_optuna_itself_opens_the_study_and_finds_params_and_values(tmp_path: Path) -> None:
+    """The stored study has the objectives' directions, each trial's own options as params, and its values."""
+    space = space_of()
+    study = study_of(space, study_url(tmp_path / "study.db"))
+    candidate = study.ask()
+    assert candidate is not None
+    study.tell(finish(candidate, accuracy=0.25, latency_ms=3.5))
+    stored = optuna.load_study(study_name=STUDY_NAME, storage=study_url(tmp_path / "study.db"))
+    assert [direction.name for direction in stored.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert stored.trials[0].values == [0.25, 3.5]
+    assert stored.trials[0].params == dict(candidate.choice)
+    assert stored.trials[0].params["stages[0].dim"] == candidate.spec.stages[0].dim
+    kernels = "+".join(str(size) for size in candidate.spec.stages[0].kernel_size)
+    assert stored.trials[0].params["stages[0].kernel_size"] == kernels
+
+
+def test_a_failed_trial_is_failed_in_the_study(tmp_path: Path) -> None:
+    """Optuna's own state says which trials failed."""
+    study = study_of(space_of())
+    candidate = study.ask()
+    assert candidate is not None
+    study.tell(finish(candidate, state="failed"))
+    assert study.study.trials[0].state == optuna.trial.TrialState.FAIL
+
+
+def test_startup_trials_are_spread_over_the_sizes() -> None:
+    """Each start-up trial lies in its own step of log(params), where uniform draws would crowd near the largest."""
+    space = space_of(search={"startup_trials": 8})
+    study = study_of(space)
+    candidates = [study.ask() for _ in range(8)]
+    sizes = np.log([count_model(candidate.spec).params for candidate in candidates if candidate])
+    every = np.log(build_tables(space).count(build_tables(space).sample(np.random.default_rng(1), 20_000))[0])
+    steps = np.floor((sizes - every.min()) / (every.max() - every.min()) * 8).clip(0, 7)
+    assert len(set(steps)) >= 7
+
+
+def test_the_sampler_learns_from_what_it_is_told() -> None:
+    """When one width is better on both objectives, TPE proposes it more often than chance (one in three) after 20 trials."""
+    space = space_of(search={"startup_trials": 8})
+    study = study_of(space)
+    later = []
+    for number in range(40):
+        candidate = study.ask()
+        assert candidate is not None
+        good = candidate.choice["stages[0].dim"] == 24
+        study.tell(finish(candidate, accuracy=0.9 if good else 0.1, latency_ms=1.0 if good else 2.0))
+        if number >= 20:
+            later.append(good)
+    assert sum(later) >= 14
+
+
+def test_a_broken_study_file_is_one_clear_error(tmp_path: Path) -> None:
+    """A study.db that is no database is named, with what to do."""
+    (tmp_path / "study.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(RunError, match=r"study.db: is not a usable Optuna study; remove it"):
+        study_of(space_of(), study_url(tmp_path / "study.db"))
+
+
+def test_importances_find_the_parameter_that_matters() -> None:
+    """Accuracy set by one parameter alone: PED-ANOVA gives that one most of the weight."""
+    space = space_of(search={"startup_trials": 60, "sampler": "random"})
+    study = study_of(space)
+    trials = []
+    for _ in range(60):
+        candidate = study.ask()
+        assert candidate is not None
+        trials.append(finish(candidate, accuracy=candidate.spec.stages[0].depth / 4))
+    importances = parameter_importances(space, trials, "accuracy")
+    assert sum(importances.values()) == pytest.approx(1)
+    assert importances["stages[0].depth"] > 0.8
+    assert parameter_importances(space, trials, "latency_ms") == {}
