@@ -1,0 +1,98 @@
+"""The proxy, latency and search sections: defaults, and the line for each broken rule."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+import pytest
+
+from modscale.errors import InputError
+from modscale.settings import (
+    LatencySettings,
+    ProxySettings,
+    SearchSettings,
+    available_cores,
+    parse_latency,
+    parse_proxy,
+    parse_search,
+)
+
+SECTIONS = {
+    "proxy": (parse_proxy, ProxySettings),
+    "latency": (parse_latency, LatencySettings),
+    "search": (parse_search, SearchSettings),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_an_empty_section_is_all_defaults(name):
+    """A section that is missing, null or empty gives the defaults; so do the defaults written out."""
+    parse, kind = SECTIONS[name]
+    for document in (None, {}, asdict(kind())):
+        assert parse(document, name) == kind()
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "message"),
+    [
+        ("proxy", {"epochs": 0}, "proxy.epochs: must be 1 or more, got 0"),
+        ("proxy", {"learning_rate": 0}, "proxy.learning_rate: must be more than 0, got 0"),
+        ("proxy", {"learning_rate": ".inf"}, "proxy.learning_rate: must be a number, got '.inf'"),
+        ("proxy", {"warmup": 1}, "proxy.warmup: must be less than 1, got 1"),
+        ("proxy", {"resolution": 7}, "proxy.resolution: must be 8 or more, got 7"),
+        ("proxy", {"device": "tpu"}, "proxy.device: must be one of auto, cpu, cuda, got 'tpu'"),
+        ("proxy", {"threads": 0}, "proxy.threads: must be 1 or more, got 0"),
+        ("proxy", {"train_images": -1}, "proxy.train_images: must be 1 or more, got -1"),
+        ("proxy", {"lerning_rate": 1}, "proxy.lerning_rate: unknown key; did you mean learning_rate?"),
+        ("proxy", {"flip": 1}, "proxy.flip: must be true or false, got 1"),
+        ("proxy", 3, "proxy: must be a mapping (settings), got 3"),
+        ("proxy", [], "proxy: must be a mapping (settings), got []"),
+        ("latency", {"provider": "CPU"}, "latency.provider: must be one of cpu, cuda, got 'CPU'"),
+        ("latency", {"runs": 9}, "latency.runs: must be 10 or more, got 9"),
+        ("latency", {"warmup": 0}, "latency.warmup: must be 1 or more, got 0"),
+        ("search", {"trials": 0}, "search.trials: must be 1 or more, got 0"),
+        ("search", {"seed": -1}, "search.seed: must be 0 or more, got -1"),
+        ("search", {"seed": 2**32}, "search.seed: must be 4294967295 or less, got 4294967296"),
+        ("search", {"sampler": "grid"}, "search.sampler: must be one of tpe, random, got 'grid'"),
+        ("search", {"references": "s"}, "search.references: must be a list of published networks, got 's'"),
+        ("search", {"references": ["xl"]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got 'xl'"),
+        ("search", {"references": ["s", "s"]}, "search.references[1]: must not repeat a network, got 's'"),
+        ("search", {"references": [["s"]]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got ['s']"),
+    ],
+)
+def test_refused_settings(name, document, message):
+    """Each rule has its line, with the section and the key."""
+    with pytest.raises(InputError) as caught:
+        SECTIONS[name][0](document, name)
+    assert str(caught.value).startswith(message)
+
+
+def test_null_takes_everything():
+    """All images and all cores are asked for with null."""
+    proxy = parse_proxy({"train_images": None, "val_images": None, "threads": None}, "proxy")
+    assert (proxy.train_images, proxy.val_images, proxy.threads) == (None, None, None)
+
+
+def test_no_references_is_a_choice():
+    """An empty list leaves the published networks out."""
+    assert parse_search({"references": []}, "search").references == ()
+    assert parse_search({"references": ["s", "xxs"]}, "search").references == ("s", "xxs")
+
+
+def test_threads_of_a_measurement():
+    """Unless told, as many threads as the paper had, or every core where there are fewer."""
+    assert LatencySettings().resolved_threads() == min(4, available_cores())
+    assert LatencySettings(threads=7).resolved_threads() == 7
+
+
+def test_cores_are_those_this_process_may_use():
+    """A process that is bound to one core has one."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system binds no process to cores")
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
