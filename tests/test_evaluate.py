@@ -1,0 +1,123 @@
+"""The evaluator: one worker for torch, a fresh process for the clock, and a search that outlives both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modscale.counts import count_model
+from modscale.errors import DataError, ProviderError, TrialFailed
+from modscale.evaluate import Evaluator
+from modscale.space import SearchSpace, parse_space
+
+
+def tiny(**latency: object) -> SearchSpace:
+    return parse_space({
+        "name": "tiny",
+        "base": {"resolution": 32, "num_classes": 10},
+        "stages": [{"dim": [8, 16], "depth": 1}, {"dim": 16, "depth": 1}],
+        "proxy": {"resolution": 16, "epochs": 1, "threads": 1},
+        "latency": {"runs": 12, "warmup": 1, "threads": 1, **latency},
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that differ in brightness: any network learns them."""
+    rng = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("data") / "bright.npz"
+    arrays = {}
+    for split, count in (("train", 128), ("val", 40)):
+        labels = np.arange(count) % 2
+        noise = rng.integers(0, 60, (count, 16, 16, 3))
+        arrays[f"x_{split}"] = (noise + labels[:, None, None, None] * 150).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    np.savez(file, **arrays)
+    return file
+
+
+@pytest.fixture(scope="module")
+def evaluator(data: Path) -> Iterator[Evaluator]:
+    with Evaluator(tiny(), str(data)) as running:
+        yield running
+
+
+def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
+    """Counts are the closed form's, the easy classes are learnt, and the stages are announced in order."""
+    stages: list[str] = []
+    spec = tiny().base
+    evaluation = evaluator(spec, stages.append)
+    count = count_model(spec)
+    assert (evaluation.params, evaluation.flops) == (count.params, count.flops)
+    assert evaluation.accuracy == 1.0
+    assert evaluation.val_images == 40
+    assert evaluation.latency_ms > 0
+    assert stages == ["export", "latency", "training"]
+    assert (evaluator.summary.classes, evaluator.summary.train_images) == (2, 128)
+
+
+def test_training_again_gives_the_same_accuracy(evaluator: Evaluator) -> None:
+    """A candidate's accuracy is a function of the spec, the data and the seed."""
+    spec = tiny().base
+    assert evaluator(spec).accuracy == evaluator(spec).accuracy
+
+
+def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluator) -> None:
+    """As when the system runs out of memory: the trial has a reason, and a new worker takes over."""
+    assert evaluator.worker is not None
+    assert evaluator.worker.process.pid is not None
+    os.kill(evaluator.worker.process.pid, signal.SIGKILL)
+    with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
+        evaluator(tiny().base)
+    assert evaluator(tiny().base).accuracy == 1.0
+
+
+def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evaluator) -> None:
+    """An allocation that cannot succeed is the candidate's failure."""
+    huge = parse_space({"base": {"resolution": 32}, "stages": [{"dim": 16384, "depth": 1, "expansion": 64}]}).base
+    huge = replace(huge, stages=(replace(huge.stages[0], mlp_ratios=(64,)),))  # one matrix of 69 GB
+    with pytest.raises(TrialFailed, match="memory|allocate"):
+        evaluator(huge)
+
+
+def test_unusable_data_and_providers_end_it_before_it_begins(tmp_path: Path, data: Path) -> None:
+    """The error is the user's to mend, and no worker stays behind."""
+    with pytest.raises(DataError, match="nowhere"), Evaluator(tiny(), str(tmp_path / "nowhere")):
+        pass
+    with pytest.raises(ProviderError, match="CUDA"), Evaluator(tiny(provider="cuda"), str(data)):
+        pass
+
+
+def test_the_worker_goes_when_the_search_is_killed(data: Path) -> None:
+    """kill -9 on the parent leaves no orphan that trains on."""
+    script = (
+        "import sys, os, tests.test_evaluate as t\n"
+        "from modscale.evaluate import Evaluator\n"
+        "if __name__ == '__main__':\n"
+        "    with Evaluator(t.tiny(), sys.argv[1]) as e:\n"
+        "        print(e.worker.process.pid, flush=True); sys.stdin.read()\n"
+    )
+    file = data.with_name("parent.py")
+    file.write_text(script)
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, str(file), str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as parent:  # fmt: skip
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker is still alive")
