@@ -103,7 +103,7 @@ def search(
     summary = search_space(
         replace(space, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
     )
-    _show(summary, as_json, lambda: None)
+    _show(summary, as_json, lambda: _show_run(summary))
 
 
 @app.command()
@@ -181,12 +181,8 @@ def latency(
 ) -> None:
     """ONNX Runtime latency, batch 1, each model timed in a process of its own."""
     from modscale.latency import latency_to_json, measure_models
-    from modscale.settings import PROVIDERS, LatencySettings
 
-    if provider not in PROVIDERS:
-        raise InputError(f"must be one of {', '.join(PROVIDERS)}", place="--provider", value=provider)
-    default = LatencySettings(threads=4, runs=4000) if paper else LatencySettings()
-    settings = replace(default, provider=provider, threads=threads or default.threads, runs=runs or default.runs)
+    settings = _latency_settings(provider, threads, runs, paper=paper)
     specs = [_resolve(model, resolution) for model in models]
     measured = [
         latency_to_json(spec, result) for spec, result in zip(specs, measure_models(specs, settings), strict=True)
@@ -207,16 +203,10 @@ def report(
     debug: DebugOption = False,
 ) -> None:
     """Rebuild the Pareto report of a run from its files."""
-    from modscale.report import build_report
+    from modscale.session import report_run
 
-    files = build_report(run)
-
-    def show() -> None:
-        from modscale.console import show_report
-
-        show_report(run)
-
-    _show({key: str(path) for key, path in files.items()}, as_json, show)
+    summary = report_run(run)
+    _show(summary, as_json, lambda: _show_run(summary))
 
 
 @app.command()
@@ -269,6 +259,76 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
         show_models(rows)
 
     _show({"models": rows}, as_json, show)
+
+
+@app.command()
+def scale(
+    model: ModelArgument,
+    params: Annotated[float | None, typer.Option(help="Budget: learned numbers.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Budget: multiply-adds of one image.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Budget: ONNX Runtime latency here, ms.")] = None,
+    conv_only: Annotated[bool, typer.Option("--conv-only", help="Replace attention by convolutional blocks.")] = False,
+    resolution: Annotated[int | None, typer.Option(min=1, help="Fix the input's side; else it is scaled too.")] = None,
+    rule: Annotated[
+        str, typer.Option(help="efficientnet (depth, width, resolution) or efficientmod.")
+    ] = "efficientnet",
+    tolerance: Annotated[float, typer.Option(help="Share of the budget by which it may be missed.")] = 0.01,
+    provider: Annotated[str, typer.Option(help="For --latency-ms: cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="For --latency-ms: threads.")] = None,
+    runs: Annotated[int | None, typer.Option(min=10, help="For --latency-ms: timed runs a network.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scaled spec to this file.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Scale a network to a budget along depth, width and resolution."""
+    from modscale.document import check_choice
+    from modscale.scaling import RULES, scale_model, scaled_to_json
+
+    budgets = {"params": params, "flops": flops, "latency_ms": latency_ms}
+    given = {metric: value for metric, value in budgets.items() if value is not None}
+    if len(given) != 1:
+        raise InputError("give one budget: --params, --flops or --latency-ms", place="scale", value=sorted(given))
+    (metric, target), *_ = given.items()
+    chosen_rule = RULES[check_choice(rule, "--rule", tuple(RULES))]
+    spec = _resolve(model, None)
+
+    def measure(candidate: Any) -> float:
+        from modscale.latency import measure_models
+
+        return measure_models([candidate], _latency_settings(provider, threads, runs))[0].mean_ms
+
+    scaled = scale_model(
+        spec, metric, target, measure=measure, rule=chosen_rule, conv_only=conv_only, resolution=resolution,
+        tolerance=tolerance,
+    )  # fmt: skip
+    if out is not None:
+        from modscale.runs import write_text
+        from modscale.spec import spec_to_yaml
+
+        write_text(out, spec_to_yaml(scaled.spec))
+
+    def show() -> None:
+        from modscale.console import show_scaled
+
+        show_scaled(scaled)
+
+    _show(scaled_to_json(scaled), as_json, show)
+
+
+def _show_run(summary: Any) -> None:
+    from modscale.console import show_report
+    from modscale.session import run_trials
+
+    show_report(summary, run_trials(Path(summary["run"])))
+
+
+def _latency_settings(provider: str, threads: int | None, runs: int | None, *, paper: bool = False) -> Any:
+    from modscale.document import check_choice
+    from modscale.settings import PROVIDERS, LatencySettings
+
+    check_choice(provider, "--provider", PROVIDERS)
+    default = LatencySettings(threads=4, runs=4000) if paper else LatencySettings()
+    return replace(default, provider=provider, threads=threads or default.threads, runs=runs or default.runs)
 
 
 def _resolve(model: str, resolution: int | None) -> Any:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from modscale.counts import ModelCount, sum_by
+from modscale.counts import ModelCount, count_model, sum_by
 from modscale.spec import ModelSpec
 from modscale.trials import Trial
+
+if TYPE_CHECKING:  # these pull in numpy, which `count` does not need
+    from modscale.scaling import ScaledModel
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -68,6 +71,49 @@ def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
         ))  # fmt: skip
     headings = ["model", "where", "top-1 %", "params M", "paper", "FLOPs G", "paper", "GPU ms", "CPU ms"]
     out.print(make_table("Networks of the paper; top-1 and latencies are the paper's", headings, table))
+
+
+def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+    """The front, the picks and where the report lies."""
+    number = {trial.number: trial for trial in trials}
+    rows = []
+    for chosen in (number[n] for n in summary["front"]):
+        bands = [band for band, pick in summary["bands"].items() if pick == chosen.number]
+        probability = summary["front_probability"].get(str(chosen.number))
+        rows.append((
+            f"trial {chosen.number}", _percent(chosen.accuracy), _error(chosen), _milliseconds(chosen),
+            f"{chosen.params / 1e6:.2f}", f"{chosen.flops / 1e9:.3f}",
+            "" if probability is None else f"{probability:.0%}", ", ".join(bands),
+        ))  # fmt: skip
+    headings = ["front", "accuracy", "±", "latency ms", "params M", "FLOPs G", "sure", "picked for"]
+    out.print(make_table("Pareto front (proxy accuracy, not ImageNet's)", headings, rows))
+    for band, pick in summary["bands"].items():
+        if pick is None:
+            out.print(escape(f"{band}: none: {summary['reasons'][band]}"), soft_wrap=True)
+    out.print(escape(f"report: {summary['files']['html']}"), soft_wrap=True)
+
+
+def show_scaled(scaled: ScaledModel) -> None:
+    """The scaled network beside its source, and how near it is to the budget."""
+    rows = []
+    for spec in (scaled.source, scaled.spec):
+        count = count_model(spec)
+        stages = "  ".join(
+            f"{s.dim}x{s.depth}" + (f"+{s.attention_depth}" * (s.attention_depth > 0)) for s in spec.stages
+        )
+        rows.append((spec.name, stages, str(spec.resolution), f"{count.params:,}", f"{count.flops:,}"))
+    headings = ["network", "dim x depth + attention", "resolution", "params", "FLOPs"]
+    target = f"{scaled.target:,.0f}" if scaled.metric != "latency_ms" else f"{scaled.target:g}"
+    out.print(make_table(f"{scaled.source.name} scaled to {target} {scaled.metric}", headings, rows))
+    value = f"{scaled.value:,.2f}" if scaled.metric == "latency_ms" else f"{scaled.value:,.0f}"
+    verdict = "within" if scaled.within_tolerance else "NOT within"
+    out.print(
+        f"{value} {scaled.metric}: {scaled.relative_error:+.2%} off the budget, {verdict} {scaled.tolerance:.1%};"
+        f" phi {scaled.phi:.2f}, widths in steps of {scaled.width_step}",
+        soft_wrap=True,
+    )
+    if scaled.reason:
+        out.print(escape(scaled.reason), soft_wrap=True)
 
 
 def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
@@ -148,6 +194,23 @@ class Stopwatch:
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _error(trial: Trial) -> str:
+    """Standard error of the accuracy, from the number of validation images."""
+    if trial.accuracy is None or not trial.val_images:
+        return ""
+    return f"{(trial.accuracy * (1 - trial.accuracy) / trial.val_images) ** 0.5:.1%}"
+
+
+def _milliseconds(trial: Trial) -> str:
+    if trial.latency_ms is None:
+        return ""
+    return f"{trial.latency_ms:.2f}" + ("" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.2f}")
 
 
 def _figure(value: object) -> str:

@@ -32,7 +32,7 @@ from modscale.space import SearchSpace
 from modscale.spec import ModelSpec
 from modscale.study import SearchStudy, study_url
 from modscale.tables import build_tables
-from modscale.trials import read_trials
+from modscale.trials import Trial, read_trials
 from modscale.variants import published, resolve_model
 
 
@@ -62,20 +62,35 @@ def search_space(
             stop = error
         if not (folder / RUN_FILE).exists():
             raise stop or RunError("nothing was measured", file=folder)
-        trials = read_trials(folder / TRIALS_FILE)
-        files = build_report(folder)
+        summary = report_run(folder)
         if isinstance(stop, KeyboardInterrupt):
-            say(f"stopped: {len(trials)} of {limit} trials finished, reported in {folder};"
-                " the same command goes on from here")  # fmt: skip
+            stands = f"{summary['trials']} of {limit} trials finished, reported in {folder}"
+            say(f"stopped: {stands}; the same command goes on from here")
         if stop is not None:
             raise stop
+    return summary
+
+
+def report_run(folder: Path) -> dict[str, Any]:
+    """Rebuilds the report of a run from its files; returns what stands in `front.json`, and where the files are.
+
+    Raises:
+        RunError: the folder is no run, is broken or cannot be written to.
+    """
+    files = build_report(folder)
+    trials = run_trials(folder)
     return {
         "run": str(folder),
         "trials": len(trials),
         "complete": sum(trial.state == "complete" for trial in trials),
         "files": {key: str(path) for key, path in files.items()},
-        **json.loads((folder / "front.json").read_text(encoding="utf-8")),
+        **json.loads(files["front"].read_text(encoding="utf-8")),
     }
+
+
+def run_trials(folder: Path) -> list[Trial]:
+    """The finished trials of a run. Raises RunError."""
+    return read_trials(folder / TRIALS_FILE)
 
 
 def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None) -> ModelSpec:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -191,7 +191,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         """The architecture of a start-up trial: uniform within its step of log(params)."""
         steps = self.space.search.startup_trials
         order = np.random.default_rng([self.seed]).permutation(steps)
-        drawn = sample_feasible(self.tables, rng, 4 * BATCH)
+        drawn = self.tables.sample_feasible(rng, 4 * BATCH)
         params, _ = self.tables.count(drawn)
         size = np.log(params.astype(float))
         edges = np.linspace(size.min(), size.max() + 1e-9, steps + 1)
@@ -206,7 +206,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
 
     def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:
         """A feasible, new architecture drawn uniformly; what is left of a small space is searched through."""
-        for rows in (sample_feasible(self.tables, rng, 1 + 8 * len(self.taken)), iter_feasible(self.tables)):
+        for rows in (self.tables.sample_feasible(rng, 1 + 8 * len(self.taken)), self.tables.iter_feasible()):
             for row in rows:
                 options = self.tables.choice(row)
                 if self._is_new(options):
@@ -234,26 +234,6 @@ def parameter_importances(space: SearchSpace, trials: Sequence[Trial], metric: s
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         importances = optuna.importance.get_param_importances(study)
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
-
-
-def sample_feasible(tables: SpaceTables, rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
-    """[n, S] feasible architectures drawn uniformly; fewer, or none, where rejection finds no more."""
-    found: list[np.ndarray[Any, Any]] = []
-    for _ in range(200):
-        rows = tables.sample(rng, max(BATCH, n))
-        found.append(rows[tables.feasible(rows)])
-        if sum(map(len, found)) >= n:
-            break
-    return np.concatenate(found)[:n]
-
-
-def iter_feasible(tables: SpaceTables) -> Iterator[np.ndarray[Any, Any]]:
-    """Every feasible architecture once, in order."""
-    total = tables.space.size()
-    for start in range(0, total, BATCH):
-        flat = np.arange(start, min(start + BATCH, total))
-        rows = np.stack(np.unravel_index(flat, tables.sizes), axis=1)
-        yield from rows[tables.feasible(rows)]
 
 
 def study_url(path: Path) -> str:
