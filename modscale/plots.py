@@ -18,6 +18,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from modscale.design_reading import DesignReading, ParameterReading, is_number
 from modscale.front import Z95, Front, metric_error
 from modscale.trials import Trial
 
@@ -34,6 +35,10 @@ MOST_NUMBERS = 14
 """Front trials up to which each is labelled with its number; beyond it only the picks are."""
 MOST_MARKS = 2000
 """Dominated trials up to which they are drawn as shapes; beyond it as one picture inside the SVG."""
+MOST_PARAMETERS = 24
+"""Parameters in the plot of the design reading, the most important first."""
+METRIC_COLOURS = ("#0b5fa5", "#c2410c")
+READING_LABELS = {"accuracy": "accuracy", "latency_ms": "latency"}
 DPI = 150
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -98,6 +103,76 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         labels += [(t, t.spec.name[:24], COLOURS["reference"]) for t in shown]
         _place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
         return _render(figure)
+
+
+def draw_reading(reading: DesignReading) -> Picture:
+    """Left, each parameter's importance with its 90 % interval and what chance gives; right, where the halves lie.
+
+    The right shows the middle 80 % and the median of the better and the worse half along each parameter's own range,
+    thin lines reaching as far as the 90 % intervals of its ends do; options that are no numbers stand as text.
+    """
+    parameters = reading.parameters[:MOST_PARAMETERS]
+    metrics = list(parameters[0].importance) if parameters else []
+    split = "accuracy" if parameters and "accuracy" in parameters[0].better else "front"
+    with _figure(8.4, 1.5 + 0.42 * max(len(parameters), 2)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for k, metric in enumerate(metrics):
+            lift = 0.17 * (k - (len(metrics) - 1) / 2)
+            shares = [p.importance[metric].share for p in parameters]
+            centre = np.array([100 * s.value for s in shares])
+            reach = np.array([[100 * (s.value - s.low) for s in shares], [100 * (s.high - s.value) for s in shares]])
+            rows = np.arange(len(parameters)) + lift
+            left.errorbar(
+                centre, rows, xerr=reach, fmt="o", ms=5, color=METRIC_COLOURS[k], elinewidth=1.4, capsize=2,
+                label=READING_LABELS[metric],
+            )  # fmt: skip
+            left.scatter(
+                [100 * min(p.importance[metric].chance, 1.0) for p in parameters], rows, marker="|", s=60, zorder=1,
+                color=METRIC_COLOURS[k], alpha=0.45, label="by chance" if k == 0 else None,
+            )  # fmt: skip
+        for row, parameter in enumerate(parameters):
+            _draw_halves(right, row, parameter, split)
+        left.set_yticks(np.arange(len(parameters)), [p.name for p in parameters], fontsize=8.5)
+        left.set_ylim(len(parameters) - 0.4, -0.6)
+        left.set_xlim(left=0)
+        left.set_xlabel("importance, % of all parameters, 90 % intervals", fontsize=9)
+        left.grid(color=COLOURS["grid"], lw=0.8)
+        right.set_xlim(-0.12, 1.12)
+        right.set_xticks([])
+        right.spines[["bottom", "left"]].set_visible(False)
+        right.tick_params(axis="y", length=0)
+        by = "accuracy" if split == "accuracy" else "distance to the front"
+        right.set_xlabel(f"halves by {by}: middle 80 %, median", fontsize=9)
+        for label, colour in (("better half", COLOURS["front"]), ("worse half", COLOURS["dominated"])):
+            right.plot([], [], color=colour, marker="o", ms=5, lw=3, label=label)
+        for axes in (left, right):
+            if metrics or axes is right:
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8.5, handletextpad=0.4)
+        return _render(figure)
+
+
+def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) -> None:
+    halves = ((parameter.worse[split], 0.13, "dominated"), (parameter.better[split], -0.13, "front"))
+    if not is_number(parameter):
+        for half, lift, colour in halves:
+            shares = sorted((half.shares or {}).items(), key=lambda item: -item[1].value)[:3]
+            text = ", ".join(f"{label[:14]} {100 * share.value:.0f} %" for label, share in shares)
+            axes.text(
+                0, row + 1.3 * lift, text, fontsize=7.5, va="center", color=COLOURS[colour] if lift < 0 else "#5d6873"
+            )
+        return
+    numbers = sorted(float(option) for option in parameter.options)
+    span = numbers[-1] - numbers[0]
+    axes.plot([0, 1], [row, row], color=COLOURS["grid"], lw=1, zorder=0)
+    axes.text(-0.02, row, f"{numbers[0]:g}", fontsize=7.5, ha="right", va="center")
+    axes.text(1.02, row, f"{numbers[-1]:g}", fontsize=7.5, ha="left", va="center")
+    for half, lift, colour in halves:
+        if half.low is not None and half.median is not None and half.high is not None:
+            ends = (half.low.low, half.low.value, half.median.value, half.high.value, half.high.high)
+            outer, low, median, high, outermost = ((end - numbers[0]) / span for end in ends)
+            axes.plot([outer, outermost], [row + lift] * 2, color=COLOURS[colour], lw=1, alpha=0.75)
+            axes.plot([low, high], [row + lift] * 2, color=COLOURS[colour], lw=3, alpha=0.75, solid_capstyle="round")
+            axes.plot([median], [row + lift], marker="o", ms=5, color=COLOURS[colour])
 
 
 @contextmanager

@@ -217,8 +217,10 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         return network_key(self.space.spec(options)) not in self.taken
 
 
-def parameter_importances(space: SearchSpace, trials: Sequence[Trial], metric: str) -> dict[str, float]:
-    """How much each searched parameter matters for `metric`: Optuna's PED-ANOVA, normalised to a sum of 1.
+def parameter_importances(
+    space: SearchSpace, trials: Sequence[Trial], metric: str, *, normalize: bool = True
+) -> dict[str, float]:
+    """How much each searched parameter matters for `metric`: Optuna's PED-ANOVA, normalised to a sum of 1 or raw.
 
     Only complete trials count; an empty dict where fewer than two, or where all values are equal.
     """
@@ -232,7 +234,7 @@ def parameter_importances(space: SearchSpace, trials: Sequence[Trial], metric: s
         study.add_trial(create_trial(value=value, params=dict(trial.choice), distributions=distributions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        importances = optuna.importance.get_param_importances(study)
+        importances = optuna.importance.get_param_importances(study, normalize=normalize)
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
 
 

@@ -80,7 +80,7 @@ def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
         return f"{value:.10g} ms" if exact else f"{value:.3g} ms"
     if exact:
         return f"{value:,.0f}"
-    return f"{value / 1e6:.4g} M" if metric == "params" else f"{value / 1e9:.4g} G"
+    return f"{value / 1e9:.4g} G" if metric == "flops" and value >= 1e8 else f"{value / 1e6:.4g} M"
 
 
 def append_trial(path: str | Path, trial: Trial) -> None:

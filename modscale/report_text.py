@@ -1,0 +1,281 @@
+"""What a report says: everything its templates print, as text."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modscale import __version__
+from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
+from modscale.document import dump_yaml
+from modscale.front import Front, accuracy_error, limits_text, objective_values
+from modscale.pareto import pareto_front
+from modscale.plots import Picture
+from modscale.space import SearchSpace
+from modscale.spec import ModelSpec
+from modscale.trials import Trial, metric_text
+
+SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
+METRIC_NAMES = {"accuracy": "accuracy", "latency_ms": "latency", "params": "params", "flops": "FLOPs"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What a run's folder holds."""
+
+    folder: Path
+    document: Mapping[str, Any]
+    """`run.yaml` as it stands."""
+    space: SearchSpace
+    trials: tuple[Trial, ...]
+    references: tuple[Trial, ...]
+
+
+def write_context(
+    run: Run, front: Front, picture: Picture, reading: DesignReading, reading_picture: Picture | None
+) -> dict[str, Any]:
+    """Everything the templates print, as text."""
+    space, states = run.space, [trial.state for trial in run.trials]
+    picked: dict[int, list[str]] = {}
+    for band, pick in front.picks.items():
+        if pick.trial is not None:
+            picked.setdefault(pick.trial.number, []).append(band)
+    rows = {t.number: _row(t, front, picked) for t in (*front.members, *front.dominated)}
+    return {
+        "name": space.name,
+        "version": __version__,
+        "headline": _headline(run, front),
+        "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
+        "total": len(states),
+        "minutes": f"{sum(t.seconds for t in (*run.trials, *run.references)) / 60:.1f}",
+        "started": str(run.document.get("started", "not recorded")),
+        "objectives": [f"{METRIC_NAMES[m]} ({d})" for m, d in space.objectives.items()],
+        "proxy_sentence": _proxy_sentence(run),
+        "picks": [_pick_row(band, front, run, rows) for band in front.picks],
+        "front": [rows[t.number] for t in front.members],
+        "dominated": [rows[t.number] for t in front.dominated],
+        "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
+        "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
+        "references": [_reference_row(t, front, space.objectives) for t in run.references],
+        "hypervolume": f"{front.hypervolume:.6g}",
+        "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
+        "reference_point": [f"{METRIC_NAMES[m]} {metric_text(m, v)}" for m, v in front.reference.items()],
+        "settings": _settings(run),
+        "machine": _pairs(section(run, "machine")),
+        "versions": _pairs(section(run, "versions")),
+        "data": _pairs(section(run, "data")),
+        "command": _command(run),
+        "space_yaml": dump_yaml(run.document["space"]),
+        "reading": _reading_view(reading, reading_picture),
+        "plot": _base64(picture.svg),
+        "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
+    }
+
+
+def _headline(run: Run, front: Front) -> str:
+    """The first sentence of the report."""
+    best = max(front.members, key=lambda t: (t.accuracy or 0.0, -(t.latency_ms or 0.0)), default=None)
+    if best is None:
+        return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
+    return f"The most accurate network on the front is trial {best.number}: {_measured(best)}."
+
+
+def _measured(trial: Trial) -> str:
+    """All that was measured of one trial, in one line."""
+    parts = [f"accuracy {_accuracy(trial)}", f"latency {_latency(trial)}"]
+    return ", ".join(
+        [*parts, f"{metric_text('params', trial.params)} params", f"{metric_text('flops', trial.flops)} FLOPs"]
+    )
+
+
+def _proxy_sentence(run: Run) -> str:
+    data, proxy = section(run, "data"), run.space.proxy
+    known = {key: data.get(key, "an unknown number of") for key in ("classes", "train_images", "val_images")}
+    return (
+        f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
+        f" classes that a network gets right after {proxy.epochs} epochs on {known['train_images']} training images at"
+        f" {proxy.resolution} px. It ranks the candidates of this run against each other. It is not ImageNet accuracy,"
+        " and a network that learns slowly may rank lower here than it would after full training."
+    )
+
+
+def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]]) -> dict[str, str]:
+    return {
+        "number": str(trial.number),
+        "accuracy": _accuracy(trial),
+        "latency": _latency(trial),
+        "params": metric_text("params", trial.params),
+        "flops": metric_text("flops", trial.flops),
+        "chance": f"{100 * front.probability[trial.number]:.0f} %",
+        "ties": _numbers(front.ties.get(trial.number, ())),
+        "bands": ", ".join(picked.get(trial.number, ())),
+        "architecture": architecture_text(trial.spec),
+    }
+
+
+def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:
+    pick = front.picks[band]
+    return {
+        "band": band,
+        "limits": limits_text(run.space.bands[band]) or "no limits",
+        "trial": None if pick.trial is None else rows[pick.trial.number],
+        "reason": pick.reason,
+        "ties": _numbers(pick.ties),
+    }
+
+
+def _reference_row(trial: Trial, front: Front, objectives: Mapping[str, str]) -> dict[str, str]:
+    measured = trial.state == "complete" and all(trial.value(metric) is not None for metric in objectives)
+    return {
+        "name": trial.spec.name,
+        "accuracy": _accuracy(trial) if measured else trial.reason or trial.state,
+        "latency": _latency(trial),
+        "params": metric_text("params", trial.params),
+        "flops": metric_text("flops", trial.flops),
+        "beaten_by": _numbers([t.number for t in front.members if _dominates(t, trial, objectives)])
+        if measured
+        else "",
+    }
+
+
+def _dominates(trial: Trial, other: Trial, objectives: Mapping[str, str]) -> bool:
+    return pareto_front(objective_values([trial, other], objectives), list(objectives.values())) == [0]
+
+
+def _unfinished_row(trial: Trial) -> dict[str, str]:
+    return {
+        "number": str(trial.number),
+        "reason": trial.reason or "no reason recorded",
+        "params": metric_text("params", trial.params),
+        "flops": metric_text("flops", trial.flops),
+        "architecture": architecture_text(trial.spec),
+    }
+
+
+def _accuracy(trial: Trial) -> str:
+    """With its standard error."""
+    if trial.accuracy is None:
+        return "not measured"
+    error = accuracy_error(trial)
+    return f"{100 * trial.accuracy:.1f} %" if error is None else f"{100 * trial.accuracy:.1f} ± {100 * error:.1f} %"
+
+
+def _latency(trial: Trial) -> str:
+    """With half of its 95 % interval."""
+    if trial.latency_ms is None:
+        return "not measured"
+    digits = 3 if trial.latency_ms < 1 else 2 if trial.latency_ms < 100 else 1
+    interval = "" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.{digits}f}"
+    return f"{trial.latency_ms:.{digits}f}{interval} ms"
+
+
+def _numbers(numbers: Sequence[int], most: int = 8) -> str:
+    """As in `3, 5, 8 and 12 more`."""
+    rest = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, sorted(numbers)[:most])) + rest
+
+
+def section(run: Run, key: str) -> Mapping[str, Any]:
+    """A mapping of `run.yaml`; empty where it is missing or something else."""
+    section = run.document.get(key)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _pairs(section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key).replace("_", " "), _plain(value)) for key, value in section.items()]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    """Section to its settings in one line."""
+    return [
+        (title, ", ".join(f"{key} {value}" for key, value in _pairs(asdict(settings))))
+        for title, settings in (
+            ("proxy", run.space.proxy),
+            ("latency", run.space.latency),
+            ("search", run.space.search),
+        )
+    ]
+
+
+def _command(run: Run) -> str:
+    """What makes a run like this one."""
+    source = str(section(run, "data").get("source", "synthetic"))
+    search = run.space.search
+    words = ["modscale", "search", str(run.document.get("space_file", "SPACE.yaml")), "--data", source]
+    return shlex.join([*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", str(run.folder)])
+
+
+def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, Any]:
+    """The design reading as the templates print it."""
+    first = reading.parameters[0] if reading.parameters else None
+    return {
+        "summary": reading.summary,
+        "plot": None if picture is None else _base64(picture.svg),
+        "metrics": [METRIC_NAMES[metric] for metric in first.importance] if first else [],
+        "splits": [SPLIT_NAMES[split] for split in first.better] if first else [],
+        "rows": [
+            {
+                "name": parameter.name,
+                "options": _options_text(parameter),
+                "importances": [
+                    (_interval_text(i.share, percent=True), _chance_text(i.chance), i.share.value > i.chance)
+                    for i in parameter.importance.values()
+                ],
+                "halves": [
+                    (_half_text(parameter.better[split]), _half_text(parameter.worse[split]))
+                    for split in parameter.better
+                ],
+            }
+            for parameter in reading.parameters
+        ],
+    }
+
+
+def _chance_text(chance: float) -> str:
+    return f"{100 * chance:.0f} %" if chance < 1 else "over 100 %"
+
+
+def _options_text(parameter: ParameterReading) -> str:
+    if is_number(parameter) and len(parameter.options) > 6:
+        numbers = sorted(float(option) for option in parameter.options)
+        return f"{numbers[0]:g} to {numbers[-1]:g}"
+    return ", ".join(map(str, parameter.options))
+
+
+def _half_text(half: Half) -> str:
+    if half.low is None or half.median is None or half.high is None:
+        shares = sorted((half.shares or {}).items(), key=lambda item: -item[1].value)
+        return ", ".join(f"{label} {_interval_text(share, percent=True)}" for label, share in shares)
+    ends = f"{_interval_text(half.low)} to {_interval_text(half.high)}"
+    return f"{ends}, median {_interval_text(half.median)}"
+
+
+def _interval_text(interval: Interval, *, percent: bool = False) -> str:
+    """The estimate, then its interval in brackets where it has any width."""
+    factor, unit = (100, " %") if percent else (1, "")
+    value, low, high = (
+        f"{round(factor * v, 0 if percent else 2):g}" for v in (interval.value, interval.low, interval.high)
+    )
+    return f"{value}{unit}" if low == high else f"{value}{unit} [{low}, {high}]"
+
+
+def architecture_text(spec: ModelSpec) -> str:
+    """Width x blocks of each stage, attention blocks behind a plus, as in `32x2 64x2 128x6+1 256x2+2`."""
+    return " ".join(
+        f"{stage.dim}\u00d7{stage.depth}" + (f"+{stage.attention_depth}" if stage.attention_depth else "")
+        for stage in spec.stages
+    )
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
