@@ -105,10 +105,8 @@ def _read_pickle(path: Path) -> object:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # old formats warn; what matters is checked below
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in torch's reader
-        asked = re.search(r"(?:GLOBAL|class|function) ([A-Za-z_][\w.]*\.\w+)", str(error))
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader, as an OSError too
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and asked:
             raise CheckpointError(f"asks for {asked[1]}; only tensors and plain values are read") from error
         raise CheckpointError("not a whole PyTorch checkpoint") from error

@@ -35,7 +35,7 @@ from modscale.checkpoint import load_weights, save_weights, write_whole
 from modscale.counts import count_model
 from modscale.errors import InputError, MismatchError
 from modscale.network import build_network
-from modscale.spec import ModelSpec, load_spec, spec_to_yaml
+from modscale.spec import ModelSpec, parse_spec, spec_to_yaml
 
 OPSET = 17
 
@@ -196,11 +196,11 @@ def compare(network: nn.Module, model: bytes, images: dict[str, np.ndarray], *, 
     """
     with torch.inference_mode():
         expected = {name: network(torch.from_numpy(image)).numpy() for name, image in images.items()}
-    found = runtime.run_images(model, images)
-    error = max(float(np.abs(found[name] - expected[name]).max()) for name in images)
     scale = max(float(np.abs(logits).max()) for logits in expected.values())
     if not math.isfinite(scale):
         raise MismatchError(f"the network, {what}, gives logits that are not finite; it is neither written nor timed")
+    found = runtime.run_images(model, images)
+    error = max(float(np.abs(found[name] - expected[name]).max()) for name in images)
     if not error <= TOLERANCE * scale:  # also when the error is not a number
         raise MismatchError(
             f"the exported model, {what}, differs from PyTorch by {error:.2g} where logits reach {scale:.2g} "
@@ -255,11 +255,11 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def main() -> int:
-    """`python -m modscale.export SPEC OUT_DIR SEED`: one export in a process of its own, answered in one JSON line."""
-    spec_file, out_dir, seed = sys.argv[1:]
+    """A process of its own for exports: `[[spec, out_dir, seed], ...]` as JSON in, one JSON line out."""
     try:
-        result = export_model(load_spec(spec_file), out_dir, seed=int(seed))
-        answer: dict[str, Any] = {"max_abs_error": result.max_abs_error}
+        for document, out_dir, seed in json.load(sys.stdin):
+            export_model(parse_spec(document), out_dir, seed=seed)
+        answer = {}
     except InputError as error:
         answer = {"input_error": str(error)}
     except MismatchError as error:

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
@@ -29,7 +29,7 @@ from typing import Any
 from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings, available_cores
-from modscale.spec import ModelSpec, spec_to_yaml
+from modscale.spec import ModelSpec, spec_to_dict
 
 PROCESSES = 3
 """Fresh processes that share the runs of one model."""
@@ -77,7 +77,7 @@ class Latency:
 
 def check_provider(provider: str) -> None:
     """Raises ProviderError where ONNX Runtime lacks `provider`; asked in a process of its own."""
-    _ask(["-m", "modscale.runtime"], {"available": provider})
+    _ask("modscale.runtime", {"available": provider})
 
 
 def measure_latency(onnx_file: str | Path, settings: LatencySettings) -> Latency:
@@ -97,7 +97,7 @@ def measure_files(
         ProviderError: the provider is not there, or would fall back.
         TrialFailed: a worker failed, was killed or took too long.
     """
-    count = min(PROCESSES, settings.runs)
+    count = max(1, min(PROCESSES, settings.runs // 2))
     shares = [settings.runs // count + (i < settings.runs % count) for i in range(count)]
     seen: list[list[Timings]] = [[] for _ in onnx_files]
     order = list(range(len(onnx_files)))
@@ -121,20 +121,9 @@ def measure_models(
         ProviderError, TrialFailed: see `measure_files`.
     """
     with tempfile.TemporaryDirectory(prefix="modscale-latency-") as folder:
-        files = []
-        for i, spec in enumerate(specs):
-            out = Path(folder) / str(i)
-            export_apart(spec, out)
-            files.append(out / "model.onnx")
-        return measure_files(files, settings, on_round=on_round)
-
-
-def export_apart(spec: ModelSpec, out_dir: Path, *, seed: int = 0) -> None:
-    """`export.export_model` in a process of its own, so that torch's threads are gone before anything is timed."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    spec_file = out_dir / "asked.yaml"
-    spec_file.write_text(spec_to_yaml(spec))
-    _ask(["-m", "modscale.export", str(spec_file), str(out_dir), str(seed)], {})
+        outs = [Path(folder) / str(i) for i in range(len(specs))]
+        _ask("modscale.export", [[spec_to_dict(spec), str(out), 0] for spec, out in zip(specs, outs, strict=True)])
+        return measure_files([out / "model.onnx" for out in outs], settings, on_round=on_round)
 
 
 def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
@@ -187,11 +176,16 @@ def _half_width(means: Sequence[float]) -> float:
 
 
 def _student_t(freedom: int) -> float:
-    """97.5 % quantile of Student's t; from 11 degrees on by its expansion in 1/freedom, good to 1e-3 there."""
+    """97.5 % quantile of Student's t; from 11 degrees on by its expansion in 1/freedom, good to 5e-4 there."""
     if freedom in _STUDENT_T:
         return _STUDENT_T[freedom]
     z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
 
 
 def _job(onnx_file: str | Path, settings: LatencySettings, runs: int) -> Job:
@@ -206,25 +200,24 @@ def _job(onnx_file: str | Path, settings: LatencySettings, runs: int) -> Job:
 
 
 def _run_worker(job: Job) -> Timings:
-    timings = _ask(["-m", "modscale.runtime"], asdict(job))["timings"]
+    timings = _ask("modscale.runtime", asdict(job))["timings"]
     return Timings(**{**timings, "times_ns": tuple(timings["times_ns"])})
 
 
-def _ask(command: list[str], question: Mapping[str, object]) -> dict[str, Any]:
-    """Starts a process, gives it `question` and returns its one line of JSON, or raises what that tells of."""
+def _ask(module: str, question: object) -> dict[str, Any]:
+    """Runs `module` in a fresh process and returns its one line of JSON to `question`, or raises what that says."""
+    command = [sys.executable, "-m", module]
     try:
-        done = subprocess.run(
-            [sys.executable, *command], input=json.dumps(question), capture_output=True, text=True, timeout=LIMIT_S
-        )
+        done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired as error:
-        raise TrialFailed(f"{command[1]} took longer than {LIMIT_S:.0f} s") from error
+        raise TrialFailed(f"{module} took longer than {LIMIT_S:g} s") from error
     if done.returncode < 0:
-        raise TrialFailed(f"{command[1]} was ended by {_signal_name(-done.returncode)}")
+        raise TrialFailed(f"{module} was ended by {_signal_name(-done.returncode)}")
     try:
         answer = json.loads(done.stdout)
     except ValueError as error:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise TrialFailed(f"{command[1]} ended with code {done.returncode}: {''.join(last)[:300]}") from error
+        last = "".join(done.stderr.strip().splitlines()[-1:])[:300]
+        raise TrialFailed(f"{module} ended with code {done.returncode}: {last or 'it said nothing'}") from error
     for key, kind in _ERRORS.items():
         if key in answer:
             raise kind(answer[key])

@@ -55,7 +55,7 @@ class Timings:
     times_ns: tuple[int, ...]
     """Wall time of each timed run, in order, nanoseconds."""
     threads_before: int
-    """Threads of the process just before the session was made (1: no other pool is alive); 0 where unknown."""
+    """Threads of the process just before ONNX Runtime was loaded (1: no other pool is alive); 0 where unknown."""
     preemptions: int
     """Times the system took a core away from the process during the timed runs; -1 where unknown."""
 
@@ -135,9 +135,10 @@ def time_model(job: Job) -> Timings:
         TrialFailed: the runs would take longer than the job's limit.
     """
     import numpy as np
-    import onnxruntime
 
     threads_before = _thread_count()
+    import onnxruntime
+
     session = open_session(job.onnx_file, provider=job.provider, threads=job.threads)
     shape = session.get_inputs()[0].shape
     image = np.random.default_rng(job.seed).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,280 @@
+"""Latency: fresh processes without torch, providers that are what they say, and intervals that hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from dataclasses import asdict
+from statistics import fmean, stdev
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from modscale import latency, runtime
+from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed
+from modscale.latency import Latency, confidence_half_width, latency_to_json, measure_files, measure_latency
+from modscale.runtime import Job, Timings
+from modscale.settings import LatencySettings
+from modscale.spec import parse_spec
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """A small model with the names of an exported one: logits = mean of a GELU-free product of the image."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 1, 1])
+    nodes = [
+        helper.make_node("Mul", ["image", "image"], ["x"]),
+        helper.make_node("GlobalAveragePool", ["x"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "tiny", [image], [logits])
+    file = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    return file
+
+
+def job(file, **changes) -> Job:
+    fields = {"provider": "cpu", "threads": 2, "warmup": 3, "runs": 7, "limit_s": 60.0, **changes}
+    return Job(onnx_file=str(file), **fields)
+
+
+def test_the_worker_is_alone(model_file):
+    """The timing process has one thread before ONNX Runtime is loaded, and loads nothing that trains or traces."""
+    code = """
+import os, sys
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import modscale.runtime
+assert modscale.runtime.main() == 0
+heavy = {"torch", "onnx", "optuna", "fvcore", "yaml", "rich", "typer", "matplotlib", "PIL", "scipy", "pandas"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(asdict(job(model_file))), capture_output=True, text=True
+    )
+    answer, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    timings = json.loads(answer)["timings"]
+    assert len(timings["times_ns"]) == 7
+    assert min(timings["times_ns"]) > 0
+    assert timings["threads_before"] == (1 if sys.platform == "linux" else 0)
+
+
+def test_the_caller_stays_light():
+    """Whoever asks for a latency loads neither torch nor ONNX Runtime nor NumPy for it."""
+    code = "import sys, modscale.latency; print(sorted({'torch', 'onnxruntime', 'numpy', 'onnx'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_measure_latency(model_file):
+    """Real runs: the number asked for, over three processes, with consistent figures."""
+    result = measure_latency(model_file, LatencySettings(threads=2, warmup=1, runs=20))
+    assert (result.provider, result.threads, result.runs, len(result.process_means_ms)) == ("cpu", 2, 20, 3)
+    assert 0 < result.min_ms <= result.median_ms <= result.p90_ms
+    assert result.min_ms <= result.mean_ms
+    assert result.ci95_ms > 0
+    shares = (7, 7, 6)
+    weighted = sum(share * mean for share, mean in zip(shares, result.process_means_ms, strict=True)) / 20
+    assert result.mean_ms == pytest.approx(weighted)
+
+
+def test_measure_models_exports_and_times():
+    """Specs are exported in a process that has ended, then timed; the JSON has the contract's keys."""
+    stages = [{"dim": 8, "depth": 1}]
+    specs = [
+        parse_spec({"name": n, "resolution": r, "num_classes": 5, "stages": stages}) for n, r in (("a", 32), ("b", 40))
+    ]
+    rounds = []
+    results = latency.measure_models(
+        specs, LatencySettings(threads=1, warmup=1, runs=10), on_round=lambda done, total: rounds.append((done, total))
+    )
+    assert rounds == [(i, 6) for i in range(1, 7)]
+    documents = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
+    assert [document["name"] for document in documents] == ["a", "b"]
+    assert {"name", "provider", "threads", "runs", "mean_ms", "median_ms", "ci95_ms"} <= set(documents[0])
+    json.dumps(documents, allow_nan=False)
+
+
+def test_models_take_turns(monkeypatch):
+    """Every round times each file once, in an order that reverses, and the runs add up."""
+    asked = []
+
+    def record(job):
+        asked.append((job.onnx_file, job.runs))
+        return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + job.runs)), threads_before=1, preemptions=2)
+
+    monkeypatch.setattr(latency, "_run_worker", record)
+    results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100))
+    assert [name for name, _ in asked] == list("abccbaabc")
+    assert [sum(runs for name, runs in asked if name == file) for file in "abc"] == [100] * 3
+    assert [result.runs for result in results] == [100] * 3
+    assert results[0].preemptions == 6
+
+
+# Providers
+
+
+def test_a_provider_that_is_not_there(model_file):
+    """CUDA without a CUDA build is an error the user can mend, and never a number."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    for ask in (
+        lambda: latency.check_provider("cuda"),
+        lambda: measure_latency(model_file, LatencySettings(provider="cuda", runs=10)),
+    ):
+        with pytest.raises(ProviderError, match="has no CUDAExecutionProvider here") as caught:
+            ask()
+        assert caught.value.exit_code == 2
+    latency.check_provider("cpu")
+
+
+class FakeSession:
+    """A session that says which providers it ended up with."""
+
+    def __init__(self, *providers: str) -> None:
+        self.providers = list(providers)
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+
+@pytest.mark.parametrize("used", [["CPUExecutionProvider"], ["CPUExecutionProvider", "CUDAExecutionProvider"], []])
+def test_a_silent_fallback_is_an_error(used, monkeypatch, model_file):
+    """A session that came up on another provider than asked is refused, at whatever point that is seen."""
+    with pytest.raises(ProviderError, match="fell back from CUDAExecutionProvider"):
+        runtime.check_session(FakeSession(*used), "cuda")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: FakeSession(*used))
+    with pytest.raises(ProviderError, match="fell back from CUDAExecutionProvider"):
+        runtime.time_model(job(model_file, provider="cuda"))
+
+
+def test_a_provider_that_fails_to_start_is_an_error(monkeypatch, model_file):
+    """A build that lists CUDA but cannot start it must not end up on the CPU, as the Python class does by default."""
+    real = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" in real:
+        pytest.skip("this ONNX Runtime has CUDA")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *real])
+    with pytest.raises(ProviderError):
+        runtime.time_model(job(model_file, provider="cuda"))
+
+
+def test_the_asked_provider_passes():
+    runtime.check_session(FakeSession("CUDAExecutionProvider", "CPUExecutionProvider"), "cuda")
+    runtime.check_session(FakeSession("CPUExecutionProvider"), "cpu")
+
+
+# Workers that fail
+
+
+def test_a_broken_model_is_one_line(tmp_path):
+    """A file that is no ONNX model fails the candidate with ONNX Runtime's own reason."""
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(TrialFailed) as caught:
+        measure_latency(tmp_path / "m.onnx", LatencySettings(threads=1, runs=10))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_model_that_would_take_too_long(model_file):
+    """The first run foretells the rest; what exceeds the limit is given up at once."""
+    with pytest.raises(TrialFailed, match="more than the 0 s allowed"):
+        runtime.time_model(job(model_file, limit_s=0.0))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "expected"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", TrialFailed, "ended by SIGKILL, as when memory runs out"),
+        ("raise SystemExit(3)", TrialFailed, "ended with code 3: it said nothing"),
+        ("raise ValueError('broken')", TrialFailed, "ended with code 1: ValueError: broken"),
+        ("print('no json')", TrialFailed, "ended with code 0"),
+        ("import time; time.sleep(60)", TrialFailed, "took longer than 1.5 s"),
+        ('print(\'{"failed": "no memory"}\')', TrialFailed, "no memory"),
+        ('print(\'{"mismatch": "differs"}\')', MismatchError, "differs"),
+        ('print(\'{"input_error": "full disk"}\')', InputError, "full disk"),
+        ('print(\'{"provider_error": "none"}\')', ProviderError, "none"),
+    ],
+)
+def test_a_worker_that_dies(tmp_path, monkeypatch, body, kind, expected):
+    """Killed, crashed, silent, stuck or complaining: the caller hears one line of the right kind."""
+    (tmp_path / "bad_worker.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if "sleep" in body:
+        monkeypatch.setattr(latency, "LIMIT_S", 1.5)
+    with pytest.raises(kind, match=expected):
+        latency._ask("bad_worker", {})
+
+
+# The interval
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [
+        (1, 12.706),
+        (2, 4.303),
+        (9, 2.262),
+        (11, 2.201),
+        (14, 2.145),
+        (19, 2.093),
+        (29, 2.045),
+        (60, 2.000),
+        (120, 1.980),
+    ],
+)
+def test_student_t(freedom, quantile):
+    """The 97.5 % quantiles of any statistics table."""
+    assert latency._student_t(freedom) == pytest.approx(quantile, abs=6e-4)
+
+
+def series(generator: random.Random, *, memory: float, spread: float, runs: int) -> list[float]:
+    """Runs of one process around 10: each remembers the one before, and the process has an offset of its own."""
+    offset, state, times = generator.gauss(0, spread), generator.gauss(0, 1), []
+    for _ in range(runs):
+        state = memory * state + math.sqrt(1 - memory**2) * generator.gauss(0, 1)
+        times.append(10 + offset + state)
+    return times
+
+
+def coverage(*, memory: float, spread: float) -> tuple[float, float]:
+    """Share of 400 experiments whose interval holds the true mean: ours, and that of independent runs."""
+    generator = random.Random(0)
+    ours = naive = 0
+    for _ in range(400):
+        processes = [series(generator, memory=memory, spread=spread, runs=34) for _ in range(3)]
+        flat = [time for times in processes for time in times]
+        miss = abs(fmean(flat) - 10)
+        ours += miss <= confidence_half_width(processes)
+        naive += miss <= 1.96 * stdev(flat) / math.sqrt(len(flat))
+    return ours / 400, naive / 400
+
+
+@pytest.mark.parametrize(("memory", "spread"), [(0.0, 0.0), (0.7, 0.0), (0.5, 1.0)])
+def test_the_interval_holds_what_it_promises(memory, spread):
+    """It holds the mean in at least 93 % of cases, also where runs or processes depend on each other."""
+    ours, naive = coverage(memory=memory, spread=spread)
+    assert ours >= 0.93
+    if memory or spread:
+        assert naive < 0.75
+
+
+def test_the_interval_in_closed_form():
+    """One process of five equal batches: Student's t of the batch means."""
+    times = [mean + wobble for mean in (1.0, 2.0, 3.0, 4.0, 5.0) for wobble in (-0.1, 0.1)]
+    assert confidence_half_width([times]) == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
+
+
+def test_a_latency_is_plain_numbers():
+    """The JSON of a latency reads back as it was written."""
+    timings = [Timings(times_ns=(1_000_000, 3_000_000), threads_before=1, preemptions=-1)] * 2
+    result = latency.summarise(timings, LatencySettings(threads=4, runs=4))
+    assert isinstance(result, Latency)
+    assert (result.mean_ms, result.median_ms, result.min_ms, result.preemptions) == (2.0, 2.0, 1.0, -1)
+    assert json.loads(json.dumps(asdict(result)))["threads"] == 4
