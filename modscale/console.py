@@ -16,9 +16,10 @@ from rich.table import Table
 
 from modscale.counts import ModelCount, count_model, sum_by
 from modscale.spec import ModelSpec
-from modscale.trials import Trial
+from modscale.trials import Trial, metric_text
 
 if TYPE_CHECKING:  # these pull in numpy, which `count` does not need
+    from modscale.census import Census
     from modscale.scaling import ScaledModel
 
 out = Console(highlight=False)
@@ -43,6 +44,55 @@ def show_count(spec: ModelSpec, count: ModelCount, traced: tuple[int, int] | Non
     out.print("FLOPs: 1 multiply-add = 1, one image.")
     if traced is not None:
         out.print(f"fvcore trace of the network, attention included: {traced[0]:,} params, {traced[1]:,} FLOPs: equal.")
+
+
+def show_census(census: Census) -> None:
+    """Size and feasibility of a space, what each constraint removes, the reach and the distribution of its counts."""
+    rows = [("architectures", f"{census.size:,}", ""), ("networks among them", f"{census.distinct:,}", "")]
+    low, high = census.feasible_interval
+    share = f"{low / census.size:.2%}" if low == high else f"{low / census.size:.2%} to {high / census.size:.2%}"
+    rows.append(("feasible", f"{low:,}" if low == high else f"{low:,} to {high:,}", share))
+    if census.distinct_feasible is not None:
+        rows.append(
+            ("feasible networks", f"{census.distinct_feasible:,}", f"{census.distinct_feasible / census.distinct:.2%}")
+        )
+    for name, removed in (census.removed or {}).items():
+        rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
+        rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
+    out.print(make_table(f"space {census.name}", ["", "number", "share"], rows))
+    rows = []
+    for kind, reach in (("all", census.reach), ("feasible", census.feasible_reach)):
+        for metric, ends in (reach or {}).items():
+            for end, spec in (("min", ends.min_spec), ("max", ends.max_spec)):
+                rows.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture(spec)))
+    out.print(make_table("Reach, exact", ["count", "value", "attained by (dim x depth + attention)"], rows))
+    for metric, bars in (census.histograms or {}).items():
+        top = max(bars.all)
+        rows = []
+        for left, right, everything, feasible in zip(bars.edges, bars.edges[1:], bars.all, bars.feasible, strict=False):
+            bar = "#" * round(24 * feasible / top) + "." * (round(24 * everything / top) - round(24 * feasible / top))
+            rows.append(
+                (
+                    f"{metric_text(metric, left)} to {metric_text(metric, right)}",
+                    f"{everything:,}",
+                    f"{feasible:,}",
+                    bar,
+                )
+            )
+        table = make_table(f"Architectures by {metric}", [metric, "all", "feasible", "# feasible, . all"], rows)
+        table.columns[-1].justify = "left"
+        out.print(table)
+    for note in (census.rule, census.infeasible):
+        if note:
+            out.print(escape(note), soft_wrap=True)
+
+
+def architecture(spec: ModelSpec) -> str:
+    """Dim x depth of each stage, attention blocks behind a plus, as in `32x2 64x2 128x6+1 256x2+2`."""
+    return " ".join(
+        f"{stage.dim}x{stage.depth}" + (f"+{stage.attention_depth}" if stage.attention_depth else "")
+        for stage in spec.stages
+    )
 
 
 def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -98,10 +148,7 @@ def show_scaled(scaled: ScaledModel) -> None:
     rows = []
     for spec in (scaled.source, scaled.spec):
         count = count_model(spec)
-        stages = "  ".join(
-            f"{s.dim}x{s.depth}" + (f"+{s.attention_depth}" * (s.attention_depth > 0)) for s in spec.stages
-        )
-        rows.append((spec.name, stages, str(spec.resolution), f"{count.params:,}", f"{count.flops:,}"))
+        rows.append((spec.name, architecture(spec), str(spec.resolution), f"{count.params:,}", f"{count.flops:,}"))
     headings = ["network", "dim x depth + attention", "resolution", "params", "FLOPs"]
     target = f"{scaled.target:,.0f}" if scaled.metric != "latency_ms" else f"{scaled.target:g}"
     out.print(make_table(f"{scaled.source.name} scaled to {target} {scaled.metric}", headings, rows))

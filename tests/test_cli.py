@@ -1,0 +1,178 @@
+"""The commands as a user types them: what they print, their exit codes, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modscale.cli import main
+from modscale.spec import load_spec, spec_to_yaml
+from modscale.variants import published
+
+PUBLISHED = yaml.safe_load((Path(__file__).parent / "golden" / "published.yaml").read_text())
+SPACE = """
+name: tiny
+base: {resolution: 32}
+stages: [{dim: [8, 16], depth: [1, 2]}, {dim: 16, depth: 1}]
+"""
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("row", PUBLISHED["networks"], ids=lambda row: row["name"])
+def test_count_gives_the_published_figures(capsys: pytest.CaptureFixture[str], row: dict[str, object]) -> None:
+    """`count --json` has the contract's keys and the authors' exact counts."""
+    document = run_json(capsys, "count", str(row["name"]))
+    assert document["name"] == row["name"]
+    assert document["resolution"] == 224
+    assert (document["params"], document["flops"]) == (row["params"], row["flops_exact"])
+    for part in ("by_part", "by_operator"):
+        assert sum(cost["params"] for cost in document[part].values()) == row["params"]
+        assert sum(cost["flops"] for cost in document[part].values()) == row["flops_exact"]
+
+
+def test_count_checks_itself_against_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--check` traces the real network, here at another resolution."""
+    document = run_json(capsys, "count", "xxs", "--resolution", "64", "--check")
+    assert document["resolution"] == 64
+    assert document["check"] == {
+        "tool": "fvcore", "params": document["params"], "flops": document["flops"], "equal": True
+    }  # fmt: skip
+
+
+def test_a_check_that_fails_is_an_error_and_no_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When closed form and trace disagree, nothing is printed but the fault."""
+    monkeypatch.setattr("modscale.tracing.trace_model", lambda spec: (1, 2))
+    assert main(["count", "xxs", "--check"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "fvcore traced 1 and 2" in captured.err
+
+
+def test_count_reads_a_spec_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A spec written out counts like the name it came from, as table and as JSON."""
+    file = tmp_path / "xxs.yaml"
+    file.write_text(spec_to_yaml(published("xxs")))
+    assert load_spec(file) == published("xxs")
+    assert run_json(capsys, "count", str(file))["params"] == 4736264
+    assert main(["count", str(file)]) == 0
+    assert "4,736,264" in capsys.readouterr().out
+
+
+def test_models_lists_every_network_of_table_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """The paper's figures stand beside ours."""
+    rows = {row["name"]: row for row in run_json(capsys, "models")["models"]}
+    for row in PUBLISHED["networks"]:
+        assert rows[row["name"]]["params"] == row["params"]
+        assert rows[row["name"]]["paper"]["top1"] == row["top1"]
+    assert main(["models"]) == 0
+    assert "s_conv" in capsys.readouterr().out
+
+
+def test_space_has_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`space --json` of a space counted by hand: 2 dims x 2 depths."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SPACE)
+    document = run_json(capsys, "space", str(file))
+    assert (document["size"], document["feasible"]) == (4, 4)
+    assert document["params"]["min"] < document["params"]["max"]
+    assert document["flops"]["min"] < document["flops"]["max"]
+    assert main(["space", str(file)]) == 0
+    assert "4" in capsys.readouterr().out
+
+
+def test_scale_meets_its_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The scaled spec is written out and counts what was promised."""
+    file = tmp_path / "scaled.yaml"
+    document = run_json(capsys, "scale", "xxs", "--params", "9e6", "--out", str(file))
+    assert document["within_tolerance"] is True
+    assert abs(document["params"] / 9e6 - 1) <= 0.01
+    assert run_json(capsys, "count", str(file))["params"] == document["params"]
+    assert main(["scale", "xxs", "--flops", "1e9", "--conv-only"]) == 0
+    assert "within 1.0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["count", "xxl"], "must be a spec file or a published name"),
+        (["count", "no/such.yaml"], "no/such.yaml: "),
+        (["count", "{spec}"], "{spec}: stages[0].depth: must be 1 or more, got 0"),
+        (["count", "xxs", "--resolution", "0"], "--resolution"),
+        (["count", "isotropic-6m", "--resolution", "4"], "resolution: must be at least the stem's kernel (14), got 4"),
+        (["count"], "Missing argument 'MODEL'"),
+        (["count", "xxs", "--resolutoin", "64"], "No such option"),
+        (["cuont", "xxs"], "No such command 'cuont'"),
+        (["space", "{spec}"], "{spec}: num_classes: unknown key"),
+        (["space", "{folder}"], "{folder}: must be a plain file"),
+        (["search", "{bad_space}"], "{bad_space}: stages[0].width: unknown key; did you mean"),
+        (["search", "{infeasible}"], "{infeasible}: constraints.params: "),
+        (["search", "{space}", "--data", "{folder}/none", "--out", "{folder}/run"], "{folder}/none"),
+        (["search", "{space}", "--out", "{spec}"], "{spec}: must be a folder, and is a file"),
+        (["search", "{space}", "--out", "{folder}"], "{folder}: must be empty or a run's folder"),
+        (["search", "{space}", "--trials", "0"], "--trials"),
+        (["search", "{space}", "--out", "/proc/none"], "/proc/none: cannot be written to"),
+        (["report", "{folder}"], "{folder}: is no run's folder"),
+        (["report", "{folder}/none"], "{folder}/none: no such run folder"),
+        (["export", "{folder}", "--out", "{folder}/out"], "{folder}: is no run's folder"),
+        (["export", "xxs", "--pick", "s", "--out", "{folder}/out"], "--pick and --trial choose from a run's folder"),
+        (["latency", "xxs", "--provider", "tpu"], "--provider: must be one of cpu, cuda, got 'tpu'"),
+        (["scale", "xxs"], "give one budget"),
+        (["scale", "xxs", "--params", "1e6", "--flops", "1e9"], "give one budget"),
+        (["scale", "xxs", "--params", "1e6", "--rule", "mine"], "--rule: must be one of efficientnet, efficientmod"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """File, place, rule and value on standard error, nothing on standard output."""
+    files = {
+        "spec": "num_classes: 10\nstages: [{dim: 8, depth: 0}]",
+        "space": SPACE,
+        "bad_space": "stages: [{width: 8, depth: 1}]",
+        "infeasible": SPACE + "constraints: {params: {max: 100}}",
+    }
+    names = {"folder": str(tmp_path)}
+    for name, text in files.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+        names[name] = str(tmp_path / f"{name}.yaml")
+    assert main([argument.format(**names) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    *_, line = captured.err.splitlines()
+    assert message.format(**names) in line
+    assert "Traceback" not in captured.err
+
+
+def test_a_fault_of_ours_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unforeseen exception names itself; only --debug lets the traceback through."""
+
+    def break_down(spec: object) -> None:
+        raise RuntimeError("a bug\nin two lines")
+
+    monkeypatch.setattr("modscale.counts.count_model", break_down)
+    assert main(["count", "xxs"]) == 1
+    assert capsys.readouterr().err == (
+        "modscale: internal error: RuntimeError: a bug in two lines (--debug shows where; please report it)\n"
+    )
+    with pytest.raises(RuntimeError):
+        main(["count", "xxs", "--debug"])
+
+
+def test_help_and_version_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command of the contract stands in the help."""
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("search", "space", "count", "latency", "report", "export"))
+    assert main([]) == 0
+    assert main(["--version"]) == 0
