@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,13 +90,14 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         _with_intervals(axes, shown, x, y, "reference", marker="D", label="published network")
         for axis, metric in (("x", x), ("y", y)):
             _scale(axes, axis, [*members, *dominated, *shown], metric)
-        axes.set_title(title, loc="left", fontsize=11, pad=28)
+        axes.set_title(title if len(title) <= 90 else f"{title[:89]}\u2026", loc="left", fontsize=11, pad=28)
         axes.grid(color=COLOURS["grid"], lw=0.8)
         axes.margins(0.07)
         if members or dominated or shown:
             _legend_above(axes)
         else:
             axes.text(0.5, 0.5, "no complete trial", transform=axes.transAxes, ha="center", va="center")
+            axes.set(xticks=[], yticks=[])
         picks = _picks_by_trial(front)
         labels = [(t, _front_label(t, picks), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
@@ -178,7 +180,8 @@ def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of this size in inches, in the report's style, with an off-screen canvas."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks is drawn as boxes
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

@@ -72,6 +72,7 @@ def write_context(
         "space_yaml": dump_yaml(run.document["space"]),
         "reading": _reading_view(reading, reading_picture),
         "plot": _base64(picture.svg),
+        "plot_note": _plot_note(list(space.objectives)),
         "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
     }
 
@@ -90,6 +91,17 @@ def _measured(trial: Trial) -> str:
     return ", ".join(
         [*parts, f"{metric_text('params', trial.params)} params", f"{metric_text('flops', trial.flops)} FLOPs"]
     )
+
+
+def _plot_note(objectives: Sequence[str]) -> str:
+    """What the plot cannot show; empty for two objectives."""
+    if len(objectives) == 2:
+        return ""
+    if len(objectives) == 1:
+        return "With one objective the front is the best trial alone; it is drawn against the size of the networks."
+    seen = " and ".join(METRIC_NAMES[metric] for metric in objectives[:2])
+    rest = " and ".join(METRIC_NAMES[metric] for metric in objectives[2:])
+    return f"Drawn by {seen} alone: a trial may be on the front for its {rest}, which the plot does not show."
 
 
 def _proxy_sentence(run: Run) -> str:

@@ -159,7 +159,7 @@ def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     """Names and reasons with markup neither make tags in the page nor cells in the tables."""
-    name = "a `b` _c_ [d](e) & 'f' $\u00fcber$ ; &lt;"
+    name = "a `b` _c_ [d](e) & 'f' \u6a21\u578b $\u00fcber$ ; &lt;"
     trials = [*fake_trials(FAKE, 4), failed(4, HOSTILE)]
     reference = fake_references(FAKE)[0]
     reference = replace(reference, spec=replace(reference.spec, name=f"$\\frac{{ {HOSTILE}"))
@@ -211,6 +211,7 @@ def test_any_set_of_objectives(tmp_path: Path, objectives: dict[str, str]) -> No
     assert list(front["reference_point"]) == list(objectives)
     assert front["front"]
     assert front["hypervolume"] > 0
+    assert ("alone" in (folder / "report.md").read_text()) == (len(objectives) != 2)
 
 
 def test_axes_of_the_plot() -> None:
