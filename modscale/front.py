@@ -221,8 +221,8 @@ def _why_none(limits: Mapping[str, Bounds], members: Sequence[Trial], dominated:
     """The first limit that no front trial meets and the nearest miss, or that they exclude each other."""
     if not members:
         return "no trial is complete"
-    fits = [str(trial.number) for trial in dominated if _meets(trial, limits)]
-    also = f"; dominated, but within the limits: {', '.join(fits[:5])}" if fits else ""
+    fits = sorted(trial.number for trial in dominated if _meets(trial, limits))
+    also = f"; dominated trials within the limits: {', '.join(map(str, fits[:5]))}" if fits else ""
     for metric, bounds in limits.items():
         values = [value for trial in members if (value := trial.value(metric)) is not None]
         if not values:

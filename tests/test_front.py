@@ -146,12 +146,12 @@ def test_pick_names_its_ties_within_the_band() -> None:
     [
         (
             {"params": Bounds(max=5e6)},
-            "no trial on the front has at most 5 M params; the nearest has 6.1 M; dominated, but within the limits: 7",
+            "no trial on the front has at most 5 M params; the nearest has 6.1 M; dominated trials within the limits: 7",
         ),
         (
             {"params": Bounds(max=6_099_999)},
             "no trial on the front has at most 6,099,999 params; the nearest has 6,100,000; "
-            "dominated, but within the limits: 7",
+            "dominated trials within the limits: 7",
         ),
         (
             {"accuracy": Bounds(min=0.9)},
@@ -160,7 +160,7 @@ def test_pick_names_its_ties_within_the_band() -> None:
         (
             {"latency_ms": Bounds(min=12, max=14)},
             "no trial on the front has a latency of 12 ms to 14 ms; the nearest has 10 ms; "
-            "dominated, but within the limits: 7",
+            "dominated trials within the limits: 7",
         ),
         (
             {"params": Bounds(max=7e6), "accuracy": Bounds(min=0.5)},
