@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from modscale.settings import LatencySettings, ProxySettings, SearchSettings
 from modscale.space import Bounds, load_space, parse_space, space_to_dict
 from modscale.spec import StageSpec, parse_spec, spec_to_dict
 
-SPACES = sorted((Path(__file__).parents[1] / "spaces").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+SPACES = sorted((ROOT / "spaces").glob("*.yaml"))
+README = ROOT / "README.md"
 
 
 def space(**changes: object):
@@ -268,6 +271,14 @@ def test_shipped_spaces_load_and_come_back(file):
     shipped = load_space(file)
     assert shipped.name == file.stem
     assert parse_space(parse_yaml(dump_yaml(space_to_dict(shipped)))) == shipped
+
+
+def test_spaces_in_the_readme_load():
+    """What a newcomer copies out of the README is a space."""
+    examples = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    assert examples
+    for example in examples:
+        assert parse_space(parse_yaml(example)).size() > 1
 
 
 def test_every_field_comes_back():
