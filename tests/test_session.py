@@ -1,0 +1,203 @@
+"""The whole thing as a user runs it: a real search, killed in the middle, resumed, reported and exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modscale.cli import main
+from modscale.counts import count_model
+from modscale.session import choose_spec
+from modscale.spec import load_spec, network_key, parse_spec
+
+SPACE = """
+name: small
+base: {resolution: 32, num_classes: 10}
+stages:
+  - {dim: [8, 16, 24], depth: [1, 2], expansion: [2, 4]}
+  - {dim: [24, 32], depth: [1, 2], attention_depth: [0, 1]}
+constraints: {params: {max: 60.0e+3}, widths: nondecreasing}
+bands: {tiny: {params: {max: 20.0e+3}}, none: {params: {max: 1}}}
+proxy: {resolution: 16, epochs: 1, threads: 1}
+latency: {runs: 12, warmup: 1, threads: 1}
+search: {trials: 5, startup_trials: 3, references: [xxs]}
+"""
+
+
+def write_data(file: Path, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for split, count in (("train", 96), ("val", 40)):
+        labels = np.arange(count) % 4
+        noise = rng.integers(0, 120, (count, 16, 16, 3))
+        arrays[f"x_{split}"] = (noise + labels[:, None, None, None] * 40).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    np.savez(file, **arrays)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that was killed with SIGKILL after its first trials, and started again."""
+    folder = tmp_path_factory.mktemp("session")
+    (folder / "space.yaml").write_text(SPACE)
+    write_data(folder / "data.npz")
+    command = [
+        sys.executable, "-m", "modscale.cli", "search", str(folder / "space.yaml"),
+        "--data", str(folder / "data.npz"), "--out", str(folder / "run"),
+    ]  # fmt: skip
+    trials = folder / "run" / "trials.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 120
+        while not (trials.exists() and trials.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
+            assert first.poll() is None
+            time.sleep(0.05)
+        os.kill(first.pid, signal.SIGKILL)
+    before = trials.read_bytes()
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    finished = before.count(b"\n")
+    assert f"resuming {folder / 'run'}: {finished} of 5 trials finished" in done.stderr
+    assert trials.read_bytes().startswith(before)
+    return folder / "run"
+
+
+def read_trials(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+
+
+def test_no_finished_trial_was_lost_and_the_total_was_kept(run: Path) -> None:
+    """Five trials, numbered without a gap, all different, all complete, all within the constraints."""
+    trials = read_trials(run)
+    assert [trial["number"] for trial in trials] == list(range(5))
+    assert {trial["state"] for trial in trials} == {"complete"}
+    specs = [parse_spec(trial["spec"]) for trial in trials]
+    assert len({network_key(spec) for spec in specs}) == 5
+    for trial, spec in zip(trials, specs, strict=True):
+        count = count_model(spec)
+        assert (trial["params"], trial["flops"]) == (count.params, count.flops)
+        assert count.params <= 60_000
+        assert [stage.dim for stage in spec.stages] == sorted(stage.dim for stage in spec.stages)
+        assert 0 <= trial["accuracy"] <= 1
+        assert trial["latency_ms"] > 0
+
+
+def test_the_front_is_what_brute_force_finds(run: Path) -> None:
+    """front.json against a double loop over trials.jsonl."""
+    trials = read_trials(run)
+
+    def dominates(a: dict[str, float], b: dict[str, float]) -> bool:
+        no_worse = a["accuracy"] >= b["accuracy"] and a["latency_ms"] <= b["latency_ms"]
+        return no_worse and (a["accuracy"] > b["accuracy"] or a["latency_ms"] < b["latency_ms"])
+
+    front = {b["number"] for b in trials if not any(dominates(a, b) for a in trials)}
+    document = json.loads((run / "front.json").read_text())
+    assert set(document["front"]) == front
+    allowed = [t for t in trials if t["number"] in front and t["params"] <= 20_000]
+    best = max((t["accuracy"] for t in allowed), default=None)
+    picked = document["bands"]["tiny"]
+    assert (picked is None) == (best is None)
+    if picked is not None:
+        assert next(t["accuracy"] for t in trials if t["number"] == picked) == best
+    assert document["bands"]["none"] is None
+
+
+def test_the_reference_was_measured_the_same_way(run: Path) -> None:
+    """xxs at the space's resolution and classes, with a latency and a proxy accuracy of its own."""
+    (reference,) = [json.loads(line) for line in (run / "references.jsonl").read_text().splitlines()]
+    assert reference["spec"]["name"] == "xxs"
+    assert (reference["spec"]["resolution"], reference["spec"]["num_classes"]) == (32, 10)
+    assert reference["latency_ms"] > 0
+    assert reference["state"] == "complete"
+
+
+def test_the_same_command_on_a_finished_run_changes_no_trial(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is trained again; the report is rebuilt and told as JSON."""
+    before = (run / "trials.jsonl").read_bytes()
+    data, space = run.parent / "data.npz", run.parent / "space.yaml"
+    assert main(["search", str(space), "--data", str(data), "--out", str(run), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["trials"], summary["complete"]) == (5, 5)
+    assert (run / "trials.jsonl").read_bytes() == before
+
+
+def test_a_run_is_not_mixed_with_other_data_or_another_space(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line; nothing in the folder changes."""
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file() and file.name != "study.db"}
+    write_data(tmp_path / "other.npz", seed=1)
+    space = run.parent / "space.yaml"
+    arguments = ["search", str(space), "--trials", "6", "--out", str(run)]
+    assert main([*arguments, "--data", str(tmp_path / "other.npz")]) == 2
+    assert "belongs to other data" in capsys.readouterr().err
+    (tmp_path / "other.yaml").write_text(SPACE.replace("24, 32", "24, 40"))
+    assert main(["search", str(tmp_path / "other.yaml"), "--out", str(run)]) == 2
+    assert "belongs to another space: its stages differs" in capsys.readouterr().err
+    assert before == {
+        file.name: file.read_bytes() for file in run.iterdir() if file.is_file() and file.name != "study.db"
+    }
+
+
+def test_report_rebuilds_the_same_front_from_the_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report` needs nothing but the folder."""
+    before = (run / "front.json").read_bytes()
+    (run / "front.json").unlink()
+    assert main(["report", str(run)]) == 0
+    assert (run / "front.json").read_bytes() == before
+    assert "Pareto front" in capsys.readouterr().out
+    assert (run / "report.html").read_text().startswith("<!")
+
+
+def test_a_trial_is_exported_and_its_file_counts_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is exported is the trial's network: spec, ONNX and weights, checked against torch."""
+    assert main(["export", str(run), "--trial", "3", "--out", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    trial = read_trials(run)[3]
+    assert (document["params"], document["flops"]) == (trial["params"], trial["flops"])
+    assert document["max_abs_error"] < 1e-3
+    assert count_model(load_spec(document["spec"])).params == trial["params"]
+    assert Path(document["onnx"]).stat().st_size > 0
+    assert main(["export", str(run), "--pick", "none", "--out", str(tmp_path)]) == 2
+    assert "no trial of the run fits this band" in capsys.readouterr().err
+    assert main(["export", str(run), "--trial", "77", "--out", str(tmp_path)]) == 2
+    assert main(["export", str(run), "--out", str(tmp_path)]) == 2
+
+
+def test_a_pick_is_the_trial_that_front_json_names(run: Path) -> None:
+    """`--pick BAND` and `--trial N` lead to the same spec, which models/BAND.yaml holds."""
+    picked = json.loads((run / "front.json").read_text())["bands"]["tiny"]
+    if picked is not None:
+        spec = choose_spec(str(run), pick="tiny")
+        assert spec == choose_spec(str(run), trial=picked)
+        assert network_key(load_spec(run / "models" / "tiny.yaml")) == network_key(spec)
+
+
+def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path) -> None:
+    """SIGINT: a report of what is finished, exit code 130, no traceback."""
+    (tmp_path / "space.yaml").write_text(SPACE.replace("trials: 5", "trials: 40"))
+    write_data(tmp_path / "data.npz")
+    command = [
+        sys.executable, "-m", "modscale.cli", "search", str(tmp_path / "space.yaml"),
+        "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    trials = tmp_path / "run" / "trials.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (trials.exists() and trials.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "of 40 trials finished" in errors
+    assert (tmp_path / "run" / "report.html").exists()
