@@ -146,7 +146,8 @@ def test_pick_names_its_ties_within_the_band() -> None:
     [
         (
             {"params": Bounds(max=5e6)},
-            "no trial on the front has at most 5 M params; the nearest has 6.1 M; dominated trials within the limits: 7",
+            "no trial on the front has at most 5 M params; the nearest has 6.1 M; "
+            "dominated trials within the limits: 7",
         ),
         (
             {"params": Bounds(max=6_099_999)},
