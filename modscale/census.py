@@ -1,0 +1,366 @@
+"""What a search space holds, exactly: how many architectures, how many are feasible, and how far their counts reach.
+
+Exact means by arithmetic, not by sampling: see `partials.py` for how a space of 1e12 architectures is counted in
+halves. Where the halves have too many distinct points, the census says so and encloses the number of feasible
+architectures between two bounds instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations, pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from modscale.errors import InputError, MismatchError
+from modscale.pairs import Limits
+from modscale.partials import MAX_POINTS, Halves, build_halves
+from modscale.space import Bounds, Constraints, SearchSpace
+from modscale.spec import ModelSpec, spec_to_dict
+from modscale.stage_tables import MAX_COUNT, IntArray
+from modscale.tables import SpaceTables, build_tables, whole_bounds
+
+METRICS = ("params", "flops")
+ANY: Limits = (-MAX_COUNT, MAX_COUNT)
+BINS = 16
+QUICK_DRAWS = 4096
+"""Architectures drawn to see at once that something is feasible."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """The exact range of one count, with an architecture that attains each end."""
+
+    min: int
+    max: int
+    min_spec: ModelSpec
+    max_spec: ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What one constraint removes."""
+
+    alone: int
+    """Architectures that break it."""
+    only: int
+    """Architectures that break it and no other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Histogram:
+    """Exact numbers of architectures by one count."""
+
+    edges: tuple[int, ...]
+    """Bin i holds edges[i] <= count < edges[i + 1]; the last bin holds its upper edge too."""
+    all: tuple[int, ...]
+    feasible: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Census:
+    """A space counted. Keys of the mappings are `params` and `flops`, and for `removed` also `widths`."""
+
+    name: str
+    size: int
+    """Combinations of options."""
+    distinct: int
+    """Networks among them: combinations that differ only where it has no effect count once."""
+    feasible: int | None
+    """Combinations that meet all constraints; None where only `feasible_interval` is known."""
+    feasible_interval: tuple[int, int]
+    """Bounds of `feasible`, equal where it is exact."""
+    distinct_feasible: int | None
+    """Networks that meet all constraints; None where not exact."""
+    reach: Mapping[str, Reach]
+    """Over all architectures."""
+    feasible_reach: Mapping[str, Reach] | None
+    """Over the feasible ones; None where there are none, or where not exact."""
+    removed: Mapping[str, Removal] | None
+    """By constraint; None where not exact."""
+    histograms: Mapping[str, Histogram] | None
+    """None where not exact."""
+    rule: str | None
+    """Why the census is not exact."""
+    infeasible: str | None
+    """Where nothing is feasible, the constraint that sees to it and the nearest miss."""
+
+    @property
+    def exact(self) -> bool:
+        return self.rule is None
+
+
+def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | None = None) -> Census:
+    """Counts a space.
+
+    Raises:
+        InputError: the space is too large to be tabled (`build_tables`).
+        MismatchError: two ways to count the feasible architectures disagree.
+    """
+    count = _Counting(tables or build_tables(space))
+    interval = count.inner.enclose(*count.limits) if count.constrained else (space.size(),) * 2
+    exact = count.exact
+    hopeless = explain_infeasible(space, tables=count.tables) if interval[0] == 0 else None
+    if hopeless:
+        interval = (0, 0)
+    histograms = {metric: count.histogram(axis, bins) for axis, metric in enumerate(METRICS)} if exact else None
+    for histogram in (histograms or {}).values():
+        if (sum(histogram.all), sum(histogram.feasible)) != (space.size(), interval[0]):
+            raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
+    rule = f"more than {MAX_POINTS:,} distinct partial sums of params and FLOPs, or weights beyond int64"
+    return Census(
+        name=space.name,
+        size=space.size(),
+        distinct=prod(len(np.unique(stage.network)) for stage in count.tables.stages),
+        feasible=interval[0] if interval[0] == interval[1] else None,
+        feasible_interval=interval,
+        distinct_feasible=count.distinct_feasible() if exact else None,
+        reach=count.reach,
+        feasible_reach=count.feasible_reach() if exact and interval[0] else None,
+        removed=count.removed(interval[0]) if exact else None,
+        histograms=histograms,
+        rule=None if exact else rule,
+        infeasible=None if hopeless is None else str(hopeless),
+    )
+
+
+def census_to_json(census: Census) -> dict[str, Any]:
+    """The census as plain values; `feasible` is null where only the interval is known."""
+
+    def reach(kind: Mapping[str, Reach] | None, metric: str) -> dict[str, Any] | None:
+        if kind is None:
+            return None
+        ends = kind[metric]
+        return {
+            "min": ends.min,
+            "max": ends.max,
+            "min_spec": spec_to_dict(ends.min_spec),
+            "max_spec": spec_to_dict(ends.max_spec),
+        }
+
+    def removal(removed: Removal) -> dict[str, Any]:
+        shares = {"alone_share": removed.alone / census.size, "only_share": removed.only / census.size}
+        return {"alone": removed.alone, "only": removed.only, **shares}
+
+    def histogram(bars: Histogram) -> dict[str, Any]:
+        return {"edges": list(bars.edges), "all": list(bars.all), "feasible": list(bars.feasible)}
+
+    return {
+        "name": census.name,
+        "size": census.size,
+        "feasible": census.feasible,
+        "feasible_interval": list(census.feasible_interval),
+        "feasible_share": None if census.feasible is None else census.feasible / census.size,
+        "distinct": census.distinct,
+        "distinct_feasible": census.distinct_feasible,
+        "exact": census.exact,
+        "rule": census.rule,
+        "params": reach(census.reach, "params"),
+        "flops": reach(census.reach, "flops"),
+        "feasible_params": reach(census.feasible_reach, "params"),
+        "feasible_flops": reach(census.feasible_reach, "flops"),
+        "removed": None if census.removed is None else {k: removal(v) for k, v in census.removed.items()},
+        "histograms": None if census.histograms is None else {k: histogram(v) for k, v in census.histograms.items()},
+        "infeasible": census.infeasible,
+    }
+
+
+def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> None:
+    """Returns at once where a few draws find a feasible architecture, and otherwise finds out for certain.
+
+    Raises:
+        InputError: nothing is feasible; names the constraint and the nearest miss.
+    """
+    error = explain_infeasible(space, tables=tables)
+    if error is not None:
+        raise error
+
+
+def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> InputError | None:
+    """Why nothing is feasible: the smallest set of constraints that nothing meets, and the nearest miss.
+
+    None where something is feasible, or where the space is too large for a proof (`partials.MAX_POINTS`).
+    """
+    count = _Counting(tables or build_tables(space))
+    drawn = count.tables.sample(np.random.default_rng(0), QUICK_DRAWS)
+    if count.tables.feasible(drawn).any():
+        return None
+    for number in range(1, len(count.names) + 1):
+        for names in combinations(count.names, number):
+            error = count.conflict(names)
+            if error is not None:
+                return error
+    return None
+
+
+class _Counting:
+    """A space's tables with its constraints as whole numbers, and its halves, built when first asked for."""
+
+    def __init__(self, tables: SpaceTables) -> None:
+        self.tables = tables
+        constraints = tables.space.constraints
+        self.ordered = constraints.nondecreasing_widths
+        self.bounds = (constraints.params, constraints.flops)
+        bounded = [bounds != Bounds() for bounds in self.bounds]
+        own = [
+            whole_bounds(bounds) if is_bounded else ANY for bounds, is_bounded in zip(self.bounds, bounded, strict=True)
+        ]
+        self.limits = own[0], own[1]
+        self.names = tuple(
+            name for name, is_active in zip(("widths", *METRICS), (self.ordered, *bounded), strict=True) if is_active
+        )
+        self.constrained = bool(self.names)
+
+    @cached_property
+    def free(self) -> SpaceTables:
+        """The same tables without constraints."""
+        return replace(self.tables, space=replace(self.tables.space, constraints=Constraints()))
+
+    @cached_property
+    def all(self) -> Halves:
+        """Every architecture."""
+        return build_halves(self.tables, ordered=False)
+
+    @cached_property
+    def inner(self) -> Halves:
+        """Every architecture whose widths are allowed."""
+        return build_halves(self.tables, ordered=True) if self.ordered else self.all
+
+    @cached_property
+    def exact(self) -> bool:
+        return self.all.exact and self.inner.exact
+
+    @cached_property
+    def reach(self) -> Mapping[str, Reach]:
+        """Over all architectures; needs no halves."""
+        ends = [[self.tables.spec(_extreme(self.free, axis, end)) for end in (0, 1)] for axis in (0, 1)]
+        rows = [[_extreme(self.free, axis, end) for end in (0, 1)] for axis in (0, 1)]
+        return {
+            metric: Reach(
+                min=int(self.tables.count(rows[axis][0][None])[axis][0]),
+                max=int(self.tables.count(rows[axis][1][None])[axis][0]),
+                min_spec=ends[axis][0],
+                max_spec=ends[axis][1],
+            )
+            for axis, metric in enumerate(METRICS)
+        }
+
+    def feasible_reach(self) -> Mapping[str, Reach]:
+        reach: dict[str, Reach] = {}
+        for axis, metric in enumerate(METRICS):
+            ends = [
+                self.inner.highest(axis, self.limits[axis], self.limits[1 - axis], lowest=lowest)
+                for lowest in (True, False)
+            ]
+            (low, least), (high, most) = (
+                (found.total[axis], self.tables.spec(self.inner.locate(self.tables, found)))
+                for found in ends
+                if found is not None
+            )
+            reach[metric] = Reach(min=low, max=high, min_spec=least, max_spec=most)
+        return reach
+
+    def distinct_feasible(self) -> int | None:
+        if all(len(np.unique(stage.network)) == stage.size for stage in self.tables.stages):
+            return self.inner.count(*self.limits)
+        halves = build_halves(self.tables, ordered=self.ordered, distinct=True)
+        return halves.count(*self.limits) if halves.exact else None
+
+    def removed(self, feasible: int) -> dict[str, Removal]:
+        size = self.tables.space.size()
+        params, flops = self.limits
+        meeting = {
+            "widths": lambda: (self.inner.size(), self.all.count(params, flops)),
+            "params": lambda: (self.all.count(params, ANY), self.inner.count(ANY, flops)),
+            "flops": lambda: (self.all.count(ANY, flops), self.inner.count(params, ANY)),
+        }
+        removed: dict[str, Removal] = {}
+        for name in self.names:
+            alone, others = meeting[name]()
+            removed[name] = Removal(alone=size - alone, only=others - feasible)
+        return removed
+
+    def histogram(self, axis: int, bins: int) -> Histogram:
+        ends = self.reach[METRICS[axis]]
+        width = ends.max - ends.min
+        bins = max(1, min(bins, width))
+        edges = [ends.min + width * i // bins for i in range(bins + 1)]
+        tops = [edge - 1 for edge in edges[1:-1]] + [ends.max]
+        everything = np.diff([0, *self.all.cumulative(axis, tops, ANY)])
+        if not self.constrained:
+            feasible = everything
+        else:
+            low, high = self.limits[axis]
+            asked = sorted({low - 1, *(min(max(top, low - 1), high) for top in tops)} if low <= high else {low - 1})
+            below = dict(zip(asked, self.inner.cumulative(axis, asked, self.limits[1 - axis]), strict=True))
+            inside = [below[min(max(top, low - 1), high)] if low <= high else 0 for top in tops]
+            feasible = np.diff([below[low - 1] if low <= high else 0, *inside])
+        return Histogram(
+            edges=tuple(edges), all=tuple(int(n) for n in everything), feasible=tuple(int(n) for n in feasible)
+        )
+
+    def conflict(self, names: tuple[str, ...]) -> InputError | None:
+        """The error where nothing meets the named constraints together; every part of them is met by something."""
+        if names == ("widths",):
+            narrowing, widths = _least_narrowing(self.tables)
+            if not narrowing:
+                return None
+            rule = "no architecture has nondecreasing widths; the nearest has " + ", ".join(map(str, widths))
+            return InputError(rule, place="constraints.widths")
+        axis = 0 if "params" in names else 1
+        own = self.limits[axis]
+        other = self.limits[1] if axis == 0 and "flops" in names else ANY
+        halves = self.inner if "widths" in names else self.all
+        if not halves.exact:
+            return None
+        if halves.highest(axis, own, other) is not None:
+            return None
+        misses = [
+            halves.highest(axis, (ANY[0], own[0] - 1), other),
+            halves.highest(axis, (own[1] + 1, ANY[1]), other, lowest=True),
+        ]
+        nearest = min((found.total[axis] for found in misses if found), key=lambda n: max(own[0] - n, n - own[1]))
+        company = ["nondecreasing widths"] * ("widths" in names)
+        company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other is not ANY)
+        having = f" with {' and '.join(company)}" if company else ""
+        unit = "params" if axis == 0 else "FLOPs"
+        rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
+        return InputError(rule, place=f"constraints.{METRICS[axis]}")
+
+
+def _describe(bounds: Bounds) -> str:
+    ends = (("min", bounds.min), ("max", bounds.max))
+    return " and ".join(f"{name} {end:g}" for name, end in ends if end is not None)
+
+
+def _extreme(tables: SpaceTables, axis: int, end: int) -> IntArray:
+    """[S] the architecture with the least (end 0) or the most (end 1) of one count, stage by stage."""
+    row: list[int] = []
+    entering = 0
+    for stage, cost, slope, rest in zip(tables.stages, tables.cost, tables.slope, tables.rest, strict=True):
+        reached = cost[:, axis] + entering * slope[:, axis] + rest[end][:, axis]
+        row.append(int(reached.argmax() if end else reached.argmin()))
+        entering = int(stage.dim[row[-1]])
+    return np.array(row, dtype=np.int64)
+
+
+def _least_narrowing(tables: SpaceTables) -> tuple[int, list[int]]:
+    """The least sum of channels by which stages are narrower than those before them, and widths that attain it."""
+    dims = [np.unique(stage.dim) for stage in tables.stages]
+    lost = np.zeros(len(dims[0]), dtype=np.int64)
+    origins: list[IntArray] = []
+    for before, after in pairwise(dims):
+        total = lost[:, None] + np.maximum(before[:, None] - after, 0)
+        origins.append(total.argmin(axis=0))
+        lost = total.min(axis=0)
+    place = int(lost.argmin())
+    narrowing = int(lost[place])
+    widths = [int(dims[-1][place])]
+    for dim, origin in zip(dims[-2::-1], origins[::-1], strict=False):
+        place = int(origin[place])
+        widths.insert(0, int(dim[place]))
+    return narrowing, widths
