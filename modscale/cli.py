@@ -263,7 +263,7 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
 
 @app.command()
 def scale(
-    model: ModelArgument,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
     params: Annotated[float | None, typer.Option(help="Budget: learned numbers.")] = None,
     flops: Annotated[float | None, typer.Option(help="Budget: multiply-adds of one image.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: ONNX Runtime latency here, ms.")] = None,
@@ -272,7 +272,11 @@ def scale(
     rule: Annotated[
         str, typer.Option(help="efficientnet (depth, width, resolution) or efficientmod.")
     ] = "efficientnet",
-    tolerance: Annotated[float, typer.Option(help="Share of the budget by which it may be missed.")] = 0.01,
+    tolerance: Annotated[float, typer.Option(help="Share of a budget by which it may be missed.")] = 0.01,
+    space: Annotated[
+        str | None, typer.Option(metavar="SPACE.yaml", help="Instead of MODEL: all of this space near the budgets.")
+    ] = None,
+    best: Annotated[int, typer.Option(min=0, max=10_000, help="With --space: how many of the nearest to list.")] = 10,
     provider: Annotated[str, typer.Option(help="For --latency-ms: cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="For --latency-ms: threads.")] = None,
     runs: Annotated[int | None, typer.Option(min=10, help="For --latency-ms: timed runs a network.")] = None,
@@ -281,26 +285,34 @@ def scale(
     debug: DebugOption = False,
 ) -> None:
     """Scale a network to a budget along depth, width and resolution."""
-    from modscale.document import check_choice
-    from modscale.scaling import RULES, scale_model, scaled_to_json
-
     budgets = {"params": params, "flops": flops, "latency_ms": latency_ms}
     given = {metric: value for metric, value in budgets.items() if value is not None}
+    if (model is None) == (space is None):
+        raise InputError("give a MODEL to scale, or --space SPACE.yaml to look through", place="scale")
+    if space is not None:
+        _list_near(space, given, tolerance, best, as_json)
+        return
     if len(given) != 1:
         raise InputError("give one budget: --params, --flops or --latency-ms", place="scale", value=sorted(given))
-    (metric, target), *_ = given.items()
-    chosen_rule = RULES[check_choice(rule, "--rule", tuple(RULES))]
-    spec = _resolve(model, None)
+    from modscale.document import check_choice
+    from modscale.scaling import RULES, scale_model, scaled_to_json
 
     def measure(candidate: Any) -> float:
         from modscale.latency import measure_models
 
         return measure_models([candidate], _latency_settings(provider, threads, runs))[0].mean_ms
 
+    (metric, target), *_ = given.items()
     scaled = scale_model(
-        spec, metric, target, measure=measure, rule=chosen_rule, conv_only=conv_only, resolution=resolution,
+        _resolve(str(model), None),
+        metric,
+        target,
+        measure=measure,
+        rule=RULES[check_choice(rule, "--rule", tuple(RULES))],
+        conv_only=conv_only,
+        resolution=resolution,
         tolerance=tolerance,
-    )  # fmt: skip
+    )
     if out is not None:
         from modscale.runs import write_text
         from modscale.spec import spec_to_yaml
@@ -313,6 +325,25 @@ def scale(
         show_scaled(scaled)
 
     _show(scaled_to_json(scaled), as_json, show)
+
+
+def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, best: int, as_json: bool) -> None:
+    """All architectures of a space within the tolerance of every budget, the nearest first."""
+    from modscale.budgets import matches_to_json, within_budgets
+    from modscale.errors import naming_file
+    from modscale.space import load_space
+
+    if "latency_ms" in budgets:
+        raise InputError("a space is looked through by --params and --flops", place="--latency-ms")
+    with naming_file(space_file):
+        matches = within_budgets(load_space(space_file), budgets, tolerance, best=best)
+
+    def show() -> None:
+        from modscale.console import show_matches
+
+        show_matches(matches)
+
+    _show(matches_to_json(matches), as_json, show)
 
 
 def _show_run(summary: Any) -> None:

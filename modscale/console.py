@@ -19,6 +19,7 @@ from modscale.spec import ModelSpec
 from modscale.trials import Trial, metric_text
 
 if TYPE_CHECKING:  # these pull in numpy, which `count` does not need
+    from modscale.budgets import Matches
     from modscale.census import Census
     from modscale.scaling import ScaledModel
 
@@ -161,6 +162,22 @@ def show_scaled(scaled: ScaledModel) -> None:
     )
     if scaled.reason:
         out.print(escape(scaled.reason), soft_wrap=True)
+
+
+def show_matches(matches: Matches) -> None:
+    """The architectures of a space near several budgets, the nearest first."""
+    low, high = matches.count
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    budgets = ", ".join(f"{target:,.0f} {metric}" for metric, target in matches.budgets.items())
+    out.print(f"{number} architectures of {escape(matches.space)} are within {matches.tolerance:.1%} of {budgets}")
+    rows = [
+        (architecture(match.spec), f"{match.params:,}", f"{match.flops:,}", f"{match.distance:.3%}")
+        for match in matches.best or ((matches.nearest_miss,) if matches.nearest_miss else ())
+    ]
+    title = "The nearest" if matches.best else "A near miss"
+    out.print(make_table(title, ["dim x depth + attention", "params", "FLOPs", "total distance"], rows))
+    if matches.best and not matches.complete:
+        out.print("There may be nearer ones: not all pairs of halves were looked at.")
 
 
 def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
