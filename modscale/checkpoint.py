@@ -135,13 +135,13 @@ def _without_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checked(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`found` in the types of `wanted`, or a CheckpointError that names what does not fit."""
+    """`found` made whole with the counters of `wanted`, or a CheckpointError that names what does not fit."""
     problems: list[str] = []
     # BatchNorm's step counter is not a weight: older files have none, and nothing reads it at momentum 0.1.
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     _note(problems, "missing", [name for name in wanted if name not in found and name not in counters])
     _note(problems, "extra", [name for name in found if name not in wanted])
-    both = [name for name in wanted if name in found and name not in counters]
+    both = [name for name in wanted if name in found]
     fits = [name for name in both if found[name].shape == wanted[name].shape]
     _note(
         problems,
@@ -149,11 +149,12 @@ def _checked(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[
         [f"{name} {list(found[name].shape)} for {list(wanted[name].shape)}" for name in both if name not in fits],
     )
     floats = [name for name in fits if found[name].is_floating_point()]
-    _note(problems, "not floating-point", [f"{n} ({found[n].dtype})" for n in fits if n not in floats])
+    others = [f"{n} ({found[n].dtype})" for n in fits if n not in floats and n not in counters]
+    _note(problems, "not floating-point", others)
     _note(problems, "not finite", [name for name in floats if not bool(found[name].float().isfinite().all())])
     if problems:
         raise CheckpointError(f"does not fit the network: {'; '.join(problems)}")
-    return {name: found.get(name, tensor).to(tensor.dtype) for name, tensor in wanted.items()}
+    return {name: found.get(name, tensor) for name, tensor in wanted.items()}
 
 
 def _note(problems: list[str], what: str, names: Iterable[str]) -> None:

@@ -129,6 +129,8 @@ def test_batch_norm_counters_may_be_missing(tmp_path):
     network = build_network(MBCONV, seed=0)
     load_weights(network, tmp_path / "w.pth")
     assert torch.equal(network.state_dict()["head.weight"], state["head.weight"])
+    torch.save({**state, "layers.0.blocks.0.norm1.num_batches_tracked": torch.zeros(3)}, tmp_path / "w.pth")
+    assert "1 of another shape: layers.0.blocks.0.norm1.num_batches_tracked" in message(tmp_path / "w.pth", MBCONV)
 
 
 def spoil(change) -> dict[str, torch.Tensor]:

@@ -1,0 +1,116 @@
+"""Training step time of the network as built here, against the straightforward form of the same network.
+
+Ours stays channels-last throughout, so that the depthwise conv works on a view, and multiplies the context by
+broadcasting. The straightforward form permutes and copies around every conv and repeats the context. Both have the
+same weights; the steps alternate within one run, and the order within a pair alternates too.
+
+Usage: python benchmarks/network_forms.py [--model xxs] [--resolution 64] [--batch-size 32] [--pairs 20] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from dataclasses import replace
+from statistics import fmean, median, stdev
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modscale.blocks import ContextLayer, ModulationMlp
+from modscale.network import PatchEmbedding, build_network
+from modscale.variants import resolve_model
+
+
+def copied_to_first(x):
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def copied_to_last(x):
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+class PlainContextLayer(ContextLayer):
+    def forward(self, x):
+        if hasattr(self, "f"):
+            x = self.f(x)
+        if hasattr(self, "context_list"):
+            images = copied_to_first(x)
+            x = copied_to_last(sum(F.gelu(conv(images)) for conv in self.context_list))
+        return self.g(x) if hasattr(self, "g") else x
+
+
+class PlainModulationMlp(ModulationMlp):
+    def forward(self, x):
+        value = self.fc1(x)
+        if self.ratio > 1:
+            value = F.gelu(value)
+        context = self.context_layer(x).repeat(1, 1, 1, self.ratio)
+        return self.fc2(value * context if self.fusion == "mul" else value + context)
+
+
+class PlainPatchEmbedding(PatchEmbedding):
+    def forward(self, x):
+        return self.norm(copied_to_last(self.proj(copied_to_first(x))))
+
+
+PLAIN = {ContextLayer: PlainContextLayer, ModulationMlp: PlainModulationMlp, PatchEmbedding: PlainPatchEmbedding}
+
+
+def plain_copy(network: nn.Module, spec) -> nn.Module:
+    """The straightforward form with the weights of `network`."""
+    plain = build_network(spec)
+    plain.load_state_dict(network.state_dict())
+    for module in plain.modules():
+        module.__class__ = PLAIN.get(type(module), type(module))
+    return plain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="xxs")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    spec = replace(resolve_model(options.model), resolution=options.resolution, layer_scale=0.1)
+    ours = build_network(spec, seed=0)
+    forms = {"ours": ours, "plain": plain_copy(ours, spec)}
+    images = torch.randn(options.batch_size, 3, options.resolution, options.resolution)
+    labels = torch.randint(0, spec.num_classes, (options.batch_size,))
+    with torch.inference_mode():
+        outputs = [form.eval()(images) for form in forms.values()]
+    difference = (outputs[0] - outputs[1]).abs().max().item()
+    optimisers = {name: torch.optim.AdamW(form.parameters(), lr=1e-3) for name, form in forms.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+
+    def step(name: str) -> float:
+        start = time.perf_counter()
+        optimisers[name].zero_grad()
+        F.cross_entropy(forms[name].train()(images), labels).backward()
+        optimisers[name].step()
+        return time.perf_counter() - start
+
+    for pair in range(-2, options.pairs):  # two pairs to warm up
+        for name in forms if pair % 2 == 0 else reversed(forms):
+            duration = step(name)
+            if pair >= 0:
+                seconds[name].append(duration)
+    logs = [math.log(p / o) for p, o in zip(seconds["plain"], seconds["ours"], strict=True)]
+    half = 2 * stdev(logs) / math.sqrt(len(logs))
+    print(
+        f"| {options.model} | {options.resolution} | {options.batch_size} | {options.threads} | "
+        f"{median(seconds['ours']) * 1e3:.0f} | {median(seconds['plain']) * 1e3:.0f} | "
+        f"{math.exp(fmean(logs)):.2f} ({math.exp(fmean(logs) - half):.2f} to {math.exp(fmean(logs) + half):.2f}) | "
+        f"{difference:.1e} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
