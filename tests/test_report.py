@@ -162,7 +162,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     name = "a `b` _c_ [d](e) & 'f' \u6a21\u578b $\u00fcber$ ; &lt;"
     trials = [*fake_trials(FAKE, 4), failed(4, HOSTILE)]
     reference = fake_references(FAKE)[0]
-    reference = replace(reference, spec=replace(reference.spec, name=f"$\\frac{{ {HOSTILE}"))
+    reference = replace(reference, spec=replace(reference.spec, name=f"$\\frac{{$ {HOSTILE}"))
     space = {**SPACE, "name": name}
     folder = write_run(tmp_path / "run", trials, [reference], space=space, machine={"cpu": HOSTILE}, started=HOSTILE)
     build_report(folder, draws=2)
