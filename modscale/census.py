@@ -102,15 +102,19 @@ def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | N
         MismatchError: two ways to count the feasible architectures disagree.
     """
     count = _Counting(tables or build_tables(space))
-    interval = count.inner.enclose(*count.limits) if count.constrained else (space.size(),) * 2
     exact = count.exact
+    histograms = {metric: count.histogram(axis, bins) for axis, metric in enumerate(METRICS)} if exact else None
+    if histograms is not None:
+        # Two sweeps, one along each count: they must agree on how many architectures are feasible.
+        sums = {(sum(histogram.all), sum(histogram.feasible)) for histogram in histograms.values()}
+        if len(sums) != 1 or next(iter(sums))[0] != space.size():
+            raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
+        interval = (next(iter(sums))[1],) * 2
+    else:
+        interval = count.inner.enclose(*count.limits) if count.constrained else (space.size(),) * 2
     hopeless = explain_infeasible(space, tables=count.tables) if interval[0] == 0 else None
     if hopeless:
         interval = (0, 0)
-    histograms = {metric: count.histogram(axis, bins) for axis, metric in enumerate(METRICS)} if exact else None
-    for histogram in (histograms or {}).values():
-        if (sum(histogram.all), sum(histogram.feasible)) != (space.size(), interval[0]):
-            raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
     rule = f"more than {MAX_POINTS:,} distinct partial sums of params and FLOPs, or weights beyond int64"
     return Census(
         name=space.name,

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from modscale.stage_tables import MAX_COUNT, IntArray
 
+BLOCK = 128
+"""Points in a step of the sweep."""
 ROW = 64
 """Ranks in a row of the sweep's running sum."""
 
@@ -76,11 +78,11 @@ def corner_counts(asking: Points, swept: Points, axis: int, limits: Sequence[int
     rank, weight = rank[others], swept.weight[others]
 
     admitted = np.searchsorted(swept.cost[others, 1 - axis], bound - asking.cost[:, 1 - axis], side="right")
-    block = 128 if len(rank) < 1 << 16 else 256
-    queries = np.lexsort((asking.cost[:, axis], admitted // block))
+    able = np.flatnonzero((admitted > 0) & (asking.cost[:, axis] + values[0] <= max(limits)))
+    queries = able[np.lexsort((asking.cost[able, axis], admitted[able] // BLOCK))]
     own, own_weight, admitted = asking.cost[queries, axis], asking.weight[queries], admitted[queries]
-    starts = np.arange(0, len(rank) + 1, block)
-    ends = np.searchsorted(admitted // block, starts // block, side="right")
+    starts = np.arange(0, len(rank) + 1, BLOCK)
+    ends = np.searchsorted(admitted // BLOCK, starts // BLOCK, side="right")
 
     wanted = np.array(limits, dtype=np.int64)[:, None]
     # The running sum by rank in two levels, so that a block of points touches few of its rows.
@@ -90,7 +92,7 @@ def corner_counts(asking: Points, swept: Points, axis: int, limits: Sequence[int
     totals = [0] * len(limits)
     asked = 0
     for start, end in zip(starts, ends, strict=True):
-        part, part_weight = rank[start : start + block], weight[start : start + block]
+        part, part_weight = rank[start : start + BLOCK], weight[start : start + BLOCK]
         if end > asked:
             place = np.searchsorted(values, wanted - own[asked:end], side="right")
             counts = (sums_by_row.cumsum() - sums_by_row)[place // ROW] + before.ravel()[place]

@@ -15,7 +15,6 @@ from modscale import partials
 from modscale.census import census_to_json, explain_infeasible, require_feasible, take_census
 from modscale.counts import count_model
 from modscale.errors import InputError
-from modscale.pairs import Points, corner_counts, highest_pair, line_counts, weighted_sums
 from modscale.space import SearchSpace, parse_space
 from modscale.spec import ModelSpec, network_key, parse_spec
 from modscale.tables import build_tables
@@ -45,8 +44,10 @@ def random_space(seed: int, stages: int) -> dict[str, Any]:
             stage |= {"context": [["f"], ["conv", "g"]], "kernel_size": [[3], [3, 5]]}
         document["stages"].append(stage)
     for stage in document["stages"]:  # what brute force goes through in a moment
-        if parse_space(document).size() > 1500:
-            stage |= {"depth": rng.choice([1, 3])}
+        if parse_space(document).size() > 400:
+            stage["depth"] = rng.choice([1, 3])
+        if parse_space(document).size() > 400:
+            stage["dim"] = rng.choice([8, 16])
     rows = enumerate_space(parse_space(document))
     constraints: dict[str, Any] = {}
     for metric, place in (("params", 1), ("flops", 2)):
@@ -174,21 +175,22 @@ def test_a_space_of_1e12_is_counted_to_the_unit() -> None:
 
 def test_rounding_encloses_the_exact_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the halves may hold few points, the interval holds what was counted without that limit, and says why."""
-    space = parse_space(random_space(1, 4) | {"constraints": {"params": {"max": 40_000}, "flops": {"max": 400_000}}})
+    inexact = 0
     for seed in range(6):
-        document = random_space(seed + 20, 4)
-        space = parse_space(document)
+        space = parse_space(random_space(seed + 20, 4))
         feasible = take_census(space).feasible
         with monkeypatch.context() as patch:
-            patch.setattr(partials, "MAX_POINTS", 20)
+            patch.setattr(partials, "MAX_POINTS", 8)
             patch.setattr(partials, "COARSE_STEP", 400)
             patch.setattr(partials, "COARSE_OPTIONS", 4)
             census = take_census(space)
         low, high = census.feasible_interval
         assert low <= feasible <= high
+        inexact += not census.exact
         if not census.exact:
             assert "distinct partial sums" in (census.rule or "")
             assert census_to_json(census)["exact"] is False
+    assert inexact >= 3
 
 
 def test_json_has_the_fixed_keys_and_specs_that_read_back() -> None:
@@ -256,42 +258,3 @@ def test_a_rare_feasible_architecture_is_not_called_infeasible() -> None:
     one = parse_space({"base": BASE, "stages": [stage] * 4, "constraints": {"params": {"max": least}}})
     assert explain_infeasible(one) is None
     assert take_census(one).feasible == 1
-
-
-def points(seed: int, n: int, spread: int) -> Points:
-    rng = np.random.default_rng(seed)
-    return Points(cost=rng.integers(0, spread, (n, 2)), weight=rng.integers(1, 5, n))
-
-
-@pytest.mark.parametrize(("n", "m", "spread"), [(900, 700, 1000), (300, 1500, 40), (50, 128, 300), (40, 1, 9)])
-def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int) -> None:
-    """Counts and extremes over pairs, with many ties and several blocks, against all n x m sums."""
-    front, back = points(1, n, spread), points(2, m, spread)
-    sums = front.cost[:, None] + back.cost
-    weight = front.weight[:, None] * back.weight
-    limits = [0, spread // 2, spread, 3 * spread // 2, 2 * spread]
-    for axis in (0, 1):
-        line = [int(weight[sums[..., axis] <= limit].sum()) for limit in limits]
-        assert line_counts(front, back, axis, limits) == line
-        for bound in (-1, spread // 3, spread, 2 * spread):
-            inside = sums[..., 1 - axis] <= bound
-            corner = [int(weight[inside & (sums[..., axis] <= limit)].sum()) for limit in limits]
-            assert corner_counts(front, back, axis, limits, bound) == corner
-            own, other = (spread // 4, spread), (bound - spread // 8, bound)
-            held = (
-                (sums[..., axis] >= own[0]) & (sums[..., axis] <= own[1]) & inside & (sums[..., 1 - axis] >= other[0])
-            )
-            for sign, choose in ((1, max), (-1, min)):
-                found = highest_pair(front, back, axis, own, other, None, sign)
-                assert (found is None) == (not held.any())
-                if found is not None:
-                    assert found[0][axis] + found[1][axis] == choose(sums[held][:, axis])
-                    assert found[0] in {tuple(row) for row in front.cost.tolist()}
-
-
-def test_sums_beyond_int64_are_exact() -> None:
-    """Weights times counts of 1e17 each, against Python's whole numbers."""
-    rng = np.random.default_rng(0)
-    weight, counts = rng.integers(0, 10**15, 50), rng.integers(0, 10**17, (2, 50))
-    exact = [sum(int(w) * int(c) for w, c in zip(weight, row, strict=True)) for row in counts]
-    assert weighted_sums(weight, counts) == exact

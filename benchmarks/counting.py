@@ -1,0 +1,102 @@
+"""How fast a space is counted: the tables against fvcore traces, in turn on one core, and the census of three spaces.
+
+Run `python benchmarks/counting.py`; it prints the tables of `counting.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modscale.census import require_feasible, take_census
+from modscale.space import SearchSpace, load_space, parse_space
+from modscale.tables import build_tables
+from modscale.tracing import trace_model
+
+ARCHITECTURES = 1_000_000
+TRACES = 4
+ROUNDS = 5
+MOBILE = Path(__file__).parents[1] / "spaces" / "mobile.yaml"
+LIMITS = {"params": {"max": 14.0e6}, "flops": {"max": 1.6e9}, "widths": "nondecreasing"}
+
+
+def wide_space(name: str, depth: int) -> SearchSpace:
+    """A space of the shape of `mobile`, with finer ranges."""
+    return parse_space({
+        "name": name,
+        "constraints": LIMITS,
+        "stages": [
+            {"dim": {"low": 24, "high": 72, "step": 8}, "depth": {"low": 1, "high": depth}, "expansion": [2, 3, 4, 6]},
+            {"dim": {"low": 48, "high": 128, "step": 16}, "depth": {"low": 1, "high": depth}, "expansion": [2, 3, 4, 6],
+             "attention_depth": {"low": 0, "high": 3}},
+            {"dim": {"low": 96, "high": 256, "step": 32}, "depth": {"low": 1, "high": depth + 4},
+             "expansion": [2, 3, 4, 6], "attention_depth": {"low": 0, "high": 4}},
+            {"dim": {"low": 192, "high": 512, "step": 64}, "depth": {"low": 1, "high": depth + 2},
+             "expansion": [2, 3, 4, 6], "attention_depth": {"low": 0, "high": 4}},
+        ],
+    })  # fmt: skip
+
+
+def compare_rates(space: SearchSpace) -> None:
+    tables = build_tables(space)
+    rng = np.random.default_rng(0)
+    table_rates, mask_rates, trace_rates = [], [], []
+    for _ in range(ROUNDS):
+        rows = tables.sample(rng, ARCHITECTURES)
+        start = time.perf_counter()
+        params, flops = tables.count(rows)
+        table_rates.append(ARCHITECTURES / (time.perf_counter() - start))
+        start = time.perf_counter()
+        tables.feasible(rows)
+        mask_rates.append(ARCHITECTURES / (time.perf_counter() - start))
+        specs = [tables.spec(row) for row in rows[:TRACES]]
+        start = time.perf_counter()
+        traced = [trace_model(spec) for spec in specs]
+        trace_rates.append(TRACES / (time.perf_counter() - start))
+        assert traced == list(zip(params[:TRACES], flops[:TRACES], strict=True)), "the counts differ"
+    print("| path | architectures a second (median) | slowest and fastest round |")
+    print("|---|---|---|")
+    for name, rates in (("`count`", table_rates), ("`feasible`", mask_rates), ("fvcore trace", trace_rates)):
+        print(f"| {name} | {statistics.median(rates):,.1f} | {min(rates):,.1f} to {max(rates):,.1f} |")
+    ratios = [fast / slow for fast, slow in zip(table_rates, trace_rates, strict=True)]
+    print(f"\n`count` to fvcore, round by round: {min(ratios):,.0f} to {max(ratios):,.0f} times.\n")
+
+
+def time_censuses(spaces: list[SearchSpace]) -> None:
+    print("| space | architectures | feasible | distinct networks | `require_feasible` | `take_census`, wall (CPU) |")
+    print("|---|---|---|---|---|---|")
+    for space in spaces:
+        start = time.perf_counter()
+        require_feasible(space)
+        quick = time.perf_counter() - start
+        start, cpu = time.perf_counter(), time.process_time()
+        census = take_census(space)
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        low, high = census.feasible_interval
+        feasible = f"{low:,}" if census.exact else f"{low:,} to {high:,} (not exact)"
+        print(
+            f"| {space.name} | {census.size:,} | {feasible} | {census.distinct:,} | {quick:.2f} s"
+            f" | {wall:.1f} s ({cpu:.1f} s) |"
+        )
+
+
+def main() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}, one core{load}\n")
+    mobile = load_space(sys.argv[1] if len(sys.argv) > 1 else MOBILE)
+    compare_rates(mobile)
+    time_censuses([mobile, wide_space("wide", 12), wide_space("wider", 24)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Sums over pairs of points against the full table of all pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modscale.pairs import Points, corner_counts, highest_pair, line_counts, weighted_sums
+
+
+def points(seed: int, n: int, spread: int) -> Points:
+    rng = np.random.default_rng(seed)
+    return Points(cost=rng.integers(0, spread, (n, 2)), weight=rng.integers(1, 5, n))
+
+
+@pytest.mark.parametrize(("n", "m", "spread"), [(900, 700, 1000), (300, 1500, 40), (50, 128, 300), (40, 1, 9)])
+def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int) -> None:
+    """Counts and extremes over pairs, with many ties and several blocks, against all n x m sums."""
+    front, back = points(1, n, spread), points(2, m, spread)
+    sums = front.cost[:, None] + back.cost
+    weight = front.weight[:, None] * back.weight
+    limits = [0, spread // 2, spread, 3 * spread // 2, 2 * spread]
+    for axis in (0, 1):
+        line = [int(weight[sums[..., axis] <= limit].sum()) for limit in limits]
+        assert line_counts(front, back, axis, limits) == line
+        for bound in (-1, spread // 3, spread, 2 * spread):
+            inside = sums[..., 1 - axis] <= bound
+            corner = [int(weight[inside & (sums[..., axis] <= limit)].sum()) for limit in limits]
+            assert corner_counts(front, back, axis, limits, bound) == corner
+            own, other = (spread // 4, spread), (bound - spread // 8, bound)
+            held = (
+                (sums[..., axis] >= own[0]) & (sums[..., axis] <= own[1]) & inside & (sums[..., 1 - axis] >= other[0])
+            )
+            for sign, choose in ((1, max), (-1, min)):
+                found = highest_pair(front, back, axis, own, other, None, sign)
+                assert (found is None) == (not held.any())
+                if found is not None:
+                    assert found[0][axis] + found[1][axis] == choose(sums[held][:, axis])
+                    assert found[0] in {tuple(row) for row in front.cost.tolist()}
+
+
+def test_sums_beyond_int64_are_exact() -> None:
+    """Weights times counts of 1e17 each, against Python's whole numbers."""
+    rng = np.random.default_rng(0)
+    weight, counts = rng.integers(0, 10**15, 50), rng.integers(0, 10**17, (2, 50))
+    exact = [sum(int(w) * int(c) for w, c in zip(weight, row, strict=True)) for row in counts]
+    assert weighted_sums(weight, counts) == exact
