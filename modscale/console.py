@@ -61,18 +61,18 @@ def show_census(census: Census) -> None:
         rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
         rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
     out.print(make_table(f"space {census.name}", ["", "number", "share"], rows))
-    rows = []
+    reaches = []
     for kind, reach in (("all", census.reach), ("feasible", census.feasible_reach)):
         for metric, ends in (reach or {}).items():
             for end, spec in (("min", ends.min_spec), ("max", ends.max_spec)):
-                rows.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture(spec)))
-    out.print(make_table("Reach, exact", ["count", "value", "attained by (dim x depth + attention)"], rows))
+                reaches.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture(spec)))
+    out.print(make_table("Reach, exact", ["count", "value", "attained by (dim x depth + attention)"], reaches))
     for metric, bars in (census.histograms or {}).items():
         top = max(bars.all)
-        rows = []
+        bins = []
         for left, right, everything, feasible in zip(bars.edges, bars.edges[1:], bars.all, bars.feasible, strict=False):
             bar = "#" * round(24 * feasible / top) + "." * (round(24 * everything / top) - round(24 * feasible / top))
-            rows.append(
+            bins.append(
                 (
                     f"{metric_text(metric, left)} to {metric_text(metric, right)}",
                     f"{everything:,}",
@@ -80,7 +80,7 @@ def show_census(census: Census) -> None:
                     bar,
                 )
             )
-        table = make_table(f"Architectures by {metric}", [metric, "all", "feasible", "# feasible, . all"], rows)
+        table = make_table(f"Architectures by {metric}", [metric, "all", "feasible", "# feasible, . all"], bins)
         table.columns[-1].justify = "left"
         out.print(table)
     for note in (census.rule, census.infeasible):

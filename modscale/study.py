@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from modscale.errors import RunError
@@ -57,7 +57,6 @@ class SearchStudy:
 
     def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int, storage: str | None) -> None:
         self.space = space
-        self.directions = list(space.objectives.values())
         self.metrics = list(space.objectives)
         self.sampler = _FeasibleSampler(space, tables, seed)
         self.distributions = {p.name: _distribution(p) for p in space.searched}
@@ -65,7 +64,7 @@ class SearchStudy:
             self.study = optuna.create_study(
                 storage=storage,
                 study_name=STUDY_NAME,
-                directions=self.directions,
+                directions=[StudyDirection[direction.upper()] for direction in self.space.objectives.values()],
                 sampler=self.sampler,
                 load_if_exists=True,
             )
@@ -246,12 +245,13 @@ def study_url(path: Path) -> str:
 def _distribution(parameter: Parameter) -> BaseDistribution:
     """Numbers as an ordered range that holds every option; anything else as a category."""
     labels = [parameter.label(option) for option in parameter.options]
-    if all(isinstance(label, int) for label in labels):
-        low, high = min(labels), max(labels)
-        step = reduce(math.gcd, (label - low for label in labels)) or 1
-        return IntDistribution(low, high, step=step)
-    if all(isinstance(label, (int, float)) for label in labels):
-        return FloatDistribution(float(min(labels)), float(max(labels)))
+    whole = [label for label in labels if isinstance(label, int)]
+    numbers = [label for label in labels if isinstance(label, (int, float))]
+    if len(whole) == len(labels):
+        low = min(whole)
+        return IntDistribution(low, max(whole), step=math.gcd(*(label - low for label in whole)) or 1)
+    if len(numbers) == len(labels):
+        return FloatDistribution(float(min(numbers)), float(max(numbers)))
     return CategoricalDistribution([str(label) for label in labels])
 
 
