@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from modscale.counts import ModelCount, count_model, sum_by
-from modscale.spec import ModelSpec
+from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial, metric_text
 
 if TYPE_CHECKING:  # these pull in numpy, which `count` does not need
@@ -65,8 +65,8 @@ def show_census(census: Census) -> None:
     for kind, reach in (("all", census.reach), ("feasible", census.feasible_reach)):
         for metric, ends in (reach or {}).items():
             for end, spec in (("min", ends.min_spec), ("max", ends.max_spec)):
-                reaches.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture(spec)))
-    out.print(make_table("Reach, exact", ["count", "value", "attained by (dim x depth + attention)"], reaches))
+                reaches.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture_text(spec)))
+    out.print(make_table("Reach, exact", ["count", "value", "attained by (dim × depth + attention)"], reaches))
     for metric, bars in (census.histograms or {}).items():
         top = max(bars.all)
         bins = []
@@ -86,14 +86,6 @@ def show_census(census: Census) -> None:
     for note in (census.rule, census.infeasible):
         if note:
             out.print(escape(note), soft_wrap=True)
-
-
-def architecture(spec: ModelSpec) -> str:
-    """Dim x depth of each stage, attention blocks behind a plus, as in `32x2 64x2 128x6+1 256x2+2`."""
-    return " ".join(
-        f"{stage.dim}x{stage.depth}" + (f"+{stage.attention_depth}" if stage.attention_depth else "")
-        for stage in spec.stages
-    )
 
 
 def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -149,8 +141,8 @@ def show_scaled(scaled: ScaledModel) -> None:
     rows = []
     for spec in (scaled.source, scaled.spec):
         count = count_model(spec)
-        rows.append((spec.name, architecture(spec), str(spec.resolution), f"{count.params:,}", f"{count.flops:,}"))
-    headings = ["network", "dim x depth + attention", "resolution", "params", "FLOPs"]
+        rows.append((spec.name, architecture_text(spec), str(spec.resolution), f"{count.params:,}", f"{count.flops:,}"))
+    headings = ["network", "dim × depth + attention", "resolution", "params", "FLOPs"]
     target = f"{scaled.target:,.0f}" if scaled.metric != "latency_ms" else f"{scaled.target:g}"
     out.print(make_table(f"{scaled.source.name} scaled to {target} {scaled.metric}", headings, rows))
     value = f"{scaled.value:,.2f}" if scaled.metric == "latency_ms" else f"{scaled.value:,.0f}"
@@ -171,11 +163,11 @@ def show_matches(matches: Matches) -> None:
     budgets = ", ".join(f"{target:,.0f} {metric}" for metric, target in matches.budgets.items())
     out.print(f"{number} architectures of {escape(matches.space)} are within {matches.tolerance:.1%} of {budgets}")
     rows = [
-        (architecture(match.spec), f"{match.params:,}", f"{match.flops:,}", f"{match.distance:.3%}")
+        (architecture_text(match.spec), f"{match.params:,}", f"{match.flops:,}", f"{match.distance:.3%}")
         for match in matches.best or ((matches.nearest_miss,) if matches.nearest_miss else ())
     ]
     title = "The nearest" if matches.best else "A near miss"
-    out.print(make_table(title, ["dim x depth + attention", "params", "FLOPs", "total distance"], rows))
+    out.print(make_table(title, ["dim × depth + attention", "params", "FLOPs", "total distance"], rows))
     if matches.best and not matches.complete:
         out.print("There may be nearer ones: not all pairs of halves were looked at.")
 

@@ -201,7 +201,7 @@ def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug
             answer = ("error", TrialFailed(str(error)))
         except ModscaleError as error:
             answer = ("error", error)
-        except Exception as error:  # whatever it is, it is this candidate's reason to fail
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this candidate's reason to fail
             if debug:
                 import traceback
 

@@ -16,7 +16,7 @@ from modscale.front import Front, accuracy_error, limits_text, objective_values
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.space import SearchSpace
-from modscale.spec import ModelSpec
+from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial, metric_text
 
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
@@ -279,14 +279,6 @@ def _interval_text(interval: Interval, *, percent: bool = False) -> str:
         f"{round(factor * v, 0 if percent else 2):g}" for v in (interval.value, interval.low, interval.high)
     )
     return f"{value}{unit}" if low == high else f"{value}{unit} [{low}, {high}]"
-
-
-def architecture_text(spec: ModelSpec) -> str:
-    """Width x blocks of each stage, attention blocks behind a plus, as in `32x2 64x2 128x6+1 256x2+2`."""
-    return " ".join(
-        f"{stage.dim}\u00d7{stage.depth}" + (f"+{stage.attention_depth}" if stage.attention_depth else "")
-        for stage in spec.stages
-    )
 
 
 def _base64(text: str) -> str:

@@ -268,6 +268,14 @@ def spec_to_yaml(spec: ModelSpec) -> str:
     return "".join(lines)
 
 
+def architecture_text(spec: ModelSpec) -> str:
+    """Width x blocks of each stage, attention blocks behind a plus, as in `32×2 64×2 128×6+1 256×2+2`."""
+    return " ".join(
+        f"{stage.dim}×{stage.depth}" + (f"+{stage.attention_depth}" if stage.attention_depth else "")
+        for stage in spec.stages
+    )
+
+
 def network_key(spec: ModelSpec) -> tuple[Any, ...]:
     """Equal for two specs exactly when they describe the same network, whatever their names."""
     has_layer_scale = any(stage.block in ("modulation", "separate_mlp") for stage in spec.stages)
