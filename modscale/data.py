@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,6 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int) -> Images:
     """The chosen images [N, R, R, 3], the others only looked at where the whole set is small."""
-    sizes = _sizes(files)
     x = np.empty((len(chosen), resolution, resolution, 3), dtype=np.uint8)
     row = {int(index): i for i, index in enumerate(chosen)}
 
@@ -197,21 +196,21 @@ def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int
         if index in row:
             x[row[index]] = image
 
-    wanted = range(len(files)) if sizes <= DECODE_ALL_BYTES else [int(index) for index in chosen]
+    wanted = range(len(files)) if _is_small(files) else [int(index) for index in chosen]
     with _quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(fill, wanted, chunksize=1):
             pass
     return x
 
 
-def _sizes(files: Sequence[Path]) -> int:
+def _is_small(files: Sequence[Path]) -> bool:
     total = 0
     for file in files:
         with _reading(file):
             total += file.stat().st_size
         if total > DECODE_ALL_BYTES:
-            break
-    return total
+            return False
+    return True
 
 
 def _load_npz(
@@ -239,18 +238,19 @@ def _load_npz(
 
 def _read_npz(path: Path) -> dict[str, Any]:
     keys = ("x_train", "y_train", "x_val", "y_val")
-    with _reading(path, "not a readable .npz"):
-        archive = np.load(path, allow_pickle=False)
+    with _reading(path, "not a readable .npz"), ExitStack() as stack:
+        stream = stack.enter_context(path.open("rb"))
+        archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError("not a .npz archive of named arrays")
-        with archive:
-            for key in keys:
-                if key not in archive.files:
-                    raise DataError(f"is missing; a .npz needs {', '.join(keys)}", place=key)
-            raw = {}
-            for key in keys:
-                with _reading(path, "cannot be read", place=key):
-                    raw[key] = archive[key]
+        stack.enter_context(archive)
+        for key in keys:
+            if key not in archive.files:
+                raise DataError(f"is missing; a .npz needs {', '.join(keys)}", place=key)
+        raw = {}
+        for key in keys:
+            with _reading(path, "cannot be read", place=key):
+                raw[key] = archive[key]
     for split in ("train", "val"):
         x, y = raw[f"x_{split}"], raw[f"y_{split}"]
         if x.dtype != np.uint8:
@@ -330,7 +330,7 @@ def _reading(file: Path, what: str = "cannot be read", *, place: str = "") -> It
     except DataError as error:
         error.file = error.file or _text(file)
         raise
-    except Exception as error:  # noqa: BLE001  # decoders raise what broken bytes lead them to: two dozen kinds
+    except Exception as error:  # decoders raise what broken bytes lead them to: two dozen kinds
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{what} ({reason or type(error).__name__})", file=_text(file), place=place) from error
 
@@ -345,7 +345,7 @@ def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:
     digest = hashlib.sha256("\0".join(class_names).encode())
     for array in (x_train, y_train, x_val, y_val):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array)
+        digest.update(array.data)
     return Dataset(
         name=name,
         class_names=tuple(class_names),

@@ -22,13 +22,13 @@ PUBLISHED = ("xxs", "xs", "s", "s_conv")
 class ProxySettings:
     """The short training that stands in for the real one."""
 
-    resolution: int = 64
+    resolution: int = 32
     """Side of the training and validation images, pixels."""
-    epochs: int = 3
+    epochs: int = 2
     """Passes over the training images."""
     batch_size: int = 32
     """Images a step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Peak learning rate of vectors and of matrices of fan-in 64 or less; see `proxy.py`."""
     weight_decay: float = 0.05
     """AdamW's decay of matrices; vectors have none."""
@@ -40,7 +40,7 @@ class ProxySettings:
     """Initial LayerScale in the proxy, where the spec has LayerScale at all."""
     flip: bool = True
     """Mirror training images left to right at random; false for data in which left and right differ, such as text."""
-    train_images: int | None = 4000
+    train_images: int | None = 3000
     """At most this many training images, the same number a class; None takes all."""
     val_images: int | None = 1000
     """At most this many validation images; None takes all."""
