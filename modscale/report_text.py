@@ -16,7 +16,7 @@ from modscale.front import Front, accuracy_error, limits_text, objective_values
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.space import SearchSpace
-from modscale.spec import ModelSpec, architecture_text
+from modscale.spec import architecture_text
 from modscale.trials import Trial, metric_text
 
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
