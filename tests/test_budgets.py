@@ -19,7 +19,7 @@ from modscale.tables import build_tables
 
 STAGES = [
     {"dim": [16, 24, 32], "depth": [1, 2, 3], "expansion": [4, 6]},
-    {"dim": [24, 32, 48], "depth": [1, 2], "expansion": [4, 6], "kernel_size": [3, 7]},
+    {"dim": [24, 32, 48], "depth": [1, 2], "expansion": [4, 6]},
     {"dim": [32, 64, 96], "depth": [1, 2], "attention_depth": [0, 1, 2], "attention_mlp_ratio": [2, 4]},
 ]
 LIMITS = {"widths": "nondecreasing", "params": {"max": 1.1e6}, "flops": {"min": 1.2e8}}

@@ -102,6 +102,17 @@ TABLES = {
 }
 
 
+@pytest.mark.parametrize("size", ["xxs", "xs"])
+def test_proposals_keep_the_habits_that_lead_from_s_to_s_conv(size: str) -> None:
+    """A proposal has its hybrid's ratios and number of blocks, no attention, and widths between the two networks'."""
+    hybrid, proposal, largest = (published(name).stages for name in (size, f"{size}_conv", "s_conv"))
+    assert not any(stage.attention_depth for stage in proposal)
+    assert sum(s.depth for s in proposal) == sum(s.depth + s.attention_depth for s in hybrid)
+    assert [s.depth for s in proposal[:2]] == [s.depth for s in hybrid[:2]]
+    assert all(a.dim <= b.dim <= c.dim for a, b, c in zip(hybrid, proposal, largest, strict=True))
+    assert {s.mlp_ratios for s in proposal} == {s.mlp_ratios for s in hybrid}
+
+
 def test_no_named_model_is_without_a_published_row() -> None:
     """There are as many named models as rows: nothing was made up beside them."""
     assert len(list_models()) == len(ROWS)
