@@ -146,7 +146,8 @@ def test_constant_images_stay_finite() -> None:
 
 def test_rates_follow_fan_in_and_vectors_do_not_decay() -> None:
     """Every parameter is in one group; a matrix of fan-in n trains at min(1, 64 / n), vectors without weight decay."""
-    spec = ModelSpec(stages=(StageSpec(dim=16, depth=2), StageSpec(dim=128, depth=1, attention_depth=1)))
+    stages = (StageSpec(dim=16, depth=2), StageSpec(dim=128, depth=1, kernel_size=(9,), attention_depth=1))
+    spec = ModelSpec(stages=stages)
     network = build_network(spec, seed=0)
     found = {}
     for group in parameter_groups(network, SETTINGS):
