@@ -27,16 +27,16 @@ def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int) -
             inside = sums[..., 1 - axis] <= bound
             corner = [int(weight[inside & (sums[..., axis] <= limit)].sum()) for limit in limits]
             assert corner_counts(front, back, axis, limits, bound) == corner
-            own, other = (spread // 4, spread), (bound - spread // 8, bound)
-            held = (
-                (sums[..., axis] >= own[0]) & (sums[..., axis] <= own[1]) & inside & (sums[..., 1 - axis] >= other[0])
-            )
-            for sign, choose in ((1, max), (-1, min)):
-                found = highest_pair(front, back, axis, own, other, None, sign)
-                assert (found is None) == (not held.any())
-                if found is not None:
-                    assert found[0][axis] + found[1][axis] == choose(sums[held][:, axis])
-                    assert found[0] in {tuple(row) for row in front.cost.tolist()}
+            for width in (spread // 8, 1, 0):  # a narrow interval has most candidates turned down
+                own, other = (spread // 4, spread), (bound - width, bound)
+                held = (sums[..., axis] >= own[0]) & (sums[..., axis] <= own[1])
+                held &= inside & (sums[..., 1 - axis] >= other[0])
+                for sign, choose in ((1, max), (-1, min)):
+                    found = highest_pair(front, back, axis, own, other, None, sign)
+                    assert (found is None) == (not held.any())
+                    if found is not None:
+                        assert found[0][axis] + found[1][axis] == choose(sums[held][:, axis])
+                        assert found[0] in {tuple(row) for row in front.cost.tolist()}
 
 
 def test_sums_beyond_int64_are_exact() -> None:
