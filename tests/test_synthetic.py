@@ -104,12 +104,13 @@ def test_texture_statistics_alone_do_not_tell_the_class(images) -> None:
 
 
 def test_colour_tells_nothing(images) -> None:
-    """The mean hue of an image, brightness taken out, predicts its class no better than chance."""
+    """The mean hue of an image, brightness taken out, predicts neither texture nor outline better than chance."""
     x, y, x_val, y_val = images
     hue, hue_val = (a.astype(float).mean((1, 2)) - a.astype(float).mean((1, 2, 3))[:, None] for a in (x, x_val))
-    chance = 1 / len(CLASS_NAMES)
-    error = np.sqrt(chance * (1 - chance) / len(y_val))
-    assert ridge_accuracy(hue, y, hue_val, y_val, strength=1.0) < chance + 4 * error
+    for part, number in ((np.mod, len(TEXTURES)), (np.floor_divide, len(OUTLINES))):
+        labels, labels_val = part(y, len(TEXTURES)), part(y_val, len(TEXTURES))
+        error = np.sqrt(1 / number * (1 - 1 / number) / len(y_val))
+        assert ridge_accuracy(hue, labels, hue_val, labels_val, strength=1.0) < 1 / number + 4 * error
 
 
 def test_class_is_the_outline_and_the_texture() -> None:
