@@ -64,6 +64,7 @@ def brute_force(stages: int, constraints: dict[str, object], budgets: dict[str, 
         ({"params": 3e5, "flops": 2.5e8}, 0.45),
         ({"params": 1e5}, 0.1),
         ({"flops": 1.6e8}, 0.02),
+        ({"flops": 1.25e8}, 0.1),
         ({"flops": 1e8, "params": 1e3}, 0.05),
     ],
 )
@@ -72,12 +73,15 @@ def test_number_and_ranking_agree_with_brute_force(stages, constraints, budgets,
     space = space_of(stages, constraints)
     expected = brute_force(stages, constraints, budgets, tolerance)
     networks = {key: rest for *rest, key in expected}
-    matches = within_budgets(space, budgets, tolerance, best=7)
+    matches = within_budgets(space, budgets, tolerance, best=10_000)
     assert matches.count == (len(expected),) * 2
     assert matches.distinct == (len(networks),) * 2
     assert matches.complete
-    assert [(m.params, m.flops) for m in matches.best] == [(p, f) for _, p, f in sorted(networks.values())[:7]]
-    assert [m.distance for m in matches.best] == pytest.approx([d for d, *_ in sorted(networks.values())[:7]])
+    assert [(m.params, m.flops) for m in matches.best] == [(p, f) for _, p, f in sorted(networks.values())]
+    assert [m.distance for m in matches.best] == pytest.approx([d for d, *_ in sorted(networks.values())])
+    for most in (1, 2, 3, 5, 8):
+        few = within_budgets(space, budgets, tolerance, best=most)
+        assert [(m.params, m.flops) for m in few.best] == [(m.params, m.flops) for m in matches.best[:most]]
     for match in matches.best:
         count = count_model(match.spec)
         assert (count.params, count.flops) == (match.params, match.flops)
@@ -127,6 +131,16 @@ def test_an_end_of_the_search_is_owned_up_to(monkeypatch) -> None:
     assert matches.count[0] > 0
     assert not matches.complete
     assert matches_to_json(matches)["complete"] is False
+
+
+def test_the_edges_of_the_tolerance_belong_to_it() -> None:
+    """A budget that two networks meet at the very edge of the tolerance, above and below, counts and lists both."""
+    params = sorted({params for _, _, params, _ in everything(2)})
+    low, high = params[10], params[-10]
+    target = (low + high) / 2
+    matches = within_budgets(space_of(2, {}), {"params": target}, (high - low) / (high + low), best=10_000)
+    listed = {match.params for match in matches.best}
+    assert (min(listed), max(listed)) == (low, high)
 
 
 def test_the_json_holds_whole_specs() -> None:
