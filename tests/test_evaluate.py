@@ -85,7 +85,7 @@ def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evalu
     """An allocation that cannot succeed is the candidate's failure."""
     huge = parse_space({"base": {"resolution": 32}, "stages": [{"dim": 16384, "depth": 1, "expansion": 64}]}).base
     huge = replace(huge, stages=(replace(huge.stages[0], mlp_ratios=(64,)),))  # one matrix of 69 GB
-    with pytest.raises(TrialFailed, match="memory|allocate"):
+    with pytest.raises(TrialFailed, match=r"memory|allocate"):
         evaluator(huge)
 
 

@@ -90,7 +90,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="must be a folder"):
         check_folder(tmp_path / "file", toy())
-    with pytest.raises(RunError, match="has file and no run.yaml"):
+    with pytest.raises(RunError, match=r"has file and no run\.yaml"):
         check_folder(tmp_path, toy())
     with pytest.raises(RunError, match="is no run's folder"):
         read_run(tmp_path)

@@ -53,7 +53,7 @@ def stage_refusal(**changes: object) -> str:
         ("depth", {"low": 1, "high": 4}, (1, 2, 3, 4)),
         ("depth", {"low": 2, "high": 2}, (2,)),
         ("attention_depth", {"low": 0, "high": 2}, (0, 1, 2)),
-        ("attention_mlp_ratio", {"low": 1, "high": 1.3, "step": 0.1}, (1, 1.1, 1.2, 1.3)),
+        ("attention_mlp_ratio", {"low": 0.1, "high": 0.3, "step": 0.1}, (0.1, 0.2, 0.3)),
         ("attention_mlp_ratio", [4, 2.5], (4, 2.5)),
         ("expansion", [4, 6], (4, 6)),
         ("mlp_ratios", [[1, 6]], ((1, 6),)),

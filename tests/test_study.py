@@ -86,7 +86,7 @@ def test_startup_trials_are_spread_over_the_sizes() -> None:
 
 
 def test_the_sampler_learns_from_what_it_is_told() -> None:
-    """When one width is better on both objectives, TPE proposes it more often than chance (one in three) after 20 trials."""
+    """When one width is better on both objectives, TPE proposes it more often than chance (one in three)."""
     space = space_of(search={"startup_trials": 8})
     study = study_of(space)
     later = []
