@@ -4,8 +4,9 @@ The recipe must not let the ranking turn on one learning rate, for a wide networ
 network, and at one fixed rate the narrow one wins. So, after the width transfer of Adam in "Tensor Programs V"
 (arXiv 2203.03466): the learning rate of every matrix and dense conv is scaled by min(1, 64 / fan_in), vectors have no
 weight decay, LayerScale starts at `settings.layer_scale` (1e-4, right for 300 epochs, would hold every block shut for
-the whole of a short run), and the initial weights are brought to unit gain (`rescale_weights`). The figures that led
-here are in `benchmarks/proxy_recipe.md`.
+the whole of a short run), and the initial weights are brought to unit gain (`rescale_weights`). Residual branches that
+have no LayerScale start at the same share (`damp_branches`): the attention blocks of a hybrid would otherwise begin
+ten times as loud as its convolutional ones. The figures that led here are in `benchmarks/proxy_recipe.md`.
 
 Same spec, data, settings, seed, thread count and machine give the same result bit for bit on CPU.
 
@@ -24,6 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modscale.blocks import (
+    AttentionBlock,
+    FocalBlock,
+    MBConvBlock,
+    ModulationBlock,
+    SeparateMlpBlock,
+    VanBlock,
+)
 from modscale.data import Dataset
 from modscale.errors import ProviderError, TrialFailed
 from modscale.network import EfficientMod, build_network
@@ -34,6 +43,13 @@ BASE_FAN_IN = 64
 """Matrices up to this fan-in train at the full learning rate."""
 LINEAR_DEVIATION = 0.02
 """Of the linear layers' initial weights as `network.py` draws them (contract)."""
+BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
+    AttentionBlock: ("attn.proj", "mlp.fc2"),
+    MBConvBlock: ("norm3",),
+    VanBlock: ("attn.proj_2", "mlp.fc2"),
+    FocalBlock: ("modulation.proj", "mlp.fc2"),
+}
+"""The last layer of each residual branch of the blocks that never have LayerScale."""
 EVAL_BATCH = 250
 """Validation images a forward pass."""
 LAST_STEPS = 50
@@ -133,6 +149,7 @@ def train_proxy(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, se
     with _threads(settings.threads or available_cores()), _failures(), _seeded(seed, data.device):
         network = build_network(spec, seed=seed)
         rescale_weights(network)
+        damp_branches(network, settings.layer_scale)
         network.to(data.device)
         losses = _train(network, data, settings, seed)
         correct = _count_correct(network, data)
@@ -195,6 +212,18 @@ def rescale_weights(network: EfficientMod) -> None:
             module.weight.mul_(1 / (LINEAR_DEVIATION * math.sqrt(module.in_features)))
         elif isinstance(module, nn.Conv2d) and module.groups == 1:
             module.weight.mul_(math.sqrt(3))  # PyTorch's default is uniform, of variance 1 / (3 fan_in)
+
+
+@torch.no_grad()
+def damp_branches(network: EfficientMod, share: float) -> None:
+    """Starts every residual branch without LayerScale at `share` of itself, by the weights of its last layer."""
+    for block in network.modules():
+        for name in BRANCH_ENDS.get(type(block), ()):
+            block.get_submodule(name).weight.mul_(share)  # type: ignore[operator]  # each end has a weight
+        if isinstance(block, ModulationBlock | SeparateMlpBlock) and block.gamma_1 is None:
+            branches = (block.mlp,) if isinstance(block, ModulationBlock) else (block.modulation, block.mlp)
+            for branch in branches:
+                branch.fc2.weight.mul_(share)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:

@@ -37,12 +37,12 @@ class ProxySettings:
     label_smoothing: float = 0.1
     """Share of the target spread over all classes."""
     layer_scale: float = 0.1
-    """Initial LayerScale in the proxy, where the spec has LayerScale at all."""
+    """Share at which every residual branch starts: initial LayerScale, or else a factor on its last layer."""
     flip: bool = True
     """Mirror training images left to right at random; false for data in which left and right differ, such as text."""
     train_images: int | None = 3000
     """At most this many training images, the same number a class; None takes all."""
-    val_images: int | None = 1000
+    val_images: int | None = 2000
     """At most this many validation images; None takes all."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""

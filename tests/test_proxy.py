@@ -15,6 +15,7 @@ from modscale.errors import InputError, ProviderError, TrialFailed
 from modscale.network import build_network
 from modscale.proxy import (
     ProxyData,
+    damp_branches,
     learning_rate_factor,
     parameter_groups,
     prepare,
@@ -23,7 +24,7 @@ from modscale.proxy import (
     train_proxy,
 )
 from modscale.settings import ProxySettings, parse_proxy
-from modscale.spec import BLOCKS, ModelSpec, StageSpec, StemSpec
+from modscale.spec import BLOCKS, ModelSpec, StageSpec, StemSpec, parse_spec
 
 SETTINGS = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
 
@@ -283,3 +284,23 @@ def test_trains_on_cuda() -> None:
     """The same training on the GPU."""
     settings = replace(SETTINGS, epochs=4, device="cuda")
     assert train_proxy(small_spec(), prepare(two_colours(), settings), settings, seed=0).accuracy > 0.9
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, "attention"])
+@pytest.mark.parametrize("layer_scale", [None, 0.5])
+def test_a_branch_without_layer_scale_is_damped(block: str, layer_scale: float | None) -> None:
+    """At a share of 0 such a branch is silent and the block passes its input on; one with LayerScale is not touched."""
+    kind = {"block": "modulation", "attention_depth": 1} if block == "attention" else {"block": block}
+    spec = parse_spec({"stages": [{"dim": 8, "depth": 1, **kind}], "layer_scale": layer_scale, "resolution": 32})
+    network = build_network(spec, seed=0).eval()
+    module = network.layers[0].blocks[-1]
+    x = torch.randn(2, 5, 5, 8, generator=torch.Generator().manual_seed(0))
+    before = module(x)
+    damp_branches(network, 0.0)
+    if block in ("modulation", "separate_mlp") and layer_scale is not None:
+        assert torch.equal(module(x), before)
+    elif block == "van":  # its attention has a shortcut of its own, which BatchNorm's initial statistics leave as it is
+        torch.testing.assert_close(module(x), 2 * x, rtol=1e-4, atol=1e-4)
+    else:
+        assert not torch.equal(before, x)
+        assert torch.equal(module(x), x)
