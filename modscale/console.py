@@ -5,7 +5,6 @@ Only this module knows rich.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -118,18 +117,23 @@ def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
 
 def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     """The front, the picks and where the report lies."""
+    from modscale.front import metric_error
+
     number = {trial.number: trial for trial in trials}
     rows = []
     for chosen in (number[n] for n in summary["front"]):
         bands = [band for band, pick in summary["bands"].items() if pick == chosen.number]
         probability = summary["front_probability"].get(str(chosen.number))
+        error = metric_error(chosen, "accuracy")
         rows.append((
-            f"trial {chosen.number}", _percent(chosen.accuracy), _error(chosen), _milliseconds(chosen),
-            f"{chosen.params / 1e6:.2f}", f"{chosen.flops / 1e9:.3f}",
+            str(chosen.number),
+            f"{_text(chosen, 'accuracy').removesuffix(' %')} ± {100 * error:.1f}",
+            f"{_text(chosen, 'latency_ms').removesuffix(' ms')} ± {chosen.latency_ci95_ms or 0:.2g}",
+            _text(chosen, "params"), _text(chosen, "flops"),
             "" if probability is None else f"{probability:.0%}", ", ".join(bands),
         ))  # fmt: skip
-    headings = ["front", "accuracy", "±", "latency ms", "params M", "FLOPs G", "sure", "picked for"]
-    out.print(make_table("Pareto front (proxy accuracy, not ImageNet's)", headings, rows))
+    headings = ["trial", "accuracy %", "latency ms", "params", "FLOPs", "on front", "pick of"]
+    out.print(make_table("Pareto front; accuracy is the proxy's, not ImageNet's", headings, rows))
     for band, pick in summary["bands"].items():
         if pick is None:
             out.print(escape(f"{band}: none: {summary['reasons'][band]}"), soft_wrap=True)
@@ -242,31 +246,9 @@ def describe_trial(label: str, trial: Trial) -> str:
     return f"{label:<10} {trial.state}: {trial.reason} ({size})"
 
 
-class Stopwatch:
-    """Wall time since it was made, seconds."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _error(trial: Trial) -> str:
-    """Standard error of the accuracy, from the number of validation images."""
-    if trial.accuracy is None or not trial.val_images:
-        return ""
-    return f"{(trial.accuracy * (1 - trial.accuracy) / trial.val_images) ** 0.5:.1%}"
-
-
-def _milliseconds(trial: Trial) -> str:
-    if trial.latency_ms is None:
-        return ""
-    return f"{trial.latency_ms:.2f}" + ("" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.2f}")
+def _text(trial: Trial, metric: str) -> str:
+    value = trial.value(metric)
+    return "" if value is None else metric_text(metric, value)
 
 
 def _figure(value: object) -> str:
