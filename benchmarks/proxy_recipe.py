@@ -42,9 +42,17 @@ def one_group(network: nn.Module, settings: ProxySettings) -> list[dict[str, Any
     return [{"params": list(network.parameters()), "scale": 1.0, "weight_decay": settings.weight_decay}]
 
 
+def leave(network: nn.Module, share: float = 1.0) -> None:
+    """In place of a step of the recipe: nothing."""
+
+
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "naive": ({"layer_scale": 1e-4}, {"parameter_groups": one_group, "rescale_weights": lambda network: None}),
-    "fan_in": ({}, {"rescale_weights": lambda network: None}),
+    "naive": (
+        {"layer_scale": 1e-4},
+        {"parameter_groups": one_group, "rescale_weights": leave, "damp_branches": leave},
+    ),
+    "fan_in": ({}, {"rescale_weights": leave, "damp_branches": leave}),
+    "undamped": ({}, {"damp_branches": leave}),
     "ours": ({}, {}),
 }
 """Of each recipe: the settings it changes, and the parts of `modscale.proxy` it puts others in place of."""
@@ -88,7 +96,7 @@ def train_all(options: argparse.Namespace) -> None:
         seed=0,
     )
     data = proxy.prepare(dataset, base)
-    own_parts = {"parameter_groups": proxy.parameter_groups, "rescale_weights": proxy.rescale_weights}
+    own_parts = {name: getattr(proxy, name) for name in ("parameter_groups", "rescale_weights", "damp_branches")}
     done = {identity(row) for row in read_rows(options.out)}
     for seed, rate, model, recipe in itertools.product(options.seeds, options.rates, options.models, options.recipes):
         changes, parts = RECIPES[recipe]
