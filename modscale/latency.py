@@ -31,7 +31,7 @@ from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings, available_cores
 from modscale.spec import ModelSpec, spec_to_dict
 
-PROCESSES = 3
+PROCESSES = 5
 """Fresh processes that share the runs of one model."""
 
 BATCHES = 5

@@ -58,7 +58,7 @@ class LatencySettings:
     """`cpu` or `cuda`."""
     threads: int | None = None
     """Intra-op threads; None takes 4, or every core where there are fewer."""
-    warmup: int = 20
+    warmup: int = 10
     """Runs before the first timed one."""
     runs: int = 100
     """Timed runs."""
