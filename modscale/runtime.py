@@ -120,13 +120,6 @@ def run_images(model: str | bytes, images: Mapping[str, Any]) -> dict[str, Any]:
     return {name: session.run([OUTPUT_NAME], {INPUT_NAME: image})[0] for name, image in images.items()}
 
 
-def runtime_version() -> str:
-    """ONNX Runtime's version, read from its package without importing it."""
-    from importlib.metadata import version
-
-    return version("onnxruntime")
-
-
 def time_model(job: Job) -> Timings:
     """Times a model in this process: random input of fixed seed, batch 1, input and output on the device.
 

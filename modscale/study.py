@@ -59,7 +59,7 @@ class SearchStudy:
         self.space = space
         self.metrics = list(space.objectives)
         self.sampler = _FeasibleSampler(space, tables, seed)
-        self.distributions = {p.name: _distribution(p) for p in space.searched}
+        self.distributions = self.sampler.distributions
         try:
             self.study = optuna.create_study(
                 storage=storage,
@@ -148,10 +148,11 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.space = space
         self.tables = tables
         self.seed = seed
+        self.distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
         self.taken: set[Any] = set()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {parameter.name: _distribution(parameter) for parameter in self.space.searched}
+        return self.distributions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
