@@ -42,17 +42,30 @@ def one_group(network: nn.Module, settings: ProxySettings) -> list[dict[str, Any
     return [{"params": list(network.parameters()), "scale": 1.0, "weight_decay": settings.weight_decay}]
 
 
-def leave(network: nn.Module, share: float = 1.0) -> None:
+def leave(network: nn.Module) -> None:
     """In place of a step of the recipe: nothing."""
 
 
+def no_ends(network: nn.Module) -> list[nn.Module]:
+    """In place of `branch_ends`: branches without LayerScale are as loud, and learn as fast, as any layer."""
+    return []
+
+
+def full_rate(network: nn.Module, settings: ProxySettings) -> list[dict[str, Any]]:
+    """In place of `parameter_groups`: branches without LayerScale start at its share, but learn at the full rate."""
+    with patch.object(proxy, "branch_ends", no_ends):
+        return OWN_PARTS["parameter_groups"](network, settings)
+
+
+OWN_PARTS = {name: getattr(proxy, name) for name in ("parameter_groups", "rescale_weights", "branch_ends")}
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "naive": (
         {"layer_scale": 1e-4},
-        {"parameter_groups": one_group, "rescale_weights": leave, "damp_branches": leave},
+        {"parameter_groups": one_group, "rescale_weights": leave, "branch_ends": no_ends},
     ),
-    "fan_in": ({}, {"rescale_weights": leave, "damp_branches": leave}),
-    "undamped": ({}, {"damp_branches": leave}),
+    "fan_in": ({}, {"rescale_weights": leave, "branch_ends": no_ends}),
+    "undamped": ({}, {"branch_ends": no_ends}),
+    "full_rate": ({}, {"parameter_groups": full_rate}),
     "ours": ({}, {}),
 }
 """Of each recipe: the settings it changes, and the parts of `modscale.proxy` it puts others in place of."""
@@ -96,7 +109,6 @@ def train_all(options: argparse.Namespace) -> None:
         seed=0,
     )
     data = proxy.prepare(dataset, base)
-    own_parts = {name: getattr(proxy, name) for name in ("parameter_groups", "rescale_weights", "damp_branches")}
     done = {identity(row) for row in read_rows(options.out)}
     for seed, rate, model, recipe in itertools.product(options.seeds, options.rates, options.models, options.recipes):
         changes, parts = RECIPES[recipe]
@@ -107,7 +119,7 @@ def train_all(options: argparse.Namespace) -> None:
         spec = TOY if model == "toy" else published(model)
         start = process_time()
         try:
-            with patch.multiple(proxy, **(own_parts | parts)):
+            with patch.multiple(proxy, **(OWN_PARTS | parts)):
                 result = asdict(proxy.train_proxy(spec, data, settings, seed=seed))
         except TrialFailed as error:
             result = {"accuracy": 0.0, "val_images": len(data.y_val), "reason": str(error)}

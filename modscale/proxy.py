@@ -5,8 +5,9 @@ network, and at one fixed rate the narrow one wins. So, after the width transfer
 (arXiv 2203.03466): the learning rate of every matrix and dense conv is scaled by min(1, 64 / fan_in), vectors have no
 weight decay, LayerScale starts at `settings.layer_scale` (1e-4, right for 300 epochs, would hold every block shut for
 the whole of a short run), and the initial weights are brought to unit gain (`rescale_weights`). Residual branches that
-have no LayerScale start at the same share (`damp_branches`): the attention blocks of a hybrid would otherwise begin
-ten times as loud as its convolutional ones. The figures that led here are in `benchmarks/proxy_recipe.md`.
+have no LayerScale, such as the attention blocks of a hybrid, are trained as if a constant one stood behind them: their
+last layers start at that share of themselves (`damp_branches`) and move at that share of the learning rate, for Adam's
+steps do not shrink with the weights. The figures that led here are in `benchmarks/proxy_recipe.md`.
 
 Same spec, data, settings, seed, thread count and machine give the same result bit for bit on CPU.
 
@@ -185,14 +186,17 @@ def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> Mod
 
 
 def parameter_groups(network: nn.Module, settings: ProxySettings) -> list[dict[str, object]]:
-    """AdamW's groups: learning rate by fan-in, no weight decay on vectors (biases, norms, LayerScale)."""
+    """AdamW's groups: learning rate by fan-in and LayerScale's share, no weight decay on vectors (biases, norms)."""
+    damped = set(branch_ends(network))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in network.modules():
         depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+        # A norm at the end of a branch is a LayerScale itself, and learns like one.
+        share = settings.layer_scale if module in damped and not isinstance(module, nn.BatchNorm2d) else 1.0
         for parameter in module.parameters(recurse=False):
             is_vector = parameter.ndim < 2
             fan_in = 1 if is_vector or depthwise else parameter[0].numel()
-            key = (min(1.0, BASE_FAN_IN / fan_in), 0.0 if is_vector else settings.weight_decay)
+            key = (share * min(1.0, BASE_FAN_IN / fan_in), 0.0 if is_vector else settings.weight_decay)
             groups.setdefault(key, []).append(parameter)
     return [
         {"params": parameters, "lr": settings.learning_rate * scale, "scale": scale, "weight_decay": decay}
@@ -214,16 +218,22 @@ def rescale_weights(network: EfficientMod) -> None:
             module.weight.mul_(math.sqrt(3))  # PyTorch's default is uniform, of variance 1 / (3 fan_in)
 
 
-@torch.no_grad()
-def damp_branches(network: EfficientMod, share: float) -> None:
-    """Starts every residual branch without LayerScale at `share` of itself, by the weights of its last layer."""
+def branch_ends(network: nn.Module) -> list[nn.Module]:
+    """The last layer of every residual branch that has no LayerScale."""
+    ends: list[nn.Module] = []
     for block in network.modules():
-        for name in BRANCH_ENDS.get(type(block), ()):
-            block.get_submodule(name).weight.mul_(share)  # type: ignore[operator]  # each end has a weight
+        ends += [block.get_submodule(name) for name in BRANCH_ENDS.get(type(block), ())]
         if isinstance(block, ModulationBlock | SeparateMlpBlock) and block.gamma_1 is None:
             branches = (block.mlp,) if isinstance(block, ModulationBlock) else (block.modulation, block.mlp)
-            for branch in branches:
-                branch.fc2.weight.mul_(share)
+            ends += [branch.fc2 for branch in branches]
+    return ends
+
+
+@torch.no_grad()
+def damp_branches(network: nn.Module, share: float) -> None:
+    """Starts every residual branch without LayerScale at `share` of itself, by the weights of its last layer."""
+    for layer in branch_ends(network):
+        layer.weight.mul_(share)  # type: ignore[operator]  # each end has a weight
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:

@@ -304,3 +304,30 @@ def test_a_branch_without_layer_scale_is_damped(block: str, layer_scale: float |
     else:
         assert not torch.equal(before, x)
         assert torch.equal(module(x), x)
+
+
+@pytest.mark.parametrize("block", ["modulation", "separate_mlp", "focal", "van", "attention"])
+def test_a_damped_branch_learns_as_behind_a_constant_layer_scale(block: str) -> None:
+    """Adam's steps do not depend on the gradient's size: a share of weight and rate is that share of the output."""
+    kind = {"block": "modulation", "attention_depth": 2} if block == "attention" else {"block": block}
+    spec = parse_spec({"stages": [{"dim": 16, "depth": 2, **kind}], "resolution": 32, "num_classes": 4})
+    spec = replace(spec, layer_scale=None)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    share = SETTINGS.layer_scale
+
+    def trained(*, damped: bool) -> torch.Tensor:
+        network = build_network(spec, seed=0).train()
+        settings = replace(SETTINGS, weight_decay=0.0, layer_scale=share if damped else 1.0)
+        if damped:
+            damp_branches(network, share)
+        else:
+            for end in proxy.branch_ends(network):
+                end.register_forward_hook(lambda _module, _inputs, output: share * output)
+        optimiser = torch.optim.AdamW(parameter_groups(network, settings), eps=1e-12)
+        for _ in range(4):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(images), torch.arange(8) % 4).backward()
+            optimiser.step()
+        return network(images)
+
+    torch.testing.assert_close(trained(damped=True), trained(damped=False), rtol=1e-3, atol=1e-3)
