@@ -7,7 +7,7 @@ architectures between two bounds instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from modscale.errors import InputError, MismatchError
-from modscale.pairs import Limits
-from modscale.partials import MAX_POINTS, Halves, build_halves
+from modscale.pairs import Corner, Limits
+from modscale.partials import MAX_MET, MAX_POINTS, Extreme, Found, Halves, build_halves, interval_corners
 from modscale.space import Bounds, Constraints, SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
 from modscale.stage_tables import MAX_COUNT, IntArray
@@ -101,9 +101,9 @@ def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | N
         InputError: the space is too large to be tabled (`build_tables`).
         MismatchError: two ways to count the feasible architectures disagree.
     """
-    count = _Counting(tables or build_tables(space))
+    count = _Counting(tables or build_tables(space), bins)
     exact = count.exact
-    histograms = {metric: count.histogram(axis, bins) for axis, metric in enumerate(METRICS)} if exact else None
+    histograms = {metric: count.histogram(axis) for axis, metric in enumerate(METRICS)} if exact else None
     if histograms is not None:
         # Two sweeps, one along each count: they must agree on how many architectures are feasible.
         sums = {(sum(histogram.all), sum(histogram.feasible)) for histogram in histograms.values()}
@@ -115,7 +115,10 @@ def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | N
     hopeless = explain_infeasible(space, tables=count.tables) if interval[0] == 0 else None
     if hopeless:
         interval = (0, 0)
-    rule = f"more than {MAX_POINTS:,} distinct partial sums of params and FLOPs, or weights beyond int64"
+    rule = (
+        f"more than {MAX_MET:,} distinct partial sums of params and FLOPs ({MAX_POINTS:,} in one half), "
+        "or weights beyond int64"
+    )
     return Census(
         name=space.name,
         size=space.size(),
@@ -202,10 +205,11 @@ def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None)
 
 
 class _Counting:
-    """A space's tables with its constraints as whole numbers, and its halves, built when first asked for."""
+    """A space's tables with its constraints as whole numbers, and its halves, built and gone through when needed."""
 
-    def __init__(self, tables: SpaceTables) -> None:
+    def __init__(self, tables: SpaceTables, bins: int = BINS) -> None:
         self.tables = tables
+        self.bins = bins
         constraints = tables.space.constraints
         self.ordered = constraints.nondecreasing_widths
         self.bounds = (constraints.params, constraints.flops)
@@ -232,7 +236,13 @@ class _Counting:
     @cached_property
     def inner(self) -> Halves:
         """Every architecture whose widths are allowed."""
-        return build_halves(self.tables, ordered=True) if self.ordered else self.all
+        return self.all if self.all_ordered else build_halves(self.tables, ordered=True)
+
+    @cached_property
+    def all_ordered(self) -> bool:
+        """Whether the order of widths, if asked for, is kept by every architecture anyway."""
+        dims = [stage.dim for stage in self.tables.stages]
+        return not self.ordered or all(before.max() <= after.min() for before, after in pairwise(dims))
 
     @cached_property
     def exact(self) -> bool:
@@ -253,13 +263,69 @@ class _Counting:
             for axis, metric in enumerate(METRICS)
         }
 
+    @cached_property
+    def edges(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The edges of the histograms of params and of FLOPs."""
+        found = []
+        for metric in METRICS:
+            ends = self.reach[metric]
+            width = ends.max - ends.min
+            bins = max(1, min(self.bins, width))
+            found.append(tuple(ends.min + width * i // bins for i in range(bins + 1)))
+        return found[0], found[1]
+
+    @cached_property
+    def everything(self) -> Mapping[Corner, int]:
+        """Architectures at or below each corner that a question about all of them needs."""
+        if self.inner is self.all:
+            return self.allowed[0]
+        return self._surveyed(self.all, self._corners(clipped=False))[0]
+
+    @cached_property
+    def allowed(self) -> tuple[Mapping[Corner, int], Mapping[Extreme, Found | None]]:
+        """The same for those whose widths are allowed, and the extreme feasible ones."""
+        corners = self._corners(clipped=True)
+        if self.inner is self.all:
+            corners |= self._corners(clipped=False)
+        extremes = [self._extreme(axis, lowest=lowest) for axis in (0, 1) for lowest in (True, False)]
+        return self._surveyed(self.inner, corners, extremes)
+
+    def _corners(self, *, clipped: bool) -> set[Corner]:
+        """What the numbers of architectures and the histograms need, of all architectures or of the feasible ones."""
+        params, flops = self.limits
+        corners: set[Corner] = set()
+        for limits in ((params, flops), (params, ANY), (ANY, flops)):
+            corners.update(interval_corners(*limits))
+        for axis in (0, 1):
+            for top in self._tops(axis):
+                line = (self._clipped(axis, top), self.limits[1 - axis]) if clipped else (top, ANY)
+                corners.update(_line(axis, *line))
+        return corners
+
+    @staticmethod
+    def _surveyed(
+        halves: Halves, corners: set[Corner], extremes: Sequence[Extreme] = ()
+    ) -> tuple[Mapping[Corner, int], Mapping[Extreme, Found | None]]:
+        asked = sorted(corners)
+        totals, found = halves.survey(asked, extremes)
+        return dict(zip(asked, totals, strict=True)), dict(zip(extremes, found, strict=True))
+
+    def _extreme(self, axis: int, *, lowest: bool) -> Extreme:
+        return Extreme(axis=axis, own=self.limits[axis], other=self.limits[1 - axis], lowest=lowest)
+
+    def _tops(self, axis: int) -> list[int]:
+        """The highest count of each bin."""
+        edges = self.edges[axis]
+        return [edge - 1 for edge in edges[1:-1]] + [edges[-1]]
+
+    def _clipped(self, axis: int, top: int) -> int:
+        low, high = self.limits[axis]
+        return max(low - 1, min(top, high))
+
     def feasible_reach(self) -> Mapping[str, Reach]:
         reach: dict[str, Reach] = {}
         for axis, metric in enumerate(METRICS):
-            ends = [
-                self.inner.highest(axis, self.limits[axis], self.limits[1 - axis], lowest=lowest)
-                for lowest in (True, False)
-            ]
+            ends = [self.allowed[1][self._extreme(axis, lowest=lowest)] for lowest in (True, False)]
             (low, least), (high, most) = (
                 (found.total[axis], self.tables.spec(self.inner.locate(self.tables, found)))
                 for found in ends
@@ -270,41 +336,34 @@ class _Counting:
 
     def distinct_feasible(self) -> int | None:
         if all(len(np.unique(stage.network)) == stage.size for stage in self.tables.stages):
-            return self.inner.count(*self.limits)
+            return _between(self.allowed[0], *self.limits)
         halves = build_halves(self.tables, ordered=self.ordered, distinct=True)
         return halves.count(*self.limits) if halves.exact else None
 
     def removed(self, feasible: int) -> dict[str, Removal]:
         size = self.tables.space.size()
         params, flops = self.limits
+        everything, allowed = self.everything, self.allowed[0]
         meeting = {
-            "widths": lambda: (self.inner.size(), self.all.count(params, flops)),
-            "params": lambda: (self.all.count(params, ANY), self.inner.count(ANY, flops)),
-            "flops": lambda: (self.all.count(ANY, flops), self.inner.count(params, ANY)),
+            "widths": (self.inner.size(), _between(everything, params, flops)),
+            "params": (_between(everything, params, ANY), _between(allowed, ANY, flops)),
+            "flops": (_between(everything, ANY, flops), _between(allowed, params, ANY)),
         }
-        removed: dict[str, Removal] = {}
-        for name in self.names:
-            alone, others = meeting[name]()
-            removed[name] = Removal(alone=size - alone, only=others - feasible)
-        return removed
+        return {name: Removal(alone=size - meeting[name][0], only=meeting[name][1] - feasible) for name in self.names}
 
-    def histogram(self, axis: int, bins: int) -> Histogram:
-        ends = self.reach[METRICS[axis]]
-        width = ends.max - ends.min
-        bins = max(1, min(bins, width))
-        edges = [ends.min + width * i // bins for i in range(bins + 1)]
-        tops = [edge - 1 for edge in edges[1:-1]] + [ends.max]
-        everything = np.diff([0, *self.all.cumulative(axis, tops, ANY)])
-        if not self.constrained:
-            feasible = everything
-        else:
+    def histogram(self, axis: int) -> Histogram:
+        below = [
+            sum(sign * self.everything[c] for c, sign in _line(axis, top, ANY).items()) for top in self._tops(axis)
+        ]
+        everything = feasible = np.diff([0, *below])
+        if self.constrained:
             low, high = self.limits[axis]
-            asked = sorted({low - 1, *(min(max(top, low - 1), high) for top in tops)} if low <= high else {low - 1})
-            below = dict(zip(asked, self.inner.cumulative(axis, asked, self.limits[1 - axis]), strict=True))
-            inside = [below[min(max(top, low - 1), high)] if low <= high else 0 for top in tops]
-            feasible = np.diff([below[low - 1] if low <= high else 0, *inside])
+            tops = [low - 1, *(self._clipped(axis, top) for top in self._tops(axis))]
+            other = self.limits[1 - axis]
+            below = [sum(sign * self.allowed[0][c] for c, sign in _line(axis, top, other).items()) for top in tops]
+            feasible = np.diff(below) if low <= high else np.zeros_like(everything)
         return Histogram(
-            edges=tuple(edges), all=tuple(int(n) for n in everything), feasible=tuple(int(n) for n in feasible)
+            edges=self.edges[axis], all=tuple(int(n) for n in everything), feasible=tuple(int(n) for n in feasible)
         )
 
     def conflict(self, names: tuple[str, ...]) -> InputError | None:
@@ -321,12 +380,16 @@ class _Counting:
         halves = self.inner if "widths" in names else self.all
         if not halves.exact:
             return None
-        if halves.highest(axis, own, other) is not None:
+        _, (meeting, *misses) = halves.survey(
+            [],
+            [
+                Extreme(axis=axis, own=own, other=other),
+                Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other),
+                Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True),
+            ],
+        )
+        if meeting is not None:
             return None
-        misses = [
-            halves.highest(axis, (ANY[0], own[0] - 1), other),
-            halves.highest(axis, (own[1] + 1, ANY[1]), other, lowest=True),
-        ]
         nearest = min((found.total[axis] for found in misses if found), key=lambda n: max(own[0] - n, n - own[1]))
         company = ["nondecreasing widths"] * ("widths" in names)
         company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other is not ANY)
@@ -334,6 +397,17 @@ class _Counting:
         unit = "params" if axis == 0 else "FLOPs"
         rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
         return InputError(rule, place=f"constraints.{METRICS[axis]}")
+
+
+def _line(axis: int, top: int, other: Limits) -> dict[Corner, int]:
+    """Signed corners of the architectures whose count `axis` is at most `top`, with the other count in an interval."""
+    own = (ANY[0] + 1, top)
+    return interval_corners(own, other) if axis == 0 else interval_corners(other, own)
+
+
+def _between(corners: Mapping[Corner, int], params: Limits, flops: Limits) -> int:
+    """Architectures within both intervals, from the counts at their corners."""
+    return sum(sign * corners[corner] for corner, sign in interval_corners(params, flops).items())
 
 
 def _describe(bounds: Bounds) -> str:

@@ -1,9 +1,9 @@
 """Counts over all pairs of points of two sets: how many sums of (params, flops) meet limits, and the extreme ones.
 
-One limit is a binary search in a running sum; limits on both counts are a sweep over one set in blocks. Weights and
-counts are whole numbers, added without rounding.
+One limit is a binary search in a running sum; limits on both counts are a look-up in a wavelet matrix.
+Weights and counts are whole numbers, added without rounding.
 
-Shapes: n points, K limits; columns are params (0) and FLOPs (1).
+Shapes: n points, m look-ups, K rows of counts; columns are params (0) and FLOPs (1).
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from modscale.stage_tables import MAX_COUNT, IntArray
 
-BLOCK = 128
-"""Points in a step of the sweep."""
-ROW = 64
-"""Ranks in a row of the sweep's running sum."""
+CHUNK = 1 << 14
+"""Look-ups done at a time: their intermediate arrays stay in the cache."""
+PROMISING = 256
+"""Points that `highest_pair` tries first."""
 
 Weights = NDArray[Any]
 Limits = tuple[int, int]
+"""The least and the most, both allowed."""
+Corner = tuple[int, int]
+"""Upper limits of params and FLOPs, both allowed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,67 +54,121 @@ def merged(points: Points) -> Points:
     return Points(cost=cost[starts], weight=np.add.reduceat(weight, starts))
 
 
-def line_counts(asking: Points, swept: Points, axis: int, limits: Sequence[int]) -> list[int]:
-    """Pairs whose summed count `axis` is at most each limit."""
-    order = np.argsort(swept.cost[:, axis], kind="stable")
-    values = swept.cost[order, axis]
-    below = np.r_[np.zeros(1, dtype=swept.weight.dtype), np.cumsum(swept.weight[order])]
-    queries = np.argsort(asking.cost[:, axis], kind="stable")
-    own, weight = asking.cost[queries, axis], asking.weight[queries]
-    return [
-        weighted_sums(weight, below[np.searchsorted(values, limit - own, side="right")][None])[0] for limit in limits
-    ]
+def corner_counts(one: Points, other: Points, corners: Sequence[Corner]) -> list[int]:
+    """For each corner, the pairs whose summed params and summed FLOPs are both at most the corner's.
 
-
-def corner_counts(asking: Points, swept: Points, axis: int, limits: Sequence[int], bound: int) -> list[int]:
-    """Pairs whose summed count `axis` is at most each limit, and whose other count is at most `bound`.
-
-    Of the swept points, sorted by the other count, each asking point admits a prefix; of the prefix, those below the
-    limit are wanted. The sweep goes through the prefix in blocks: what lies in finished blocks is one look-up in a
-    running sum by rank, and what lies in the current block is one look-up in a small square table.
+    The points of the larger set ask which of the smaller set they admit. By one count alone that is a rank, and a
+    running sum has the answer; it is the answer for both limits where all that are admitted by one count keep the
+    other limit too. Params and FLOPs grow together, so few points are left to look up in the `QuadrantIndex`.
     """
-    others = np.argsort(swept.cost[:, 1 - axis], kind="stable")
-    ranked = np.argsort(swept.cost[:, axis], kind="stable")
-    values = swept.cost[ranked, axis]
-    rank = np.empty(len(ranked), dtype=np.int64)
-    rank[ranked] = np.arange(len(ranked))
-    rank, weight = rank[others], swept.weight[others]
-
-    admitted = np.searchsorted(swept.cost[others, 1 - axis], bound - asking.cost[:, 1 - axis], side="right")
-    able = np.flatnonzero((admitted > 0) & (asking.cost[:, axis] + values[0] <= max(limits)))
-    queries = able[np.lexsort((asking.cost[able, axis], admitted[able] // BLOCK))]
-    own, own_weight, admitted = asking.cost[queries, axis], asking.weight[queries], admitted[queries]
-    starts = np.arange(0, len(rank) + 1, BLOCK)
-    ends = np.searchsorted(admitted // BLOCK, starts // BLOCK, side="right")
-
-    wanted = np.array(limits, dtype=np.int64)[:, None]
-    # The running sum by rank in two levels, so that a block of points touches few of its rows.
-    finished = np.zeros((len(rank) // ROW + 1, ROW), dtype=weight.dtype)
-    before = np.zeros_like(finished)
-    sums_by_row = np.zeros(len(finished), dtype=weight.dtype)
-    totals = [0] * len(limits)
-    asked = 0
-    for start, end in zip(starts, ends, strict=True):
-        part, part_weight = rank[start : start + BLOCK], weight[start : start + BLOCK]
-        if end > asked:
-            place = np.searchsorted(values, wanted - own[asked:end], side="right")
-            counts = (sums_by_row.cumsum() - sums_by_row)[place // ROW] + before.ravel()[place]
-            if len(part):
-                local = np.argsort(part)
-                square = np.zeros((len(part) + 1,) * 2, dtype=weight.dtype)
-                square[1 + local, 1 + np.arange(len(part))] = part_weight[local]
-                square = square.cumsum(axis=0).cumsum(axis=1)
-                column = np.searchsorted(part[local], place, side="left")
-                counts += square[admitted[asked:end] - start, column]
-            sums = weighted_sums(own_weight[asked:end], counts)
-            totals = [total + more for total, more in zip(totals, sums, strict=True)]
-        finished[part // ROW, part % ROW] = part_weight
-        touched = np.unique(part // ROW)
-        inside = finished[touched].cumsum(axis=1)
-        before[touched] = inside - finished[touched]
-        sums_by_row[touched] = inside[:, -1]
-        asked = end
+    swept, asking = sorted((one, other), key=lambda points: len(points.weight))
+    ends = [(*as_pair(points.cost.min(axis=0)), *as_pair(points.cost.max(axis=0))) for points in (swept, asking)]
+    low_params, low_flops, high_params, high_flops = (sum(pair) for pair in zip(*ends, strict=True))
+    axes = [_Axis(asking, swept, axis) for axis in (0, 1)]
+    index: QuadrantIndex | None = None
+    totals = []
+    for params, flops in corners:
+        if params < low_params or flops < low_flops:
+            totals.append(0)
+        elif params >= high_params and flops >= high_flops:
+            totals.append(total_weight(asking) * total_weight(swept))
+        elif params >= high_params or flops >= high_flops:
+            totals.append(axes[0].line(params) if flops >= high_flops else axes[1].line(flops))
+        else:
+            by_params, by_flops = axes[0].admitted(params), axes[1].admitted(flops)
+            total, left = axes[0].decided(by_params, flops, None)
+            more, left = axes[1].decided(by_flops, params, left)
+            left = left[(by_params[left] > 0) & (by_flops[left] > 0)]
+            if len(left):
+                order = axes[0].order
+                index = index or QuadrantIndex(axes[1].order.argsort()[order], swept.weight[order])
+                counts = index.count(by_params[left], by_flops[left])
+                more += weighted_sums(asking.weight[left], counts[None])[0]
+            totals.append(total + more)
     return totals
+
+
+class _Axis:
+    """The swept points by one count, and what the asking points admit of them."""
+
+    def __init__(self, asking: Points, swept: Points, axis: int) -> None:
+        self.asking, self.axis = asking, axis
+        self.order = np.argsort(swept.cost[:, axis], kind="stable")
+        self.values = swept.cost[self.order, axis]
+        self.below = np.r_[np.zeros(1, dtype=swept.weight.dtype), np.cumsum(swept.weight[self.order])]
+        self.most_of_other = np.r_[-MAX_COUNT, np.maximum.accumulate(swept.cost[self.order, 1 - axis])]
+        self.queries = np.argsort(asking.cost[:, axis], kind="stable")  # neighbours look where the cache still is
+        self.own = asking.cost[self.queries, axis]
+        self.own_below = np.r_[np.zeros(1, dtype=asking.weight.dtype), np.cumsum(asking.weight[self.queries])]
+        self.swept_weight = swept.weight[self.order]
+        self.known: dict[int, IntArray] = {}
+
+    def line(self, limit: int) -> int:
+        """Pairs whose sum is at most `limit`: here the smaller set asks."""
+        counts = self.own_below[np.searchsorted(self.own, limit - self.values, side="right")]
+        return weighted_sums(self.swept_weight, counts[None])[0]
+
+    def admitted(self, limit: int) -> IntArray:
+        """[asking points] how many swept points keep the sum at or below `limit`."""
+        if limit not in self.known:
+            self.known[limit] = np.empty(len(self.own), dtype=np.int64)
+            self.known[limit][self.queries] = np.searchsorted(self.values, limit - self.own, side="right")
+        return self.known[limit]
+
+    def decided(self, admitted: IntArray, other_limit: int, which: IntArray | None) -> tuple[int, IntArray]:
+        """Pairs of those asking points all of whose admitted points keep the other limit, and the points left over.
+
+        `which` [k] are the places of the asking points in question, None for all.
+        """
+        weight, cost = self.asking.weight, self.asking.cost[:, 1 - self.axis]
+        if which is not None:
+            admitted, weight, cost = admitted[which], weight[which], cost[which]
+        whole = self.most_of_other[admitted] <= other_limit - cost
+        total = weighted_sums(weight * whole, self.below[admitted][None])[0]
+        left = np.flatnonzero(~whole)
+        return total, left if which is None else which[left]
+
+
+class QuadrantIndex:
+    """The weight of the points that are among the first i by one count and among the first j by another.
+
+    A wavelet matrix (Claude and Navarro, SPIRE 2012): level by level, from the highest bit of the second rank, the
+    points whose bit is 0 go before those whose bit is 1, each kind in the order it had. With running sums of the number
+    and of the weight of the zeros, a look-up follows the bits of j and carries the first i along as an interval.
+    """
+
+    def __init__(self, rank: IntArray, weight: Weights) -> None:
+        """rank [n]: the second rank of each point, in the order of the first; weight [n]: theirs, in that order."""
+        self.levels: list[tuple[int, int, NDArray[np.int32], Weights]] = []
+        for bit in reversed(range(len(rank).bit_length())):
+            is_one = (rank >> bit) & 1
+            zeros = np.zeros(len(rank) + 1, dtype=np.int32)
+            np.cumsum(1 - is_one, out=zeros[1:])
+            below = np.zeros(len(rank) + 1, dtype=weight.dtype)
+            np.cumsum(weight * (1 - is_one), out=below[1:])
+            self.levels.append((bit, int(zeros[-1]), zeros, below))
+            order = np.concatenate([np.flatnonzero(is_one == 0), np.flatnonzero(is_one)])
+            rank, weight = rank.take(order), weight.take(order)
+
+    def count(self, first: IntArray, second: IntArray) -> Weights:
+        """[m] the weight of the points among the first `first` [m] and the first `second` [m], each 0 to n."""
+        return np.concatenate(
+            [
+                self._count(first[i : i + CHUNK].astype(np.int32), second[i : i + CHUNK].astype(np.int32))
+                for i in range(0, len(first), CHUNK)
+            ]
+        )
+
+    def _count(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> Weights:
+        total = np.zeros(len(first), dtype=self.levels[0][3].dtype)
+        start, stop = np.zeros_like(first), first
+        for bit, number, zeros, below in self.levels:
+            is_one = (second >> bit) & 1 == 1
+            total += (below.take(stop) - below.take(start)) * is_one
+            zeros_before, zeros_within = zeros.take(start), zeros.take(stop)
+            start = np.where(is_one, start - zeros_before + np.int32(number), zeros_before)
+            stop = np.where(is_one, stop - zeros_within + np.int32(number), zeros_within)
+        return total
 
 
 def weighted_sums(weight: Weights, counts: NDArray[Any]) -> list[int]:
@@ -120,7 +177,7 @@ def weighted_sums(weight: Weights, counts: NDArray[Any]) -> list[int]:
         return [int(total) for total in counts.astype(float) @ weight.astype(float)]
     if not counts.size:
         return [0] * len(counts)
-    if float(counts.max()) * float(weight.sum(dtype=float)) < MAX_COUNT:
+    if float(counts.max()) * float(weight.max()) * len(weight) < MAX_COUNT:
         return [int(total) for total in counts @ weight]
     mask = 2**31 - 1
     totals = [0] * len(counts)
@@ -146,21 +203,28 @@ def highest_pair(
     low = low if floor is None else max(low, floor)
     order = np.argsort(sign * swept.cost[:, axis], kind="stable")
     values, others = sign * swept.cost[order, axis], swept.cost[order, 1 - axis]
-    least, most = [others], [others]  # [level][j]: over the 2**level points that end at j
-    while 1 << len(least) <= len(others):
-        step = 1 << (len(least) - 1)
-        least.append(np.r_[least[-1][:step], np.minimum(least[-1][step:], least[-1][:-step])])
-        most.append(np.r_[most[-1][:step], np.maximum(most[-1][step:], most[-1][:-step])])
-
     asked, across = sign * asking.cost[:, axis], asking.cost[:, 1 - axis]
     start = np.searchsorted(values, high - asked, side="right") - 1
-    promising = np.argsort(-(asked + values[np.maximum(start, 0)]), kind="stable")[:256]
+    bound = np.where(start >= 0, asked + values[np.maximum(start, 0)], low - 1)
     best: tuple[int, int] | None = None
-    for ids in (promising, np.arange(len(asked))):  # the most promising first: they rule most others out
+    promising = np.argpartition(-bound, min(PROMISING, len(bound)) - 1)[:PROMISING]
+    promising = promising[np.argsort(-bound[promising], kind="stable")]
+    promising = promising[bound[promising] >= low]
+    beside = across[promising] + others[start[promising]]
+    hits = np.flatnonzero((beside >= other[0]) & (beside <= other[1]))
+    if len(hits):  # no search needed: the first is the highest
+        winner = int(promising[hits[0]])
+        best = winner, int(order[start[winner]])
+        low = int(bound[winner]) + 1
+    rest = np.flatnonzero(bound >= low)
+    least, most = _extremes(others) if len(rest) else ([], [])
+    for ids in (promising, rest):  # the most promising first: they rule most others out
         at = start[ids]
         while len(ids):
             live = (at >= 0) & (asked[ids] + values[np.maximum(at, 0)] >= low)
             ids, at = ids[live], at[live]
+            if not len(ids):
+                break
             for level in range(len(least) - 1, -1, -1):
                 here = np.maximum(at, 0)
                 none = (least[level][here] + across[ids] > other[1]) | (most[level][here] + across[ids] < other[0])
@@ -177,6 +241,16 @@ def highest_pair(
         return None
     costs = as_pair(asking.cost[best[0]]), as_pair(swept.cost[best[1]])
     return costs if asking is front else costs[::-1]
+
+
+def _extremes(values: IntArray) -> tuple[list[IntArray], list[IntArray]]:
+    """[level][j]: the least and the most over the 2**level values that end at j."""
+    least, most = [values], [values]
+    while 1 << len(least) <= len(values):
+        step = 1 << (len(least) - 1)
+        least.append(np.r_[least[-1][:step], np.minimum(least[-1][step:], least[-1][:-step])])
+        most.append(np.r_[most[-1][:step], np.maximum(most[-1][step:], most[-1][:-step])])
+    return least, most
 
 
 def total_weight(points: Points) -> int:

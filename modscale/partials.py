@@ -1,32 +1,50 @@
 """Two halves of every architecture, and exact counts of the pairs that stay within limits.
 
-A space of 1e12 architectures has a front half and a back half of about 1e6 partial architectures each. Both are built
+A space of 1e12 architectures has a front half and a back half of some 1e6 partial architectures each. Both are built
 stage by stage as (params, flops) points with a weight, points that coincide are merged, and they are kept apart by
-the width at which the halves meet, since the transition's cost depends on it. To count architectures within limits is
-then to count pairs of points: one limit by binary search, limits on both counts by a sweep (`corner_counts`).
+the width of the stage in the middle, since the transitions' cost depends on it. The options of that stage are shared
+out between the two sides: of each width, what its attention blocks add is the same whatever its other blocks are. To
+count architectures within limits is then to count pairs of points (`pairs.py`).
 
-Whole numbers throughout: nothing is sampled or rounded. Where the halves would grow past `MAX_POINTS`, the points are
-rounded down to a grid instead; `slack` bounds how far each total may have moved, so that counts with the limits moved
-by it enclose the true one.
+Whole numbers throughout: nothing is sampled or rounded. Where the halves would grow past `MAX_POINTS` or `MAX_MET`,
+the points are rounded down to a grid instead; `slack` bounds how far each total may have moved, so that counts with
+the limits moved by it enclose the true one.
 
-Shapes: n points, K limits; columns are params (0) and FLOPs (1).
+Shapes: n points; columns are params (0) and FLOPs (1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import prod
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modscale.pairs import Limits, Points, as_pair, corner_counts, highest_pair, line_counts, merged, total_weight
+from modscale.pairs import (
+    Corner,
+    Limits,
+    Points,
+    as_pair,
+    corner_counts,
+    highest_pair,
+    merged,
+    total_weight,
+)
+from modscale.settings import available_cores
 from modscale.space import Bounds
-from modscale.stage_tables import MAX_COUNT, IntArray
+from modscale.stage_tables import MAX_COUNT, IntArray, StageTable
 from modscale.tables import SpaceTables
 
 MAX_POINTS = 12_000_000
-"""Points of either half, counted once for each width at which it may meet the other; more are rounded to a grid."""
+"""Points that are held at once: of a half before it meets the other, and of one side of one meeting."""
+MAX_MET = 60_000_000
+"""Points of both sides over all meetings: about a minute of counting. Beyond it they are rounded to a grid."""
+MAX_THREADS = 4
+"""Meetings gone through side by side, each with up to half a gigabyte."""
 COARSE_STEP = 1_500_000
 """Points that one step may make, over all widths, where points are rounded before it."""
 COARSE_OPTIONS = 1_000
@@ -44,66 +62,118 @@ Groups = Mapping[int, Points]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Extreme:
+    """What is sought among all architectures: the one with the highest (or lowest) count within both intervals."""
+
+    axis: int
+    own: Limits
+    """Of the count that is sought."""
+    other: Limits
+    """Of the other count."""
+    lowest: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """Where an architecture lies in the halves."""
 
-    width: int
-    """The width at which its halves meet."""
-    front: tuple[int, int]
-    """Params and FLOPs of its front half, transition included."""
-    back: tuple[int, int]
-    """Params and FLOPs of its back half."""
+    meeting: int
+    """The place of its halves in `Halves.meetings`."""
+    near: tuple[int, int]
+    """Params and FLOPs of its front half, with the near part of the middle stage."""
+    far: tuple[int, int]
+    """Params and FLOPs of its back half, with the far part of the middle stage."""
 
     @property
     def total(self) -> tuple[int, int]:
-        return self.front[0] + self.back[0], self.front[1] + self.back[1]
+        return self.near[0] + self.far[0], self.near[1] + self.far[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meeting:
+    """All architectures whose middle stage has one width: one point of each of four sets, added up."""
+
+    width: int
+    front: Points
+    """The stages before the middle one, with the transition into it."""
+    near: Points
+    """One part of the middle stage's options."""
+    far: Points
+    """The other part: each option is one point of `near` and one of `far`."""
+    back: Points
+    """The stages after the middle one, with the transition into them."""
+
+    @property
+    def parts(self) -> tuple[Points, Points, Points, Points]:
+        return self.front, self.near, self.far, self.back
+
+    def size(self) -> int:
+        """Number of architectures."""
+        return prod(total_weight(part) for part in self.parts)
+
+    def lengths(self) -> tuple[int, int]:
+        """Points of the two sides, before any merge."""
+        return len(self.front.weight) * len(self.near.weight), len(self.far.weight) * len(self.back.weight)
+
+    def sides(self) -> tuple[Points, Points]:
+        """Front with near part, far part with back: built when they are needed, for together they are large."""
+        return _added(self.front, self.near), _added(self.back, self.far)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Halves:
-    """A space as pairs of point sets: each architecture is one point of each set of one pair, added up."""
+    """A space as front and back halves that meet in a middle stage, one meeting for each width of it."""
 
-    meet: int
-    """The first stage of the back half; the number of stages where there is none."""
-    widths: tuple[int, ...]
-    """The widths of stage `meet` (of the only stage where there is no back half)."""
-    pairs: tuple[tuple[Points, Points], ...]
-    """For each width (front with its transition, back)."""
+    middle: int
+    """The stage in which the halves meet."""
+    meetings: tuple[Meeting, ...]
     slack: tuple[int, int]
     """Upper bound of how much params and FLOPs of a total were rounded down; (0, 0) where counts are exact."""
 
     @property
     def exact(self) -> bool:
-        return self.slack == (0, 0) and all(p.weight.dtype == np.int64 for pair in self.pairs for p in pair)
+        return self.slack == (0, 0) and all(p.weight.dtype == np.int64 for m in self.meetings for p in m.parts)
 
     def size(self) -> int:
         """Number of architectures."""
-        return sum(total_weight(front) * total_weight(back) for front, back in self.pairs)
+        return sum(meeting.size() for meeting in self.meetings)
 
-    def cumulative(self, axis: int, limits: Sequence[int], other: Limits) -> list[int]:
-        """Architectures whose count `axis` is at most each limit, and whose other count lies in `other`."""
-        low, high = other
-        totals = [0] * len(limits)
-        for pair in self.pairs:
-            least = sum(int(points.cost[:, 1 - axis].min()) for points in pair)
-            most = sum(int(points.cost[:, 1 - axis].max()) for points in pair)
-            for sign, bound in ((1, high), (-1, low - 1)):
-                if bound < least:
-                    continue
-                # The larger set asks and the smaller is swept over: the sweep's cost grows faster.
-                swept, asking = sorted(pair, key=lambda points: len(points.weight))
-                counts = (
-                    line_counts(asking, swept, axis, limits)
-                    if bound >= most
-                    else corner_counts(asking, swept, axis, limits, bound)
-                )
-                totals = [total + sign * count for total, count in zip(totals, counts, strict=True)]
-        return totals
+    def survey(
+        self, corners: Sequence[Corner], extremes: Sequence[Extreme] = ()
+    ) -> tuple[list[int], list[Found | None]]:
+        """How many architectures lie at or below each corner, and where each extreme one lies.
+
+        All is asked at once, since building the sides of a meeting and indexing them is half of the work. Meetings are
+        gone through side by side, by threads: numpy lets go of Python's lock while it sorts and looks up.
+        """
+        best: list[Found | None] = [None] * len(extremes)
+
+        def visit(place: int) -> list[int]:
+            sides = self.meetings[place].sides()
+            counts = corner_counts(*sides, corners)
+            for i, wanted in enumerate(extremes):
+                sign = -1 if wanted.lowest else 1
+                rival = best[i]
+                floor = None if rival is None else sign * rival.total[wanted.axis]
+                pair = highest_pair(*sides, wanted.axis, wanted.own, wanted.other, floor, sign)
+                if pair is not None:
+                    found = Found(meeting=place, near=pair[0], far=pair[1])
+                    with lock:  # of equals the first meeting's, whichever thread was faster
+                        best[i] = min(
+                            (found, best[i] or found), key=lambda f: (-sign * f.total[wanted.axis], f.meeting)
+                        )
+            return counts
+
+        lock = Lock()
+        with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as pool:
+            totals = [sum(column) for column in zip(*pool.map(visit, range(len(self.meetings))), strict=True)]
+        return totals or [0] * len(corners), best
 
     def count(self, params: Limits, flops: Limits) -> int:
         """Architectures within both closed intervals."""
-        below, within = self.cumulative(0, [params[0] - 1, params[1]], flops)
-        return within - below
+        corners = interval_corners(params, flops)
+        totals, _ = self.survey(list(corners))
+        return sum(sign * total for sign, total in zip(corners.values(), totals, strict=True))
 
     def enclose(self, params: Limits, flops: Limits) -> tuple[int, int]:
         """The least and the most architectures that can lie within both intervals; equal where counts are exact."""
@@ -115,30 +185,34 @@ class Halves:
         least = self.count(inner[0], inner[1]) if all(low <= high for low, high in inner) else 0
         return max(0, least - margin), min(self.size(), self.count(outer[0], outer[1])) + margin
 
-    def highest(self, axis: int, own: Limits, other: Limits, *, lowest: bool = False) -> Found | None:
-        """Where the architecture with the highest (or lowest) count `axis` within both intervals lies."""
-        best: Found | None = None
-        for width, (front, back) in zip(self.widths, self.pairs, strict=True):
-            sign = -1 if lowest else 1
-            floor = None if best is None else sign * best.total[axis] + 1
-            pair = highest_pair(front, back, axis, own, other, floor, sign)
-            best = best if pair is None else Found(width=width, front=pair[0], back=pair[1])
-        return best
-
     def locate(self, tables: SpaceTables, found: Found) -> IntArray:
-        """[S] an architecture with the costs that were found, by listing each half within exact limits."""
-        front = _chain(tables, 0, self.meet)
-        dims = front.stages[-1].dim
-        only = self.meet == len(tables.stages)
-        entry = dims[:, None] * (np.zeros(2, dtype=np.int64) if only else _slopes(tables, self.meet)[found.width])
+        """[S] an architecture with the costs that were found: first its middle stage, then both halves by listing."""
+        meeting = self.meetings[found.meeting]
+        width, stage = meeting.width, tables.stages[self.middle]
+        near, front = _summands(meeting.near, meeting.front, found.near)
+        far, back = _summands(meeting.far, meeting.back, found.far)
+        wanted = (tables.cost[self.middle] == np.add(near, far)).all(axis=1) & (stage.dim == width)
+        row = np.flatnonzero(wanted)[:1]
         ordered = tables.space.constraints.nondecreasing_widths
-        barred = dims != found.width if only else (dims > found.width) & ordered
-        row = _first_with(front, -1, entry, barred, found.front)
-        if only:
-            return row
-        back = _chain(tables, self.meet, len(tables.stages))
-        other = back.stages[0].dim != found.width
-        return np.r_[row, _first_with(back, 0, np.zeros_like(back.cost[0]), other, found.back)]
+        if self.middle:
+            chain = _chain(tables, 0, self.middle)
+            dims = chain.stages[-1].dim
+            entry = dims[:, None] * _slopes(tables, self.middle)[width]
+            row = np.r_[_first_with(chain, -1, entry, (dims > width) & ordered, front), row]
+        if self.middle + 1 < len(tables.stages):
+            chain = _chain(tables, self.middle + 1, len(tables.stages))
+            entry = width * chain.slope[0]
+            row = np.r_[row, _first_with(chain, 0, entry, (chain.stages[0].dim < width) & ordered, back)]
+        return row
+
+
+def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
+    """Corners whose counts, each times its sign, add up to the count within both closed intervals."""
+    signs: dict[Corner, int] = {}
+    for limit, sign in ((params[1], 1), (params[0] - 1, -1)):
+        for bound, other in ((flops[1], 1), (flops[0] - 1, -1)):
+            signs[limit, bound] = signs.get((limit, bound), 0) + sign * other
+    return signs
 
 
 def build_halves(tables: SpaceTables, *, ordered: bool, distinct: bool = False) -> Halves:
@@ -176,11 +250,7 @@ def _build(tables: SpaceTables, ordered: bool, distinct: bool, *, coarse: bool) 
     first, last = 0, len(stages) - 1
     front: Groups = stages[0]
     back: Groups = stages[-1]
-    if last == 0:
-        nothing = Points(cost=np.zeros((1, 2), dtype=np.int64), weight=np.ones(1, dtype=np.int64))
-        pairs = tuple((points, nothing) for points in front.values())
-        return Halves(widths=tuple(front), meet=1, pairs=pairs, slack=as_pair(slack))
-    while last - first > 1:
+    while last - first > 2:
         if _work(front, stages[first + 1]) <= _work(back, stages[last - 1]):
             first += 1
             joined = _joined((dim, _entering(front, dim, slopes[first], ordered)) for dim in stages[first])
@@ -189,25 +259,109 @@ def _build(tables: SpaceTables, ordered: bool, distinct: bool, *, coarse: bool) 
             joined = _joined((dim, _leaving(back, dim, slopes[last], ordered)) for dim in stages[last - 1])
             last -= 1
             back = grown(joined, stages[last])
-    met: Groups = _joined((dim, _entering(front, dim, slopes[last], ordered)) for dim in back)
-    met, back = settled(met, COARSE_STEP // max(1, len(back))), settled(back, COARSE_STEP // max(1, len(back)))
-    if not coarse and sum(len(points.weight) for points in met.values()) > MAX_POINTS:
+    middle = min(first + 1, len(stages) - 1)
+    widths = stages[middle]
+    alone = dict.fromkeys(widths, _nothing(coarse))
+    entered: Groups = (
+        _joined((dim, _entering(front, dim, slopes[middle], ordered)) for dim in widths) if middle else alone
+    )
+    left: Groups = (
+        _joined((dim, _leaving(back, dim, slopes[middle + 1], ordered)) for dim in widths)
+        if middle + 1 < len(stages)
+        else alone
+    )
+    met = [dim for dim in widths if dim in entered and dim in left]
+    if coarse:  # both sides in full, for what they round to is known only then
+        most = COARSE_STEP // max(1, len(met))
+        sides = settled(grown({dim: entered[dim] for dim in met}, {dim: widths[dim] for dim in met}), most)
+        left = settled({dim: left[dim] for dim in met}, most)
+        options = {dim: (_nothing(coarse), _nothing(coarse)) for dim in met}
+    else:
+        sides = entered
+        options = {
+            dim: _divided(tables, middle, dim, widths[dim], len(entered[dim].weight), len(left[dim].weight), distinct)
+            for dim in met
+        }
+    meetings = tuple(
+        Meeting(width=dim, front=sides[dim], near=options[dim][0], far=options[dim][1], back=left[dim]) for dim in met
+    )
+    lengths = [meeting.lengths() for meeting in meetings]
+    weights = [total_weight(part) for meeting in meetings for part in meeting.parts]
+    if not coarse and (
+        sum(map(sum, lengths)) > MAX_MET
+        or max((max(pair) for pair in lengths), default=0) > MAX_POINTS
+        or max((prod(weights[i : i + 2]) for i in range(0, len(weights), 2)), default=0) >= MAX_COUNT
+    ):
         raise _TooManyPoints
-    pairs = tuple((points, back[dim]) for dim, points in met.items())
-    return Halves(widths=tuple(met), meet=last, pairs=pairs, slack=as_pair(slack))
+    return Halves(middle=middle, meetings=meetings, slack=as_pair(slack))
+
+
+def _divided(
+    tables: SpaceTables, i: int, dim: int, options: Points, front: int, back: int, distinct: bool
+) -> tuple[Points, Points]:
+    """The options of one stage and width in two parts that add up to them, so that both sides hold few points.
+
+    Args:
+        tables: the space.
+        i: the stage.
+        dim: its width.
+        options: the stage's options of that width as points.
+        front: points before the stage; the first part is added to them.
+        back: points after the stage; the second part is added to them.
+        distinct: of the options that are the same network, take one.
+    """
+    nothing = _nothing(coarse=False)
+    ways = [(options, nothing), (nothing, options)]
+    convs, attention = _summed_parts(tables.stages[i], _kept(tables.stages[i], dim, distinct), tables.cost[i])
+    ways += [(convs, attention), (attention, convs)]
+    return min(ways, key=lambda way: front * len(way[0].weight) + back * len(way[1].weight))
+
+
+def _summed_parts(stage: StageTable, kept: IntArray, cost: IntArray) -> tuple[Points, Points]:
+    """The kept options as (all but attention, attention), where every option's cost is the sum of one of each."""
+    sizes = [len(parameter.options) for parameter in stage.parameters]
+    places = np.unravel_index(kept, sizes) if sizes else ()
+    code = np.zeros((2, len(kept)), dtype=np.int64)
+    for parameter, size, place in zip(stage.parameters, sizes, places, strict=True):
+        row = int(parameter.field(parameter.options[0])[0].startswith("attention"))
+        code[row] = code[row] * size + place
+    order = np.lexsort((code[1], code[0]))
+    convs, attentions = (len(np.unique(row)) for row in code)
+    whole = merged(Points(cost=cost[kept], weight=np.ones(len(kept), dtype=np.int64)))
+    if convs * attentions != len(kept):
+        return whole, _nothing(coarse=False)
+    grid = cost[kept[order]].reshape(convs, attentions, 2)
+    conv, attention = grid[:, 0], grid[0] - grid[0, 0]
+    if (grid != conv[:, None] + attention).any():
+        return whole, _nothing(coarse=False)
+    return (
+        merged(Points(cost=conv, weight=np.ones(convs, dtype=np.int64))),
+        merged(Points(cost=attention, weight=np.ones(attentions, dtype=np.int64))),
+    )
+
+
+def _nothing(coarse: bool) -> Points:
+    """A single point that adds nothing."""
+    weight = np.ones(1, dtype=np.float64 if coarse else np.int64)
+    return Points(cost=np.zeros((1, 2), dtype=np.int64), weight=weight)
+
+
+def _kept(stage: StageTable, dim: int, distinct: bool) -> IntArray:
+    """The options of one width; one for each network of them where `distinct`."""
+    kept = stage.dim == dim
+    if distinct:
+        kept &= stage.network == np.arange(stage.size)
+    return np.flatnonzero(kept)
 
 
 def _stage_groups(tables: SpaceTables, i: int, distinct: bool, coarse: bool) -> dict[int, Points]:
     """One stage's options as points by width."""
-    stage = tables.stages[i]
-    kept = np.flatnonzero(stage.network == np.arange(stage.size)) if distinct else np.arange(stage.size)
-    kept = kept[np.argsort(stage.dim[kept], kind="stable")]
-    dims, starts = np.unique(stage.dim[kept], return_index=True)
     kind = np.float64 if coarse else np.int64
-    return {
-        int(dim): merged(Points(cost=tables.cost[i][options], weight=np.ones(len(options), dtype=kind)))
-        for dim, options in zip(dims, np.split(kept, starts[1:]), strict=True)
-    }
+    groups = {}
+    for dim in np.unique(tables.stages[i].dim):
+        kept = _kept(tables.stages[i], int(dim), distinct)
+        groups[int(dim)] = merged(Points(cost=tables.cost[i][kept], weight=np.ones(len(kept), dtype=kind)))
+    return groups
 
 
 def _slopes(tables: SpaceTables, i: int) -> dict[int, IntArray]:
@@ -247,9 +401,25 @@ def _grown(joined: Groups, stage: Groups, coarse: bool) -> dict[int, Points]:
             raise _TooManyPoints
     grown: dict[int, Points] = {}
     for dim, part in joined.items():
-        cost = (part.cost[:, None, :] + stage[dim].cost).reshape(-1, 2)
-        grown[dim] = merged(Points(cost=cost, weight=(part.weight[:, None] * stage[dim].weight).reshape(-1)))
+        grown[dim] = _added(part, stage[dim])
     return grown
+
+
+def _added(left: Points, right: Points) -> Points:
+    """Every point of one set with every point of the other."""
+    if len(right.weight) == 1 and not right.cost.any() and right.weight[0] == 1:
+        return left
+    cost = (left.cost[:, None, :] + right.cost).reshape(-1, 2)
+    return merged(Points(cost=cost, weight=(left.weight[:, None] * right.weight).reshape(-1)))
+
+
+def _summands(part: Points, rest: Points, total: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A point of `part` and a point of `rest` that add up to `total`."""
+    for cost in part.cost:
+        wanted = np.array(total) - cost
+        if (rest.cost == wanted).all(axis=1).any():
+            return as_pair(cost), as_pair(wanted)
+    raise AssertionError("a total that was found has no summands")
 
 
 def _work(end: Groups, stage: Groups) -> int:

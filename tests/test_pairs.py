@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
-from modscale.pairs import Points, corner_counts, highest_pair, line_counts, weighted_sums
+from modscale.pairs import Points, QuadrantIndex, corner_counts, highest_pair, weighted_sums
 
 
 def points(seed: int, n: int, spread: int) -> Points:
@@ -14,19 +16,20 @@ def points(seed: int, n: int, spread: int) -> Points:
 
 
 @pytest.mark.parametrize(("n", "m", "spread"), [(900, 700, 1000), (300, 1500, 40), (50, 128, 300), (40, 1, 9)])
-def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int) -> None:
+def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts and extremes over pairs, with many ties and several blocks, against all n x m sums."""
     front, back = points(1, n, spread), points(2, m, spread)
     sums = front.cost[:, None] + back.cost
     weight = front.weight[:, None] * back.weight
     limits = [0, spread // 2, spread, 3 * spread // 2, 2 * spread]
+    bounds = (-1, spread // 3, spread, 2 * spread)
+    corners = [*product(limits, bounds), *product(bounds, limits)]
+    expected = [int(weight[(sums <= corner).all(axis=2)].sum()) for corner in corners]
+    assert corner_counts(front, back, corners) == expected
+    assert corner_counts(back, front, corners) == expected
     for axis in (0, 1):
-        line = [int(weight[sums[..., axis] <= limit].sum()) for limit in limits]
-        assert line_counts(front, back, axis, limits) == line
-        for bound in (-1, spread // 3, spread, 2 * spread):
+        for bound in bounds:
             inside = sums[..., 1 - axis] <= bound
-            corner = [int(weight[inside & (sums[..., axis] <= limit)].sum()) for limit in limits]
-            assert corner_counts(front, back, axis, limits, bound) == corner
             for width in (spread // 8, 1, 0):  # a narrow interval has most candidates turned down
                 own, other = (spread // 4, spread), (bound - width, bound)
                 held = (sums[..., axis] >= own[0]) & (sums[..., axis] <= own[1])
@@ -37,6 +40,16 @@ def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int) -
                     if found is not None:
                         assert found[0][axis] + found[1][axis] == choose(sums[held][:, axis])
                         assert found[0] in {tuple(row) for row in front.cost.tolist()}
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 255, 300, 5000])
+def test_a_quadrant_holds_what_a_mask_finds(n: int) -> None:
+    """Look-ups in a permutation of n ranks, corners and edges among them, against masks over all points."""
+    rng = np.random.default_rng(n)
+    rank, weight = rng.permutation(n), rng.integers(1, 10**12, n)
+    first, second = np.r_[0, 0, n, n, rng.integers(0, n + 1, 60)], np.r_[0, n, 0, n, rng.integers(0, n + 1, 60)]
+    expected = [int(weight[:i][rank[:i] < j].sum()) for i, j in zip(first, second, strict=True)]
+    assert QuadrantIndex(rank, weight).count(first, second).tolist() == expected
 
 
 def test_sums_beyond_int64_are_exact() -> None:
