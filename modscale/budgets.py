@@ -97,11 +97,9 @@ def within_budgets(
     if best < 0:
         raise InputError("must be 0 or more", place="best", value=best)
     tables = build_tables(space)
-    ordered = space.constraints.nondecreasing_widths
     params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
-    count, distinct = (
-        build_halves(tables, ordered=ordered, distinct=distinct).enclose(params, flops) for distinct in (False, True)
-    )
+    halves = build_halves(tables)
+    count, distinct = (halves.enclose(params, flops, kind) for kind in ("allowed", "distinct"))
     found: list[Match] = []
     complete = True
     if best:

@@ -7,7 +7,7 @@ architectures between two bounds instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -102,7 +102,7 @@ def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | N
         MismatchError: two ways to count the feasible architectures disagree.
     """
     count = _Counting(tables or build_tables(space), bins)
-    exact = count.exact
+    exact = count.halves.exact
     histograms = {metric: count.histogram(axis) for axis, metric in enumerate(METRICS)} if exact else None
     if histograms is not None:
         # Two sweeps, one along each count: they must agree on how many architectures are feasible.
@@ -111,7 +111,7 @@ def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | N
             raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
         interval = (next(iter(sums))[1],) * 2
     else:
-        interval = count.inner.enclose(*count.limits) if count.constrained else (space.size(),) * 2
+        interval = count.halves.enclose(*count.limits, "allowed") if count.constrained else (space.size(),) * 2
     hopeless = explain_infeasible(space, tables=count.tables) if interval[0] == 0 else None
     if hopeless:
         interval = (0, 0)
@@ -229,24 +229,8 @@ class _Counting:
         return replace(self.tables, space=replace(self.tables.space, constraints=Constraints()))
 
     @cached_property
-    def all(self) -> Halves:
-        """Every architecture."""
-        return build_halves(self.tables, ordered=False)
-
-    @cached_property
-    def inner(self) -> Halves:
-        """Every architecture whose widths are allowed."""
-        return self.all if self.all_ordered else build_halves(self.tables, ordered=True)
-
-    @cached_property
-    def all_ordered(self) -> bool:
-        """Whether the order of widths, if asked for, is kept by every architecture anyway."""
-        dims = [stage.dim for stage in self.tables.stages]
-        return not self.ordered or all(before.max() <= after.min() for before, after in pairwise(dims))
-
-    @cached_property
-    def exact(self) -> bool:
-        return self.all.exact and self.inner.exact
+    def halves(self) -> Halves:
+        return build_halves(self.tables)
 
     @cached_property
     def reach(self) -> Mapping[str, Reach]:
@@ -275,40 +259,26 @@ class _Counting:
         return found[0], found[1]
 
     @cached_property
-    def everything(self) -> Mapping[Corner, int]:
-        """Architectures at or below each corner that a question about all of them needs."""
-        if self.inner is self.all:
-            return self.allowed[0]
-        return self._surveyed(self.all, self._corners(clipped=False))[0]
-
-    @cached_property
-    def allowed(self) -> tuple[Mapping[Corner, int], Mapping[Extreme, Found | None]]:
-        """The same for those whose widths are allowed, and the extreme feasible ones."""
-        corners = self._corners(clipped=True)
-        if self.inner is self.all:
-            corners |= self._corners(clipped=False)
-        extremes = [self._extreme(axis, lowest=lowest) for axis in (0, 1) for lowest in (True, False)]
-        return self._surveyed(self.inner, corners, extremes)
-
-    def _corners(self, *, clipped: bool) -> set[Corner]:
-        """What the numbers of architectures and the histograms need, of all architectures or of the feasible ones."""
+    def surveyed(self) -> tuple[Mapping[Corner, Mapping[str, int]], Mapping[Extreme, Found | None]]:
+        """By kind, architectures at or below each corner that a question needs, and the extreme feasible ones."""
         params, flops = self.limits
         corners: set[Corner] = set()
         for limits in ((params, flops), (params, ANY), (ANY, flops)):
             corners.update(interval_corners(*limits))
         for axis in (0, 1):
             for top in self._tops(axis):
-                line = (self._clipped(axis, top), self.limits[1 - axis]) if clipped else (top, ANY)
-                corners.update(_line(axis, *line))
-        return corners
-
-    @staticmethod
-    def _surveyed(
-        halves: Halves, corners: set[Corner], extremes: Sequence[Extreme] = ()
-    ) -> tuple[Mapping[Corner, int], Mapping[Extreme, Found | None]]:
+                corners.update(_line(axis, top, ANY))
+                corners.update(_line(axis, self._clipped(axis, top), self.limits[1 - axis]))
         asked = sorted(corners)
-        totals, found = halves.survey(asked, extremes)
+        extremes = [self._extreme(axis, lowest=lowest) for axis in (0, 1) for lowest in (True, False)]
+        totals, found = self.halves.survey(asked, extremes)
         return dict(zip(asked, totals, strict=True)), dict(zip(extremes, found, strict=True))
+
+    def _between(self, params: Limits, flops: Limits, kind: str) -> int:
+        return self._signed(interval_corners(params, flops), kind)
+
+    def _signed(self, corners: Mapping[Corner, int], kind: str) -> int:
+        return sum(sign * self.surveyed[0][corner][kind] for corner, sign in corners.items())
 
     def _extreme(self, axis: int, *, lowest: bool) -> Extreme:
         return Extreme(axis=axis, own=self.limits[axis], other=self.limits[1 - axis], lowest=lowest)
@@ -325,42 +295,35 @@ class _Counting:
     def feasible_reach(self) -> Mapping[str, Reach]:
         reach: dict[str, Reach] = {}
         for axis, metric in enumerate(METRICS):
-            ends = [self.allowed[1][self._extreme(axis, lowest=lowest)] for lowest in (True, False)]
+            ends = [self.surveyed[1][self._extreme(axis, lowest=lowest)] for lowest in (True, False)]
             (low, least), (high, most) = (
-                (found.total[axis], self.tables.spec(self.inner.locate(self.tables, found)))
+                (found.total[axis], self.tables.spec(self.halves.locate(self.tables, found)))
                 for found in ends
                 if found is not None
             )
             reach[metric] = Reach(min=low, max=high, min_spec=least, max_spec=most)
         return reach
 
-    def distinct_feasible(self) -> int | None:
-        if all(len(np.unique(stage.network)) == stage.size for stage in self.tables.stages):
-            return _between(self.allowed[0], *self.limits)
-        halves = build_halves(self.tables, ordered=self.ordered, distinct=True)
-        return halves.count(*self.limits) if halves.exact else None
+    def distinct_feasible(self) -> int:
+        return self._between(*self.limits, "distinct")
 
     def removed(self, feasible: int) -> dict[str, Removal]:
         size = self.tables.space.size()
         params, flops = self.limits
-        everything, allowed = self.everything, self.allowed[0]
         meeting = {
-            "widths": (self.inner.size(), _between(everything, params, flops)),
-            "params": (_between(everything, params, ANY), _between(allowed, ANY, flops)),
-            "flops": (_between(everything, ANY, flops), _between(allowed, params, ANY)),
+            "widths": (self.halves.size("allowed"), self._between(params, flops, "all")),
+            "params": (self._between(params, ANY, "all"), self._between(ANY, flops, "allowed")),
+            "flops": (self._between(ANY, flops, "all"), self._between(params, ANY, "allowed")),
         }
         return {name: Removal(alone=size - meeting[name][0], only=meeting[name][1] - feasible) for name in self.names}
 
     def histogram(self, axis: int) -> Histogram:
-        below = [
-            sum(sign * self.everything[c] for c, sign in _line(axis, top, ANY).items()) for top in self._tops(axis)
-        ]
+        below = [self._signed(_line(axis, top, ANY), "all") for top in self._tops(axis)]
         everything = feasible = np.diff([0, *below])
         if self.constrained:
             low, high = self.limits[axis]
             tops = [low - 1, *(self._clipped(axis, top) for top in self._tops(axis))]
-            other = self.limits[1 - axis]
-            below = [sum(sign * self.allowed[0][c] for c, sign in _line(axis, top, other).items()) for top in tops]
+            below = [self._signed(_line(axis, top, self.limits[1 - axis]), "allowed") for top in tops]
             feasible = np.diff(below) if low <= high else np.zeros_like(everything)
         return Histogram(
             edges=self.edges[axis], all=tuple(int(n) for n in everything), feasible=tuple(int(n) for n in feasible)
@@ -377,15 +340,15 @@ class _Counting:
         axis = 0 if "params" in names else 1
         own = self.limits[axis]
         other = self.limits[1] if axis == 0 and "flops" in names else ANY
-        halves = self.inner if "widths" in names else self.all
-        if not halves.exact:
+        if not self.halves.exact:
             return None
-        _, (meeting, *misses) = halves.survey(
+        kind = "allowed" if "widths" in names else "all"
+        _, (meeting, *misses) = self.halves.survey(
             [],
             [
-                Extreme(axis=axis, own=own, other=other),
-                Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other),
-                Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True),
+                Extreme(axis=axis, own=own, other=other, kind=kind),
+                Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other, kind=kind),
+                Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True, kind=kind),
             ],
         )
         if meeting is not None:
@@ -403,11 +366,6 @@ def _line(axis: int, top: int, other: Limits) -> dict[Corner, int]:
     """Signed corners of the architectures whose count `axis` is at most `top`, with the other count in an interval."""
     own = (ANY[0] + 1, top)
     return interval_corners(own, other) if axis == 0 else interval_corners(other, own)
-
-
-def _between(corners: Mapping[Corner, int], params: Limits, flops: Limits) -> int:
-    """Architectures within both intervals, from the counts at their corners."""
-    return sum(sign * corners[corner] for corner, sign in interval_corners(params, flops).items())
 
 
 def _describe(bounds: Bounds) -> str:

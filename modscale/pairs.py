@@ -3,7 +3,8 @@
 One limit is a binary search in a running sum; limits on both counts are a look-up in a wavelet matrix.
 Weights and counts are whole numbers, added without rounding.
 
-Shapes: n points, m look-ups, K rows of counts; columns are params (0) and FLOPs (1).
+Shapes: n points, m look-ups, C kinds of architectures that are counted side by side; columns of costs are params (0)
+and FLOPs (1).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ PROMISING = 256
 """Points that `highest_pair` tries first."""
 
 Weights = NDArray[Any]
+Totals = tuple[int, ...]
+"""[C] a whole number for each kind of architecture, of any size."""
 Limits = tuple[int, int]
 """The least and the most, both allowed."""
 Corner = tuple[int, int]
@@ -36,7 +39,7 @@ class Points:
     cost: IntArray
     """[n, 2] params and FLOPs so far, sorted by params, then by FLOPs."""
     weight: Weights
-    """[n] how many partial architectures each point stands for; int64, or float64 where rounded."""
+    """[n, C] how many partial architectures of each kind a point stands for; int64, or float64 where rounded."""
 
 
 def merged(points: Points) -> Points:
@@ -51,11 +54,13 @@ def merged(points: Points) -> Points:
         order = np.lexsort((flops, params))
     cost, weight = cost[order], weight[order]
     starts = np.flatnonzero(np.r_[True, (cost[1:] != cost[:-1]).any(axis=1)])
-    return Points(cost=cost[starts], weight=np.add.reduceat(weight, starts))
+    if len(starts) < len(weight):
+        cost, weight = cost[starts], np.add.reduceat(weight, starts, axis=0)
+    return Points(cost=cost, weight=weight)
 
 
-def corner_counts(one: Points, other: Points, corners: Sequence[Corner]) -> list[int]:
-    """For each corner, the pairs whose summed params and summed FLOPs are both at most the corner's.
+def corner_counts(one: Points, other: Points, corners: Sequence[Corner]) -> list[Totals]:
+    """For each corner, by kind, the pairs whose summed params and summed FLOPs are both at most the corner's.
 
     The points of the larger set ask which of the smaller set they admit. By one count alone that is a rank, and a
     running sum has the answer; it is the answer for both limits where all that are admitted by one count keep the
@@ -66,12 +71,12 @@ def corner_counts(one: Points, other: Points, corners: Sequence[Corner]) -> list
     low_params, low_flops, high_params, high_flops = (sum(pair) for pair in zip(*ends, strict=True))
     axes = [_Axis(asking, swept, axis) for axis in (0, 1)]
     index: QuadrantIndex | None = None
-    totals = []
+    totals: list[Totals] = []
     for params, flops in corners:
         if params < low_params or flops < low_flops:
-            totals.append(0)
+            totals.append((0,) * asking.weight.shape[1])
         elif params >= high_params and flops >= high_flops:
-            totals.append(total_weight(asking) * total_weight(swept))
+            totals.append(multiplied(total_weight(asking), total_weight(swept)))
         elif params >= high_params or flops >= high_flops:
             totals.append(axes[0].line(params) if flops >= high_flops else axes[1].line(flops))
         else:
@@ -83,8 +88,8 @@ def corner_counts(one: Points, other: Points, corners: Sequence[Corner]) -> list
                 order = axes[0].order
                 index = index or QuadrantIndex(axes[1].order.argsort()[order], swept.weight[order])
                 counts = index.count(by_params[left], by_flops[left])
-                more += weighted_sums(asking.weight[left], counts[None])[0]
-            totals.append(total + more)
+                more = added(more, weighted_sums(asking.weight[left], counts))
+            totals.append(added(total, more))
     return totals
 
 
@@ -95,18 +100,19 @@ class _Axis:
         self.asking, self.axis = asking, axis
         self.order = np.argsort(swept.cost[:, axis], kind="stable")
         self.values = swept.cost[self.order, axis]
-        self.below = np.r_[np.zeros(1, dtype=swept.weight.dtype), np.cumsum(swept.weight[self.order])]
+        self.below = _running_sum(swept.weight[self.order])
         self.most_of_other = np.r_[-MAX_COUNT, np.maximum.accumulate(swept.cost[self.order, 1 - axis])]
         self.queries = np.argsort(asking.cost[:, axis], kind="stable")  # neighbours look where the cache still is
         self.own = asking.cost[self.queries, axis]
-        self.own_below = np.r_[np.zeros(1, dtype=asking.weight.dtype), np.cumsum(asking.weight[self.queries])]
+        self.own_below = _running_sum(asking.weight[self.queries])
         self.swept_weight = swept.weight[self.order]
         self.known: dict[int, IntArray] = {}
 
-    def line(self, limit: int) -> int:
+    def line(self, limit: int) -> Totals:
         """Pairs whose sum is at most `limit`: here the smaller set asks."""
-        counts = self.own_below[np.searchsorted(self.own, limit - self.values, side="right")]
-        return weighted_sums(self.swept_weight, counts[None])[0]
+        return weighted_sums(
+            self.swept_weight, self.own_below[np.searchsorted(self.own, limit - self.values, side="right")]
+        )
 
     def admitted(self, limit: int) -> IntArray:
         """[asking points] how many swept points keep the sum at or below `limit`."""
@@ -115,7 +121,7 @@ class _Axis:
             self.known[limit][self.queries] = np.searchsorted(self.values, limit - self.own, side="right")
         return self.known[limit]
 
-    def decided(self, admitted: IntArray, other_limit: int, which: IntArray | None) -> tuple[int, IntArray]:
+    def decided(self, admitted: IntArray, other_limit: int, which: IntArray | None) -> tuple[Totals, IntArray]:
         """Pairs of those asking points all of whose admitted points keep the other limit, and the points left over.
 
         `which` [k] are the places of the asking points in question, None for all.
@@ -124,7 +130,7 @@ class _Axis:
         if which is not None:
             admitted, weight, cost = admitted[which], weight[which], cost[which]
         whole = self.most_of_other[admitted] <= other_limit - cost
-        total = weighted_sums(weight * whole, self.below[admitted][None])[0]
+        total = weighted_sums(weight * whole[:, None], self.below[admitted])
         left = np.flatnonzero(~whole)
         return total, left if which is None else which[left]
 
@@ -138,20 +144,18 @@ class QuadrantIndex:
     """
 
     def __init__(self, rank: IntArray, weight: Weights) -> None:
-        """rank [n]: the second rank of each point, in the order of the first; weight [n]: theirs, in that order."""
+        """rank [n]: the second rank of each point, in the order of the first; weight [n, C]: theirs, in that order."""
         self.levels: list[tuple[int, int, NDArray[np.int32], Weights]] = []
         for bit in reversed(range(len(rank).bit_length())):
             is_one = (rank >> bit) & 1
             zeros = np.zeros(len(rank) + 1, dtype=np.int32)
             np.cumsum(1 - is_one, out=zeros[1:])
-            below = np.zeros(len(rank) + 1, dtype=weight.dtype)
-            np.cumsum(weight * (1 - is_one), out=below[1:])
-            self.levels.append((bit, int(zeros[-1]), zeros, below))
+            self.levels.append((bit, int(zeros[-1]), zeros, _running_sum(weight * (1 - is_one)[:, None])))
             order = np.concatenate([np.flatnonzero(is_one == 0), np.flatnonzero(is_one)])
-            rank, weight = rank.take(order), weight.take(order)
+            rank, weight = rank.take(order), weight.take(order, axis=0)
 
     def count(self, first: IntArray, second: IntArray) -> Weights:
-        """[m] the weight of the points among the first `first` [m] and the first `second` [m], each 0 to n."""
+        """[m, C] the weight of the points among the first `first` [m] and the first `second` [m], each 0 to n."""
         return np.concatenate(
             [
                 self._count(first[i : i + CHUNK].astype(np.int32), second[i : i + CHUNK].astype(np.int32))
@@ -160,34 +164,42 @@ class QuadrantIndex:
         )
 
     def _count(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> Weights:
-        total = np.zeros(len(first), dtype=self.levels[0][3].dtype)
+        below = self.levels[0][3]
+        total = np.zeros((len(first), below.shape[1]), dtype=below.dtype)
         start, stop = np.zeros_like(first), first
         for bit, number, zeros, below in self.levels:
             is_one = (second >> bit) & 1 == 1
-            total += (below.take(stop) - below.take(start)) * is_one
+            total += (below.take(stop, axis=0) - below.take(start, axis=0)) * is_one[:, None]
             zeros_before, zeros_within = zeros.take(start), zeros.take(stop)
             start = np.where(is_one, start - zeros_before + np.int32(number), zeros_before)
             stop = np.where(is_one, stop - zeros_within + np.int32(number), zeros_within)
         return total
 
 
-def weighted_sums(weight: Weights, counts: NDArray[Any]) -> list[int]:
-    """Exact sums of weight [n] times counts [K, n]; int64 products that could overflow are split into 31-bit limbs."""
+def weighted_sums(weight: Weights, counts: Weights) -> Totals:
+    """Exact sums [C] of weight [n, C] times counts [n, C]; int64 products that could overflow are split in limbs."""
     if weight.dtype != np.int64 or counts.dtype != np.int64:
-        return [int(total) for total in counts.astype(float) @ weight.astype(float)]
+        return tuple(int(total) for total in (counts.astype(float) * weight).sum(axis=0))
     if not counts.size:
-        return [0] * len(counts)
+        return (0,) * weight.shape[1]
     if float(counts.max()) * float(weight.max()) * len(weight) < MAX_COUNT:
-        return [int(total) for total in counts @ weight]
+        return tuple(int(total) for total in np.einsum("nc,nc->c", weight, counts))
     mask = 2**31 - 1
-    totals = [0] * len(counts)
+    totals = [0] * weight.shape[1]
     for i, left in enumerate((weight & mask, weight >> 31)):
         for j, right in enumerate((counts & mask, counts >> 31)):
             product = left * right
-            halves = zip((product & mask).sum(axis=1), (product >> 31).sum(axis=1), strict=True)
+            halves = zip((product & mask).sum(axis=0), (product >> 31).sum(axis=0), strict=True)
             for k, (low, high) in enumerate(halves):
                 totals[k] += (int(low) + (int(high) << 31)) << (31 * (i + j))
-    return totals
+    return tuple(totals)
+
+
+def _running_sum(weight: Weights) -> Weights:
+    """[n + 1, C] the weight [n, C] of the first so many."""
+    total = np.zeros((len(weight) + 1, weight.shape[1]), dtype=weight.dtype)
+    np.cumsum(weight, axis=0, out=total[1:])
+    return total
 
 
 def highest_pair(
@@ -199,6 +211,8 @@ def highest_pair(
     down to the first that `other` admits too, in steps of powers of two over which no point can.
     """
     swept, asking = sorted((front, back), key=lambda points: len(points.weight))
+    if not len(swept.weight):
+        return None
     low, high = sorted((sign * own[0], sign * own[1]))
     low = low if floor is None else max(low, floor)
     order = np.argsort(sign * swept.cost[:, axis], kind="stable")
@@ -253,8 +267,17 @@ def _extremes(values: IntArray) -> tuple[list[IntArray], list[IntArray]]:
     return least, most
 
 
-def total_weight(points: Points) -> int:
-    return weighted_sums(points.weight, np.ones((1, len(points.weight)), dtype=points.weight.dtype))[0]
+def total_weight(points: Points) -> Totals:
+    """[C] partial architectures of each kind."""
+    return weighted_sums(points.weight, np.ones_like(points.weight))
+
+
+def added(left: Totals, right: Totals) -> Totals:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def multiplied(left: Totals, right: Totals) -> Totals:
+    return tuple(a * b for a, b in zip(left, right, strict=True))
 
 
 def as_pair(row: IntArray) -> tuple[int, int]:

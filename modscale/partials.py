@@ -10,7 +10,11 @@ Whole numbers throughout: nothing is sampled or rounded. Where the halves would 
 the points are rounded down to a grid instead; `slack` bounds how far each total may have moved, so that counts with
 the limits moved by it enclose the true one.
 
-Shapes: n points; columns are params (0) and FLOPs (1).
+Three kinds of architectures are counted side by side, for the work is mostly in the points and not in their weights:
+`all`, `allowed` (stages not narrower than those before them, where the space asks for that) and `distinct` (of the
+allowed ones that are the same network, one). Kinds that are the same in a space share a column.
+
+Shapes: n points, C kinds of architectures that differ; columns of costs are params (0) and FLOPs (1).
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
 from math import prod
 from threading import Lock
 
@@ -28,10 +34,14 @@ from modscale.pairs import (
     Corner,
     Limits,
     Points,
+    Totals,
+    Weights,
+    added,
     as_pair,
     corner_counts,
     highest_pair,
     merged,
+    multiplied,
     total_weight,
 )
 from modscale.settings import available_cores
@@ -57,6 +67,7 @@ class _TooManyPoints(Exception):
     """The halves have more distinct points than are counted exactly: a signal to round, never seen outside."""
 
 
+KINDS = ("all", "allowed", "distinct")
 Groups = Mapping[int, Points]
 """Points by their open width: the last stage's of a front half, the first stage's of a back half."""
 
@@ -71,6 +82,8 @@ class Extreme:
     other: Limits
     """Of the other count."""
     lowest: bool = False
+    kind: str = "allowed"
+    """Among which architectures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,9 +120,9 @@ class Meeting:
     def parts(self) -> tuple[Points, Points, Points, Points]:
         return self.front, self.near, self.far, self.back
 
-    def size(self) -> int:
-        """Number of architectures."""
-        return prod(total_weight(part) for part in self.parts)
+    def size(self) -> Totals:
+        """[C] number of architectures of each kind."""
+        return reduce(multiplied, map(total_weight, self.parts))
 
     def lengths(self) -> tuple[int, int]:
         """Points of the two sides, before any merge."""
@@ -117,7 +130,7 @@ class Meeting:
 
     def sides(self) -> tuple[Points, Points]:
         """Front with near part, far part with back: built when they are needed, for together they are large."""
-        return _added(self.front, self.near), _added(self.back, self.far)
+        return _combined(self.front, self.near), _combined(self.back, self.far)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +140,8 @@ class Halves:
     middle: int
     """The stage in which the halves meet."""
     meetings: tuple[Meeting, ...]
+    column: Mapping[str, int]
+    """The column of the weights that each of `KINDS` is counted in."""
     slack: tuple[int, int]
     """Upper bound of how much params and FLOPs of a total were rounded down; (0, 0) where counts are exact."""
 
@@ -134,63 +149,67 @@ class Halves:
     def exact(self) -> bool:
         return self.slack == (0, 0) and all(p.weight.dtype == np.int64 for m in self.meetings for p in m.parts)
 
-    def size(self) -> int:
+    def size(self, kind: str = "all") -> int:
         """Number of architectures."""
-        return sum(meeting.size() for meeting in self.meetings)
+        return sum(meeting.size()[self.column[kind]] for meeting in self.meetings)
 
     def survey(
         self, corners: Sequence[Corner], extremes: Sequence[Extreme] = ()
-    ) -> tuple[list[int], list[Found | None]]:
-        """How many architectures lie at or below each corner, and where each extreme one lies.
+    ) -> tuple[list[dict[str, int]], list[Found | None]]:
+        """How many architectures lie at or below each corner, by kind, and where each extreme one lies.
 
         All is asked at once, since building the sides of a meeting and indexing them is half of the work. Meetings are
         gone through side by side, by threads: numpy lets go of Python's lock while it sorts and looks up.
         """
         best: list[Found | None] = [None] * len(extremes)
+        lock = Lock()
 
-        def visit(place: int) -> list[int]:
+        def visit(place: int) -> list[Totals]:
             sides = self.meetings[place].sides()
-            counts = corner_counts(*sides, corners)
             for i, wanted in enumerate(extremes):
                 sign = -1 if wanted.lowest else 1
                 rival = best[i]
                 floor = None if rival is None else sign * rival.total[wanted.axis]
-                pair = highest_pair(*sides, wanted.axis, wanted.own, wanted.other, floor, sign)
+                near, far = (_of_kind(side, self.column[wanted.kind]) for side in sides)
+                pair = highest_pair(near, far, wanted.axis, wanted.own, wanted.other, floor, sign)
                 if pair is not None:
                     found = Found(meeting=place, near=pair[0], far=pair[1])
                     with lock:  # of equals the first meeting's, whichever thread was faster
                         best[i] = min(
                             (found, best[i] or found), key=lambda f: (-sign * f.total[wanted.axis], f.meeting)
                         )
-            return counts
+            return corner_counts(*sides, corners)
 
-        lock = Lock()
         with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as pool:
-            totals = [sum(column) for column in zip(*pool.map(visit, range(len(self.meetings))), strict=True)]
-        return totals or [0] * len(corners), best
+            counts = list(pool.map(visit, range(len(self.meetings))))
+        nothing = (0,) * len(KINDS)
+        totals = [reduce(added, column, nothing[: len(column[0])]) for column in zip(*counts, strict=True)]
+        totals = totals or [nothing] * len(corners)
+        return [{kind: total[place] for kind, place in self.column.items()} for total in totals], best
 
-    def count(self, params: Limits, flops: Limits) -> int:
+    def count(self, params: Limits, flops: Limits, kind: str) -> int:
         """Architectures within both closed intervals."""
         corners = interval_corners(params, flops)
         totals, _ = self.survey(list(corners))
-        return sum(sign * total for sign, total in zip(corners.values(), totals, strict=True))
+        return sum(sign * total[kind] for sign, total in zip(corners.values(), totals, strict=True))
 
-    def enclose(self, params: Limits, flops: Limits) -> tuple[int, int]:
+    def enclose(self, params: Limits, flops: Limits, kind: str) -> tuple[int, int]:
         """The least and the most architectures that can lie within both intervals; equal where counts are exact."""
         if self.exact:
-            return (self.count(params, flops),) * 2
+            return (self.count(params, flops, kind),) * 2
         inner = [(low, high - slack) for (low, high), slack in zip((params, flops), self.slack, strict=True)]
         outer = [(low - slack, high) for (low, high), slack in zip((params, flops), self.slack, strict=True)]
-        margin = int(COARSE_SHARE * self.size()) + 1
-        least = self.count(inner[0], inner[1]) if all(low <= high for low, high in inner) else 0
-        return max(0, least - margin), min(self.size(), self.count(outer[0], outer[1])) + margin
+        margin = int(COARSE_SHARE * self.size(kind)) + 1
+        least = self.count(inner[0], inner[1], kind) if all(low <= high for low, high in inner) else 0
+        return max(0, least - margin), min(self.size(kind), self.count(outer[0], outer[1], kind)) + margin
 
     def locate(self, tables: SpaceTables, found: Found) -> IntArray:
-        """[S] an architecture with the costs that were found: first its middle stage, then both halves by listing."""
+        """[S] an allowed architecture with the costs that were found: its middle stage, then both halves by listing."""
         meeting = self.meetings[found.meeting]
+        kept = self.column["allowed"]
         width, stage = meeting.width, tables.stages[self.middle]
-        near, front = _summands(meeting.near, meeting.front, found.near)
-        far, back = _summands(meeting.far, meeting.back, found.far)
+        near, front = _summands(meeting.near, _of_kind(meeting.front, kept), found.near)
+        far, back = _summands(meeting.far, _of_kind(meeting.back, kept), found.far)
         wanted = (tables.cost[self.middle] == np.add(near, far)).all(axis=1) & (stage.dim == width)
         row = np.flatnonzero(wanted)[:1]
         ordered = tables.space.constraints.nondecreasing_widths
@@ -215,22 +234,26 @@ def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
     return signs
 
 
-def build_halves(tables: SpaceTables, *, ordered: bool, distinct: bool = False) -> Halves:
-    """The halves of a space, those of networks that differ only where `distinct`; rounded where they grow too large.
-
-    Args:
-        tables: the space.
-        ordered: leave out architectures in which a stage is narrower than the one before it.
-        distinct: of the options of a stage that are the same network, take one.
-    """
+def build_halves(tables: SpaceTables) -> Halves:
+    """The halves of a space; rounded where they grow too large."""
     try:
-        return _build(tables, ordered, distinct, coarse=False)
+        return _build(tables, coarse=False)
     except _TooManyPoints:
-        return _build(tables, ordered, distinct, coarse=True)
+        return _build(tables, coarse=True)
 
 
-def _build(tables: SpaceTables, ordered: bool, distinct: bool, *, coarse: bool) -> Halves:
+def _columns(tables: SpaceTables) -> dict[str, int]:
+    """The column of each kind: a new one only where it can differ from the kind before."""
+    dims = [stage.dim for stage in tables.stages]
+    narrows = any(before.max() > after.min() for before, after in pairwise(dims))
+    repeats = any((stage.network != np.arange(stage.size)).any() for stage in tables.stages)
+    allowed = int(tables.space.constraints.nondecreasing_widths and narrows)
+    return {"all": 0, "allowed": allowed, "distinct": allowed + int(repeats)}
+
+
+def _build(tables: SpaceTables, *, coarse: bool) -> Halves:
     """Both ends grow towards each other, the one whose next step is cheaper first."""
+    column = _columns(tables)
     slack = np.zeros(2, dtype=np.int64)
 
     def settled(groups: Groups, most: int) -> Groups:
@@ -245,7 +268,7 @@ def _build(tables: SpaceTables, ordered: bool, distinct: bool, *, coarse: bool) 
         options = max(len(points.weight) for points in stage.values())
         return _grown(settled(joined, COARSE_STEP // (len(stage) * options)), stage, coarse)
 
-    stages = [settled(_stage_groups(tables, i, distinct, coarse), COARSE_OPTIONS) for i in range(len(tables.stages))]
+    stages = [settled(_stage_groups(tables, i, column, coarse), COARSE_OPTIONS) for i in range(len(tables.stages))]
     slopes = [_slopes(tables, i) for i in range(len(stages))]
     first, last = 0, len(stages) - 1
     front: Groups = stages[0]
@@ -253,51 +276,50 @@ def _build(tables: SpaceTables, ordered: bool, distinct: bool, *, coarse: bool) 
     while last - first > 2:
         if _work(front, stages[first + 1]) <= _work(back, stages[last - 1]):
             first += 1
-            joined = _joined((dim, _entering(front, dim, slopes[first], ordered)) for dim in stages[first])
+            joined = _joined((dim, _entering(front, dim, slopes[first], column)) for dim in stages[first])
             front = grown(joined, stages[first])
         else:
-            joined = _joined((dim, _leaving(back, dim, slopes[last], ordered)) for dim in stages[last - 1])
+            joined = _joined((dim, _leaving(back, dim, slopes[last], column)) for dim in stages[last - 1])
             last -= 1
             back = grown(joined, stages[last])
     middle = min(first + 1, len(stages) - 1)
     widths = stages[middle]
-    alone = dict.fromkeys(widths, _nothing(coarse))
+    alone = dict.fromkeys(widths, _nothing(column, coarse))
     entered: Groups = (
-        _joined((dim, _entering(front, dim, slopes[middle], ordered)) for dim in widths) if middle else alone
+        _joined((dim, _entering(front, dim, slopes[middle], column)) for dim in widths) if middle else alone
     )
     left: Groups = (
-        _joined((dim, _leaving(back, dim, slopes[middle + 1], ordered)) for dim in widths)
+        _joined((dim, _leaving(back, dim, slopes[middle + 1], column)) for dim in widths)
         if middle + 1 < len(stages)
         else alone
     )
-    met = [dim for dim in widths if dim in entered and dim in left]
     if coarse:  # both sides in full, for what they round to is known only then
-        most = COARSE_STEP // max(1, len(met))
-        sides = settled(grown({dim: entered[dim] for dim in met}, {dim: widths[dim] for dim in met}), most)
-        left = settled({dim: left[dim] for dim in met}, most)
-        options = {dim: (_nothing(coarse), _nothing(coarse)) for dim in met}
+        sides = settled(grown(entered, widths), COARSE_STEP // len(widths))
+        left = settled(left, COARSE_STEP // len(widths))
+        options = {dim: (_nothing(column, coarse), _nothing(column, coarse)) for dim in widths}
     else:
         sides = entered
         options = {
-            dim: _divided(tables, middle, dim, widths[dim], len(entered[dim].weight), len(left[dim].weight), distinct)
-            for dim in met
+            dim: _divided(tables, middle, dim, widths[dim], len(entered[dim].weight), len(left[dim].weight), column)
+            for dim in widths
         }
     meetings = tuple(
-        Meeting(width=dim, front=sides[dim], near=options[dim][0], far=options[dim][1], back=left[dim]) for dim in met
+        Meeting(width=dim, front=sides[dim], near=options[dim][0], far=options[dim][1], back=left[dim])
+        for dim in widths
     )
     lengths = [meeting.lengths() for meeting in meetings]
-    weights = [total_weight(part) for meeting in meetings for part in meeting.parts]
+    weights = [total_weight(part)[0] for meeting in meetings for part in meeting.parts]
     if not coarse and (
         sum(map(sum, lengths)) > MAX_MET
-        or max((max(pair) for pair in lengths), default=0) > MAX_POINTS
-        or max((prod(weights[i : i + 2]) for i in range(0, len(weights), 2)), default=0) >= MAX_COUNT
+        or max(map(max, lengths)) > MAX_POINTS
+        or max(prod(weights[i : i + 2]) for i in range(0, len(weights), 2)) >= MAX_COUNT
     ):
         raise _TooManyPoints
-    return Halves(middle=middle, meetings=meetings, slack=as_pair(slack))
+    return Halves(middle=middle, meetings=meetings, column=column, slack=as_pair(slack))
 
 
 def _divided(
-    tables: SpaceTables, i: int, dim: int, options: Points, front: int, back: int, distinct: bool
+    tables: SpaceTables, i: int, dim: int, options: Points, front: int, back: int, column: Mapping[str, int]
 ) -> tuple[Points, Points]:
     """The options of one stage and width in two parts that add up to them, so that both sides hold few points.
 
@@ -308,59 +330,64 @@ def _divided(
         options: the stage's options of that width as points.
         front: points before the stage; the first part is added to them.
         back: points after the stage; the second part is added to them.
-        distinct: of the options that are the same network, take one.
+        column: of each kind.
     """
-    nothing = _nothing(coarse=False)
+    nothing = _nothing(column, coarse=False)
     ways = [(options, nothing), (nothing, options)]
-    convs, attention = _summed_parts(tables.stages[i], _kept(tables.stages[i], dim, distinct), tables.cost[i])
-    ways += [(convs, attention), (attention, convs)]
+    parts = _summed_parts(tables, i, dim, column)
+    if parts is not None:
+        ways += [parts, parts[::-1]]
     return min(ways, key=lambda way: front * len(way[0].weight) + back * len(way[1].weight))
 
 
-def _summed_parts(stage: StageTable, kept: IntArray, cost: IntArray) -> tuple[Points, Points]:
-    """The kept options as (all but attention, attention), where every option's cost is the sum of one of each."""
-    sizes = [len(parameter.options) for parameter in stage.parameters]
-    places = np.unravel_index(kept, sizes) if sizes else ()
-    code = np.zeros((2, len(kept)), dtype=np.int64)
-    for parameter, size, place in zip(stage.parameters, sizes, places, strict=True):
+def _summed_parts(tables: SpaceTables, i: int, dim: int, column: Mapping[str, int]) -> tuple[Points, Points] | None:
+    """A stage's options of one width as (all but attention, attention), if each is a sum of one of either kind."""
+    stage = tables.stages[i]
+    places = np.unravel_index(np.arange(stage.size), [len(p.options) for p in stage.parameters] or [1])
+    code = np.zeros((2, stage.size), dtype=np.int64)
+    for parameter, place in zip(stage.parameters, places, strict=False):
         row = int(parameter.field(parameter.options[0])[0].startswith("attention"))
-        code[row] = code[row] * size + place
+        code[row] = code[row] * len(parameter.options) + place
     order = np.lexsort((code[1], code[0]))
-    convs, attentions = (len(np.unique(row)) for row in code)
-    whole = merged(Points(cost=cost[kept], weight=np.ones(len(kept), dtype=np.int64)))
-    if convs * attentions != len(kept):
-        return whole, _nothing(coarse=False)
-    grid = cost[kept[order]].reshape(convs, attentions, 2)
-    conv, attention = grid[:, 0], grid[0] - grid[0, 0]
-    if (grid != conv[:, None] + attention).any():
-        return whole, _nothing(coarse=False)
-    return (
-        merged(Points(cost=conv, weight=np.ones(convs, dtype=np.int64))),
-        merged(Points(cost=attention, weight=np.ones(attentions, dtype=np.int64))),
-    )
+    order = order[stage.dim[order] == dim]
+    convs, attentions = (len(np.unique(row[order])) for row in code)
+    cost = tables.cost[i][order].reshape(convs, attentions, 2)
+    weight = _weights(stage, order, column, np.int64).reshape(convs, attentions, -1)
+    conv, attention = weight.max(axis=1), weight.max(axis=0)
+    sums = (cost == cost[:, :1] + cost[:1] - cost[0, 0]).all() and (weight == conv[:, None] * attention).all()
+    if not sums:
+        return None
+    return merged(Points(cost=cost[:, 0], weight=conv)), merged(Points(cost=cost[0] - cost[0, 0], weight=attention))
 
 
-def _nothing(coarse: bool) -> Points:
+def _nothing(column: Mapping[str, int], coarse: bool) -> Points:
     """A single point that adds nothing."""
-    weight = np.ones(1, dtype=np.float64 if coarse else np.int64)
+    weight = np.ones((1, max(column.values()) + 1), dtype=np.float64 if coarse else np.int64)
     return Points(cost=np.zeros((1, 2), dtype=np.int64), weight=weight)
 
 
-def _kept(stage: StageTable, dim: int, distinct: bool) -> IntArray:
-    """The options of one width; one for each network of them where `distinct`."""
-    kept = stage.dim == dim
-    if distinct:
-        kept &= stage.network == np.arange(stage.size)
-    return np.flatnonzero(kept)
+def _of_kind(points: Points, column: int) -> Points:
+    """Those points that stand for an architecture of the kind."""
+    held = points.weight[:, column] > 0
+    return points if held.all() else Points(cost=points.cost[held], weight=points.weight[held])
 
 
-def _stage_groups(tables: SpaceTables, i: int, distinct: bool, coarse: bool) -> dict[int, Points]:
+def _weights(stage: StageTable, options: IntArray, column: Mapping[str, int], dtype: type) -> Weights:
+    """[n, C] a stage's options, one each; of kind `distinct`, those that stand for their network."""
+    weight: Weights = np.ones((len(options), max(column.values()) + 1), dtype=dtype)
+    if column["distinct"] != column["allowed"]:
+        weight[:, column["distinct"]] = stage.network[options] == options
+    return weight
+
+
+def _stage_groups(tables: SpaceTables, i: int, column: Mapping[str, int], coarse: bool) -> dict[int, Points]:
     """One stage's options as points by width."""
-    kind = np.float64 if coarse else np.int64
+    stage = tables.stages[i]
     groups = {}
-    for dim in np.unique(tables.stages[i].dim):
-        kept = _kept(tables.stages[i], int(dim), distinct)
-        groups[int(dim)] = merged(Points(cost=tables.cost[i][kept], weight=np.ones(len(kept), dtype=kind)))
+    for dim in np.unique(stage.dim):
+        options = np.flatnonzero(stage.dim == dim)
+        weight = _weights(stage, options, column, np.float64 if coarse else np.int64)
+        groups[int(dim)] = merged(Points(cost=tables.cost[i][options], weight=weight))
     return groups
 
 
@@ -370,47 +397,54 @@ def _slopes(tables: SpaceTables, i: int) -> dict[int, IntArray]:
     return {int(dim): tables.slope[i][place] for dim, place in zip(dims, first, strict=True)}
 
 
-def _entering(front: Groups, dim: int, slopes: Mapping[int, IntArray], ordered: bool) -> Points | None:
+def _entering(front: Groups, dim: int, slopes: Mapping[int, IntArray], column: Mapping[str, int]) -> Points:
     """All front halves that may enter a stage of `dim` channels, with the transition into it."""
-    return _union((p, width * slopes[dim]) for width, p in front.items() if width <= dim or not ordered)
+    return _union((_passing(p, column, width > dim), width * slopes[dim]) for width, p in front.items())
 
 
-def _leaving(back: Groups, dim: int, slopes: Mapping[int, IntArray], ordered: bool) -> Points | None:
+def _leaving(back: Groups, dim: int, slopes: Mapping[int, IntArray], column: Mapping[str, int]) -> Points:
     """All back halves that may follow a stage of `dim` channels, with the transition into them."""
-    return _union((p, dim * slopes[width]) for width, p in back.items() if dim <= width or not ordered)
+    return _union((_passing(p, column, dim > width), dim * slopes[width]) for width, p in back.items())
 
 
-def _union(shifted: Iterable[tuple[Points, IntArray]]) -> Points | None:
+def _passing(points: Points, column: Mapping[str, int], narrowing: bool) -> Points:
+    """The points behind a transition: after one that narrows, none of them is allowed, where the space forbids that."""
+    if not narrowing or column["allowed"] == column["all"]:
+        return points
+    kept = [place == column["all"] for place in range(points.weight.shape[1])]
+    return Points(cost=points.cost, weight=points.weight * np.array(kept))
+
+
+def _union(shifted: Iterable[tuple[Points, IntArray]]) -> Points:
     parts = [(points.cost + shift, points.weight) for points, shift in shifted]
-    if not parts:
-        return None
     return Points(cost=np.concatenate([c for c, _ in parts]), weight=np.concatenate([w for _, w in parts]))
 
 
-def _joined(points: Iterable[tuple[int, Points | None]]) -> dict[int, Points]:
-    """The widths that anything leads to, with coinciding points merged."""
-    return {dim: merged(union) for dim, union in points if union is not None}
+def _joined(points: Iterable[tuple[int, Points]]) -> dict[int, Points]:
+    """By width, with coinciding points merged."""
+    return {dim: merged(union) for dim, union in points}
 
 
 def _grown(joined: Groups, stage: Groups, coarse: bool) -> dict[int, Points]:
     """Each width's partial architectures with every option of the stage of that width."""
     if not coarse:
         points = sum(len(part.weight) * len(stage[dim].weight) for dim, part in joined.items())
-        weight = sum(total_weight(part) * total_weight(stage[dim]) for dim, part in joined.items())
+        weight = sum(total_weight(part)[0] * total_weight(stage[dim])[0] for dim, part in joined.items())
         if points > MAX_POINTS or weight >= MAX_COUNT:
             raise _TooManyPoints
     grown: dict[int, Points] = {}
     for dim, part in joined.items():
-        grown[dim] = _added(part, stage[dim])
+        grown[dim] = _combined(part, stage[dim])
     return grown
 
 
-def _added(left: Points, right: Points) -> Points:
+def _combined(left: Points, right: Points) -> Points:
     """Every point of one set with every point of the other."""
-    if len(right.weight) == 1 and not right.cost.any() and right.weight[0] == 1:
+    if len(right.weight) == 1 and not right.cost.any() and (right.weight == 1).all():
         return left
     cost = (left.cost[:, None, :] + right.cost).reshape(-1, 2)
-    return merged(Points(cost=cost, weight=(left.weight[:, None] * right.weight).reshape(-1)))
+    weight = (left.weight[:, None, :] * right.weight).reshape(len(cost), -1)
+    return merged(Points(cost=cost, weight=weight))
 
 
 def _summands(part: Points, rest: Points, total: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

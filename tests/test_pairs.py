@@ -12,7 +12,7 @@ from modscale.pairs import Points, QuadrantIndex, corner_counts, highest_pair, w
 
 def points(seed: int, n: int, spread: int) -> Points:
     rng = np.random.default_rng(seed)
-    return Points(cost=rng.integers(0, spread, (n, 2)), weight=rng.integers(1, 5, n))
+    return Points(cost=rng.integers(0, spread, (n, 2)), weight=rng.integers(0, 5, (n, 2)))
 
 
 @pytest.mark.parametrize(("n", "m", "spread"), [(900, 700, 1000), (300, 1500, 40), (50, 128, 300), (40, 1, 9)])
@@ -20,11 +20,11 @@ def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int, m
     """Counts and extremes over pairs, with many ties and several blocks, against all n x m sums."""
     front, back = points(1, n, spread), points(2, m, spread)
     sums = front.cost[:, None] + back.cost
-    weight = front.weight[:, None] * back.weight
+    weight = front.weight[:, None] * back.weight  # [n, m, 2]
     limits = [0, spread // 2, spread, 3 * spread // 2, 2 * spread]
     bounds = (-1, spread // 3, spread, 2 * spread)
     corners = [*product(limits, bounds), *product(bounds, limits)]
-    expected = [int(weight[(sums <= corner).all(axis=2)].sum()) for corner in corners]
+    expected = [tuple(weight[(sums <= corner).all(axis=2)].sum(axis=0)) for corner in corners]
     assert corner_counts(front, back, corners) == expected
     assert corner_counts(back, front, corners) == expected
     for axis in (0, 1):
@@ -46,15 +46,15 @@ def test_pairs_within_limits_equal_the_full_table(n: int, m: int, spread: int, m
 def test_a_quadrant_holds_what_a_mask_finds(n: int) -> None:
     """Look-ups in a permutation of n ranks, corners and edges among them, against masks over all points."""
     rng = np.random.default_rng(n)
-    rank, weight = rng.permutation(n), rng.integers(1, 10**12, n)
+    rank, weight = rng.permutation(n), rng.integers(1, 10**12, (n, 3))
     first, second = np.r_[0, 0, n, n, rng.integers(0, n + 1, 60)], np.r_[0, n, 0, n, rng.integers(0, n + 1, 60)]
-    expected = [int(weight[:i][rank[:i] < j].sum()) for i, j in zip(first, second, strict=True)]
+    expected = [weight[:i][rank[:i] < j].sum(axis=0).tolist() for i, j in zip(first, second, strict=True)]
     assert QuadrantIndex(rank, weight).count(first, second).tolist() == expected
 
 
 def test_sums_beyond_int64_are_exact() -> None:
     """Weights times counts of 1e17 each, against Python's whole numbers."""
     rng = np.random.default_rng(0)
-    weight, counts = rng.integers(0, 10**15, 50), rng.integers(0, 10**17, (2, 50))
-    exact = [sum(int(w) * int(c) for w, c in zip(weight, row, strict=True)) for row in counts]
+    weight, counts = rng.integers(0, 10**15, (50, 2)), rng.integers(0, 10**17, (50, 2))
+    exact = tuple(sum(int(w) * int(c) for w, c in zip(weight[:, k], counts[:, k], strict=True)) for k in (0, 1))
     assert weighted_sums(weight, counts) == exact
