@@ -18,7 +18,7 @@ import numpy as np
 
 from modscale.errors import InputError, MismatchError
 from modscale.pairs import Corner, Limits
-from modscale.partials import MAX_MET, MAX_POINTS, Extreme, Found, Halves, build_halves, interval_corners
+from modscale.partials import KINDS, MAX_MET, MAX_POINTS, Extreme, Found, Halves, build_halves, interval_corners
 from modscale.space import Bounds, Constraints, SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
 from modscale.stage_tables import MAX_COUNT, IntArray
@@ -259,26 +259,27 @@ class _Counting:
         return found[0], found[1]
 
     @cached_property
-    def surveyed(self) -> tuple[Mapping[Corner, Mapping[str, int]], Mapping[Extreme, Found | None]]:
-        """By kind, architectures at or below each corner that a question needs, and the extreme feasible ones."""
+    def surveyed(self) -> tuple[Mapping[tuple[Corner, str], int], Mapping[Extreme, Found | None]]:
+        """Architectures at or below each corner that a question needs, by kind, and the extreme feasible ones."""
         params, flops = self.limits
-        corners: set[Corner] = set()
-        for limits in ((params, flops), (params, ANY), (ANY, flops)):
-            corners.update(interval_corners(*limits))
+        asked: list[tuple[Mapping[Corner, int], tuple[str, ...]]]
+        asked = [(interval_corners(*limits), KINDS) for limits in ((params, flops), (params, ANY), (ANY, flops))]
         for axis in (0, 1):
             for top in self._tops(axis):
-                corners.update(_line(axis, top, ANY))
-                corners.update(_line(axis, self._clipped(axis, top), self.limits[1 - axis]))
-        asked = sorted(corners)
+                asked.append((_line(axis, top, ANY), ("all",)))
+                asked.append((_line(axis, self._clipped(axis, top), self.limits[1 - axis]), ("allowed",)))
+        corners: dict[Corner, set[str]] = {}
+        for some, kinds in asked:
+            for corner in some:
+                corners.setdefault(corner, set()).update(kinds)
         extremes = [self._extreme(axis, lowest=lowest) for axis in (0, 1) for lowest in (True, False)]
-        totals, found = self.halves.survey(asked, extremes)
-        return dict(zip(asked, totals, strict=True)), dict(zip(extremes, found, strict=True))
+        return self.halves.survey(corners, extremes)
 
     def _between(self, params: Limits, flops: Limits, kind: str) -> int:
         return self._signed(interval_corners(params, flops), kind)
 
     def _signed(self, corners: Mapping[Corner, int], kind: str) -> int:
-        return sum(sign * self.surveyed[0][corner][kind] for corner, sign in corners.items())
+        return sum(sign * self.surveyed[0][corner, kind] for corner, sign in corners.items())
 
     def _extreme(self, axis: int, *, lowest: bool) -> Extreme:
         return Extreme(axis=axis, own=self.limits[axis], other=self.limits[1 - axis], lowest=lowest)
@@ -343,17 +344,18 @@ class _Counting:
         if not self.halves.exact:
             return None
         kind = "allowed" if "widths" in names else "all"
-        _, (meeting, *misses) = self.halves.survey(
-            [],
-            [
-                Extreme(axis=axis, own=own, other=other, kind=kind),
-                Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other, kind=kind),
-                Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True, kind=kind),
-            ],
+        meeting, below, above = (
+            Extreme(axis=axis, own=own, other=other, kind=kind),
+            Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other, kind=kind),
+            Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True, kind=kind),
         )
-        if meeting is not None:
+        _, found = self.halves.survey({}, (meeting, below, above))
+        if found[meeting] is not None:
             return None
-        nearest = min((found.total[axis] for found in misses if found), key=lambda n: max(own[0] - n, n - own[1]))
+        nearest = min(
+            (miss.total[axis] for miss in (found[below], found[above]) if miss),
+            key=lambda n: max(own[0] - n, n - own[1]),
+        )
         company = ["nondecreasing widths"] * ("widths" in names)
         company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other is not ANY)
         having = f" with {' and '.join(company)}" if company else ""

@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 
 from modscale.stage_tables import MAX_COUNT, IntArray
 
+DIGIT_BITS = 2
+"""Of a rank, looked up at a time."""
 CHUNK = 1 << 14
 """Look-ups done at a time: their intermediate arrays stay in the cache."""
 PROMISING = 256
 """Points that `highest_pair` tries first."""
 
 Weights = NDArray[Any]
-Totals = tuple[int, ...]
-"""[C] a whole number for each kind of architecture, of any size."""
+Columns = tuple[int, ...]
+"""Kinds of architectures, by their column of the weights."""
+Totals = tuple[int | None, ...]
+"""[C] a number for each kind, None where it was not asked for."""
 Limits = tuple[int, int]
 """The least and the most, both allowed."""
 Corner = tuple[int, int]
@@ -59,37 +63,46 @@ def merged(points: Points) -> Points:
     return Points(cost=cost, weight=weight)
 
 
-def corner_counts(one: Points, other: Points, corners: Sequence[Corner]) -> list[Totals]:
-    """For each corner, by kind, the pairs whose summed params and summed FLOPs are both at most the corner's.
+def corner_counts(one: Points, other: Points, corners: Sequence[Corner], columns: Sequence[Columns]) -> list[Totals]:
+    """For each corner, the pairs whose summed params and summed FLOPs are both at most the corner's.
 
     The points of the larger set ask which of the smaller set they admit. By one count alone that is a rank, and a
     running sum has the answer; it is the answer for both limits where all that are admitted by one count keep the
     other limit too. Params and FLOPs grow together, so few points are left to look up in the `QuadrantIndex`.
+
+    Args:
+        one: points of one side.
+        other: points of the other side.
+        corners: what is asked.
+        columns: for each corner, the kinds that are asked for; other kinds get None.
     """
     swept, asking = sorted((one, other), key=lambda points: len(points.weight))
     ends = [(*as_pair(points.cost.min(axis=0)), *as_pair(points.cost.max(axis=0))) for points in (swept, asking)]
     low_params, low_flops, high_params, high_flops = (sum(pair) for pair in zip(*ends, strict=True))
     axes = [_Axis(asking, swept, axis) for axis in (0, 1)]
     index: QuadrantIndex | None = None
+    whole = [a * b for a, b in zip(total_weight(asking), total_weight(swept), strict=True)]
     totals: list[Totals] = []
-    for params, flops in corners:
+    for (params, flops), kinds in zip(corners, columns, strict=True):
+        found: dict[int, int]
         if params < low_params or flops < low_flops:
-            totals.append((0,) * asking.weight.shape[1])
+            found = dict.fromkeys(kinds, 0)
         elif params >= high_params and flops >= high_flops:
-            totals.append(multiplied(total_weight(asking), total_weight(swept)))
+            found = {k: whole[k] for k in kinds}
         elif params >= high_params or flops >= high_flops:
-            totals.append(axes[0].line(params) if flops >= high_flops else axes[1].line(flops))
+            found = axes[0].line(params, kinds) if flops >= high_flops else axes[1].line(flops, kinds)
         else:
             by_params, by_flops = axes[0].admitted(params), axes[1].admitted(flops)
-            total, left = axes[0].decided(by_params, flops, None)
-            more, left = axes[1].decided(by_flops, params, left)
+            found, left = axes[0].decided(by_params, flops, None, kinds)
+            more, left = axes[1].decided(by_flops, params, left, kinds)
             left = left[(by_params[left] > 0) & (by_flops[left] > 0)]
             if len(left):
                 order = axes[0].order
                 index = index or QuadrantIndex(axes[1].order.argsort()[order], swept.weight[order])
-                counts = index.count(by_params[left], by_flops[left])
-                more = added(more, weighted_sums(asking.weight[left], counts))
-            totals.append(added(total, more))
+                counts = index.count(by_params[left], by_flops[left], kinds)
+                more = {k: more[k] + weighted_sum(asking.weight[left, k], counts[k]) for k in kinds}
+            found = {k: found[k] + more[k] for k in kinds}
+        totals.append(tuple(found.get(k) for k in range(len(whole))))
     return totals
 
 
@@ -97,22 +110,22 @@ class _Axis:
     """The swept points by one count, and what the asking points admit of them."""
 
     def __init__(self, asking: Points, swept: Points, axis: int) -> None:
-        self.asking, self.axis = asking, axis
         self.order = np.argsort(swept.cost[:, axis], kind="stable")
         self.values = swept.cost[self.order, axis]
-        self.below = _running_sum(swept.weight[self.order])
+        self.weights = [np.ascontiguousarray(column) for column in swept.weight[self.order].T]
+        self.below = [_running_sum(column) for column in self.weights]
         self.most_of_other = np.r_[-MAX_COUNT, np.maximum.accumulate(swept.cost[self.order, 1 - axis])]
         self.queries = np.argsort(asking.cost[:, axis], kind="stable")  # neighbours look where the cache still is
         self.own = asking.cost[self.queries, axis]
-        self.own_below = _running_sum(asking.weight[self.queries])
-        self.swept_weight = swept.weight[self.order]
+        self.own_below = [_running_sum(column) for column in asking.weight[self.queries].T]
+        self.other_cost = np.ascontiguousarray(asking.cost[:, 1 - axis])
+        self.asking_weights = [np.ascontiguousarray(column) for column in asking.weight.T]
         self.known: dict[int, IntArray] = {}
 
-    def line(self, limit: int) -> Totals:
+    def line(self, limit: int, kinds: Columns) -> dict[int, int]:
         """Pairs whose sum is at most `limit`: here the smaller set asks."""
-        return weighted_sums(
-            self.swept_weight, self.own_below[np.searchsorted(self.own, limit - self.values, side="right")]
-        )
+        admitted = np.searchsorted(self.own, limit - self.values, side="right")
+        return {k: weighted_sum(self.weights[k], self.own_below[k].take(admitted)) for k in kinds}
 
     def admitted(self, limit: int) -> IntArray:
         """[asking points] how many swept points keep the sum at or below `limit`."""
@@ -121,84 +134,101 @@ class _Axis:
             self.known[limit][self.queries] = np.searchsorted(self.values, limit - self.own, side="right")
         return self.known[limit]
 
-    def decided(self, admitted: IntArray, other_limit: int, which: IntArray | None) -> tuple[Totals, IntArray]:
+    def decided(
+        self, admitted: IntArray, other_limit: int, which: IntArray | None, kinds: Columns
+    ) -> tuple[dict[int, int], IntArray]:
         """Pairs of those asking points all of whose admitted points keep the other limit, and the points left over.
 
         `which` [k] are the places of the asking points in question, None for all.
         """
-        weight, cost = self.asking.weight, self.asking.cost[:, 1 - self.axis]
+        cost = self.other_cost
         if which is not None:
-            admitted, weight, cost = admitted[which], weight[which], cost[which]
-        whole = self.most_of_other[admitted] <= other_limit - cost
-        total = weighted_sums(weight * whole[:, None], self.below[admitted])
+            admitted, cost = admitted[which], cost[which]
+        whole = self.most_of_other.take(admitted) <= other_limit - cost
+        counted = np.where(whole, admitted, 0)
+        totals = {}
+        for k in kinds:
+            weight = self.asking_weights[k] if which is None else self.asking_weights[k][which]
+            totals[k] = weighted_sum(weight, self.below[k].take(counted))
         left = np.flatnonzero(~whole)
-        return total, left if which is None else which[left]
+        return totals, left if which is None else which[left]
 
 
 class QuadrantIndex:
     """The weight of the points that are among the first i by one count and among the first j by another.
 
-    A wavelet matrix (Claude and Navarro, SPIRE 2012): level by level, from the highest bit of the second rank, the
-    points whose bit is 0 go before those whose bit is 1, each kind in the order it had. With running sums of the number
-    and of the weight of the zeros, a look-up follows the bits of j and carries the first i along as an interval.
+    A wavelet matrix (Claude and Navarro, SPIRE 2012) of radix 4: level by level, from the highest digit of the second
+    rank, the points are put in the order of that digit, those of equal digit in the order they had. With running sums,
+    by digit, of the number of points and of the weight of smaller digits, a look-up follows the digits of j and carries
+    the first i along as an interval.
     """
 
     def __init__(self, rank: IntArray, weight: Weights) -> None:
         """rank [n]: the second rank of each point, in the order of the first; weight [n, C]: theirs, in that order."""
-        self.levels: list[tuple[int, int, NDArray[np.int32], Weights]] = []
-        for bit in reversed(range(len(rank).bit_length())):
-            is_one = (rank >> bit) & 1
-            zeros = np.zeros(len(rank) + 1, dtype=np.int32)
-            np.cumsum(1 - is_one, out=zeros[1:])
-            self.levels.append((bit, int(zeros[-1]), zeros, _running_sum(weight * (1 - is_one)[:, None])))
-            order = np.concatenate([np.flatnonzero(is_one == 0), np.flatnonzero(is_one)])
+        n, radix = len(rank), 1 << DIGIT_BITS
+        self.levels: list[tuple[int, IntArray, NDArray[np.int32], list[Weights]]] = []
+        places = np.arange(1, n + 1)
+        for level in reversed(range(-(-n.bit_length() // DIGIT_BITS))):
+            digit = ((rank >> (level * DIGIT_BITS)) & (radix - 1)).astype(np.uint8)
+            points = np.zeros((n + 1, radix), dtype=np.int32)
+            points[places, digit] = 1
+            np.cumsum(points, axis=0, out=points)
+            smaller = [self._smaller(digit, column) for column in weight.T]
+            begins = np.cumsum(points[-1], dtype=np.int64) - points[-1]
+            self.levels.append((level * DIGIT_BITS, begins, points.ravel(), smaller))
+            order = np.argsort(digit, kind="stable")
             rank, weight = rank.take(order), weight.take(order, axis=0)
 
-    def count(self, first: IntArray, second: IntArray) -> Weights:
-        """[m, C] the weight of the points among the first `first` [m] and the first `second` [m], each 0 to n."""
-        return np.concatenate(
-            [
-                self._count(first[i : i + CHUNK].astype(np.int32), second[i : i + CHUNK].astype(np.int32))
-                for i in range(0, len(first), CHUNK)
-            ]
-        )
+    @staticmethod
+    def _smaller(digit: NDArray[np.uint8], weight: Weights) -> Weights:
+        """[(n + 1) * radix] of the first so many points, the weight of those with a smaller digit."""
+        total = np.zeros((len(weight) + 1, 1 << DIGIT_BITS), dtype=weight.dtype)
+        for d in range(1, 1 << DIGIT_BITS):
+            np.cumsum(np.where(digit < d, weight, 0), out=total[1:, d])
+        return total.ravel()
 
-    def _count(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> Weights:
-        below = self.levels[0][3]
-        total = np.zeros((len(first), below.shape[1]), dtype=below.dtype)
+    def count(self, first: IntArray, second: IntArray, kinds: Columns) -> dict[int, Weights]:
+        """By kind, [m] the weight of the points among the first `first` [m] and the first `second` [m], each 0 to n."""
+        totals = {k: np.zeros(len(first), dtype=self.levels[0][3][k].dtype) for k in kinds}
+        for begin in range(0, len(first), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            self._count(first[part], second[part], {k: totals[k][part] for k in kinds})
+        return totals
+
+    def _count(self, first: IntArray, second: IntArray, totals: dict[int, Weights]) -> None:
         start, stop = np.zeros_like(first), first
-        for bit, number, zeros, below in self.levels:
-            is_one = (second >> bit) & 1 == 1
-            total += (below.take(stop, axis=0) - below.take(start, axis=0)) * is_one[:, None]
-            zeros_before, zeros_within = zeros.take(start), zeros.take(stop)
-            start = np.where(is_one, start - zeros_before + np.int32(number), zeros_before)
-            stop = np.where(is_one, stop - zeros_within + np.int32(number), zeros_within)
-        return total
+        for shift, begins, points, smaller in self.levels:
+            digit = (second >> shift) & ((1 << DIGIT_BITS) - 1)
+            low, high = (start << DIGIT_BITS) + digit, (stop << DIGIT_BITS) + digit
+            for k, total in totals.items():
+                total += smaller[k].take(high)
+                total -= smaller[k].take(low)
+            if shift:
+                begin = begins.take(digit)
+                start, stop = begin + points.take(low), begin + points.take(high)
 
 
-def weighted_sums(weight: Weights, counts: Weights) -> Totals:
-    """Exact sums [C] of weight [n, C] times counts [n, C]; int64 products that could overflow are split in limbs."""
+def weighted_sum(weight: Weights, counts: Weights) -> int:
+    """Exact sum of weight [n] times counts [n]; products beyond int64 are split in limbs of 31 bits."""
     if weight.dtype != np.int64 or counts.dtype != np.int64:
-        return tuple(int(total) for total in (counts.astype(float) * weight).sum(axis=0))
-    if not counts.size:
-        return (0,) * weight.shape[1]
+        return int(counts.astype(float) @ weight.astype(float))
+    if not len(counts):
+        return 0
     if float(counts.max()) * float(weight.max()) * len(weight) < MAX_COUNT:
-        return tuple(int(total) for total in np.einsum("nc,nc->c", weight, counts))
+        return int(counts @ weight)
     mask = 2**31 - 1
-    totals = [0] * weight.shape[1]
+    total = 0
     for i, left in enumerate((weight & mask, weight >> 31)):
         for j, right in enumerate((counts & mask, counts >> 31)):
             product = left * right
-            halves = zip((product & mask).sum(axis=0), (product >> 31).sum(axis=0), strict=True)
-            for k, (low, high) in enumerate(halves):
-                totals[k] += (int(low) + (int(high) << 31)) << (31 * (i + j))
-    return tuple(totals)
+            total += (int((product & mask).sum()) + (int((product >> 31).sum()) << 31)) << (31 * (i + j))
+    return total
 
 
 def _running_sum(weight: Weights) -> Weights:
-    """[n + 1, C] the weight [n, C] of the first so many."""
-    total = np.zeros((len(weight) + 1, weight.shape[1]), dtype=weight.dtype)
-    np.cumsum(weight, axis=0, out=total[1:])
+    """[n + 1] the weight [n] of the first so many."""
+    total = np.zeros(len(weight) + 1, dtype=weight.dtype)
+    np.cumsum(weight, out=total[1:])
     return total
 
 
@@ -267,17 +297,9 @@ def _extremes(values: IntArray) -> tuple[list[IntArray], list[IntArray]]:
     return least, most
 
 
-def total_weight(points: Points) -> Totals:
+def total_weight(points: Points) -> tuple[int, ...]:
     """[C] partial architectures of each kind."""
-    return weighted_sums(points.weight, np.ones_like(points.weight))
-
-
-def added(left: Totals, right: Totals) -> Totals:
-    return tuple(a + b for a, b in zip(left, right, strict=True))
-
-
-def multiplied(left: Totals, right: Totals) -> Totals:
-    return tuple(a * b for a, b in zip(left, right, strict=True))
+    return tuple(weighted_sum(column, np.ones_like(column)) for column in points.weight.T)
 
 
 def as_pair(row: IntArray) -> tuple[int, int]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
 from itertools import pairwise
 from math import prod
 from threading import Lock
@@ -36,12 +35,10 @@ from modscale.pairs import (
     Points,
     Totals,
     Weights,
-    added,
     as_pair,
     corner_counts,
     highest_pair,
     merged,
-    multiplied,
     total_weight,
 )
 from modscale.settings import available_cores
@@ -120,9 +117,9 @@ class Meeting:
     def parts(self) -> tuple[Points, Points, Points, Points]:
         return self.front, self.near, self.far, self.back
 
-    def size(self) -> Totals:
+    def size(self) -> tuple[int, ...]:
         """[C] number of architectures of each kind."""
-        return reduce(multiplied, map(total_weight, self.parts))
+        return tuple(prod(column) for column in zip(*map(total_weight, self.parts), strict=True))
 
     def lengths(self) -> tuple[int, int]:
         """Points of the two sides, before any merge."""
@@ -154,44 +151,49 @@ class Halves:
         return sum(meeting.size()[self.column[kind]] for meeting in self.meetings)
 
     def survey(
-        self, corners: Sequence[Corner], extremes: Sequence[Extreme] = ()
-    ) -> tuple[list[dict[str, int]], list[Found | None]]:
-        """How many architectures lie at or below each corner, by kind, and where each extreme one lies.
+        self, corners: Mapping[Corner, set[str]], extremes: Sequence[Extreme] = ()
+    ) -> tuple[dict[tuple[Corner, str], int], dict[Extreme, Found | None]]:
+        """How many architectures lie at or below each corner, of the kinds asked for, and where each extreme one lies.
 
-        All is asked at once, since building the sides of a meeting and indexing them is half of the work. Meetings are
+        All is asked at once, since building the sides of a meeting and indexing them is much of the work. Meetings are
         gone through side by side, by threads: numpy lets go of Python's lock while it sorts and looks up.
         """
-        best: list[Found | None] = [None] * len(extremes)
+        best: dict[Extreme, Found | None] = dict.fromkeys(extremes)
+        columns = [tuple(sorted({self.column[kind] for kind in kinds})) for kinds in corners.values()]
         lock = Lock()
 
         def visit(place: int) -> list[Totals]:
             sides = self.meetings[place].sides()
-            for i, wanted in enumerate(extremes):
+            held = {kind: [_of_kind(side, self.column[kind]) for side in sides] for kind in {e.kind for e in extremes}}
+            for wanted in extremes:
                 sign = -1 if wanted.lowest else 1
-                rival = best[i]
+                rival = best[wanted]
                 floor = None if rival is None else sign * rival.total[wanted.axis]
-                near, far = (_of_kind(side, self.column[wanted.kind]) for side in sides)
-                pair = highest_pair(near, far, wanted.axis, wanted.own, wanted.other, floor, sign)
+                pair = highest_pair(
+                    held[wanted.kind][0], held[wanted.kind][1], wanted.axis, wanted.own, wanted.other, floor, sign
+                )
                 if pair is not None:
                     found = Found(meeting=place, near=pair[0], far=pair[1])
                     with lock:  # of equals the first meeting's, whichever thread was faster
-                        best[i] = min(
-                            (found, best[i] or found), key=lambda f: (-sign * f.total[wanted.axis], f.meeting)
+                        best[wanted] = min(
+                            (found, best[wanted] or found), key=lambda f: (-sign * f.total[wanted.axis], f.meeting)
                         )
-            return corner_counts(*sides, corners)
+            return corner_counts(*sides, list(corners), columns)
 
         with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as pool:
             counts = list(pool.map(visit, range(len(self.meetings))))
-        nothing = (0,) * len(KINDS)
-        totals = [reduce(added, column, nothing[: len(column[0])]) for column in zip(*counts, strict=True)]
-        totals = totals or [nothing] * len(corners)
-        return [{kind: total[place] for kind, place in self.column.items()} for total in totals], best
+        totals = {
+            (corner, kind): sum(count[place][self.column[kind]] or 0 for count in counts)
+            for place, (corner, kinds) in enumerate(corners.items())
+            for kind in kinds
+        }
+        return totals, best
 
     def count(self, params: Limits, flops: Limits, kind: str) -> int:
         """Architectures within both closed intervals."""
         corners = interval_corners(params, flops)
-        totals, _ = self.survey(list(corners))
-        return sum(sign * total[kind] for sign, total in zip(corners.values(), totals, strict=True))
+        totals, _ = self.survey({corner: {kind} for corner in corners})
+        return sum(sign * totals[corner, kind] for corner, sign in corners.items())
 
     def enclose(self, params: Limits, flops: Limits, kind: str) -> tuple[int, int]:
         """The least and the most architectures that can lie within both intervals; equal where counts are exact."""
