@@ -98,7 +98,7 @@ def within_budgets(
         raise InputError("must be 0 or more", place="best", value=best)
     tables = build_tables(space)
     params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
-    halves = build_halves(tables)
+    halves = build_halves(tables, (params[1], flops[1]))
     count, distinct = (halves.enclose(params, flops, kind) for kind in ("allowed", "distinct"))
     found: list[Match] = []
     complete = True

@@ -230,7 +230,7 @@ class _Counting:
 
     @cached_property
     def halves(self) -> Halves:
-        return build_halves(self.tables)
+        return build_halves(self.tables, (self.limits[0][1], self.limits[1][1]))
 
     @cached_property
     def reach(self) -> Mapping[str, Reach]:

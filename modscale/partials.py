@@ -48,13 +48,13 @@ from modscale.tables import SpaceTables
 
 MAX_POINTS = 12_000_000
 """Points that are held at once: of a half before it meets the other, and of one side of one meeting."""
-MAX_MET = 60_000_000
-"""Points of both sides over all meetings: about a minute of counting. Beyond it they are rounded to a grid."""
+MAX_MET = 40_000_000
+"""Points of both sides over all meetings: half a minute of counting. More are rounded to a grid."""
 MAX_THREADS = 4
 """Meetings gone through side by side, each with up to half a gigabyte."""
-COARSE_STEP = 1_500_000
+COARSE_STEP = 8_000_000
 """Points that one step may make, over all widths, where points are rounded before it."""
-COARSE_OPTIONS = 1_000
+COARSE_OPTIONS = 400
 """Points of one stage and width that are kept where points are rounded."""
 COARSE_SHARE = 1e-6
 """Bound on the relative error of rounded weights: sums of fewer than 1e8 float64 terms."""
@@ -236,12 +236,12 @@ def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
     return signs
 
 
-def build_halves(tables: SpaceTables) -> Halves:
-    """The halves of a space; rounded where they grow too large."""
+def build_halves(tables: SpaceTables, ceiling: Corner) -> Halves:
+    """The halves of a space, rounded where they grow too large, and then without what lies above the ceiling."""
     try:
-        return _build(tables, coarse=False)
+        return _build(tables, ceiling, coarse=False)
     except _TooManyPoints:
-        return _build(tables, coarse=True)
+        return _build(tables, ceiling, coarse=True)
 
 
 def _columns(tables: SpaceTables) -> dict[str, int]:
@@ -253,7 +253,7 @@ def _columns(tables: SpaceTables) -> dict[str, int]:
     return {"all": 0, "allowed": allowed, "distinct": allowed + int(repeats)}
 
 
-def _build(tables: SpaceTables, *, coarse: bool) -> Halves:
+def _build(tables: SpaceTables, ceiling: Corner, *, coarse: bool) -> Halves:
     """Both ends grow towards each other, the one whose next step is cheaper first."""
     column = _columns(tables)
     slack = np.zeros(2, dtype=np.int64)
@@ -262,13 +262,32 @@ def _build(tables: SpaceTables, *, coarse: bool) -> Halves:
         """The points as they are, or, where `coarse`, rounded to at most `most` a width."""
         if not coarse:
             return groups
-        rounded, moved = _rounded(groups, most)
+        rounded, moved = _rounded(_below(groups, ceiling), most)
         slack[:] += moved
         return rounded
 
     def grown(joined: Groups, stage: Groups) -> Groups:
         options = max(len(points.weight) for points in stage.values())
         return _grown(settled(joined, COARSE_STEP // (len(stage) * options)), stage, coarse)
+
+    def entering(front: Groups, i: int) -> dict[int, Points]:
+        """By width of stage `i`, all front halves with the transition into it."""
+        return joined(front, {dim: {w: w * slopes[i][dim] for w in front} for dim in stages[i]}, before=True)
+
+    def leaving(back: Groups, i: int) -> dict[int, Points]:
+        """By width of stage `i`, all back halves with the transition into them."""
+        return joined(back, {dim: {w: dim * slopes[i + 1][w] for w in back} for dim in stages[i]}, before=False)
+
+    def joined(end: Groups, transitions: Mapping[int, Mapping[int, IntArray]], *, before: bool) -> dict[int, Points]:
+        end = settled(end, COARSE_STEP // (len(end) * len(transitions)))
+        if sum(len(points.weight) for points in end.values()) * len(transitions) > MAX_POINTS and not coarse:
+            raise _TooManyPoints
+        return {
+            dim: _union(
+                (_passing(p, column, narrowing=w > dim if before else dim > w), added[w]) for w, p in end.items()
+            )
+            for dim, added in transitions.items()
+        }
 
     stages = [settled(_stage_groups(tables, i, column, coarse), COARSE_OPTIONS) for i in range(len(tables.stages))]
     slopes = [_slopes(tables, i) for i in range(len(stages))]
@@ -278,23 +297,15 @@ def _build(tables: SpaceTables, *, coarse: bool) -> Halves:
     while last - first > 2:
         if _work(front, stages[first + 1]) <= _work(back, stages[last - 1]):
             first += 1
-            joined = _joined((dim, _entering(front, dim, slopes[first], column)) for dim in stages[first])
-            front = grown(joined, stages[first])
+            front = grown(entering(front, first), stages[first])
         else:
-            joined = _joined((dim, _leaving(back, dim, slopes[last], column)) for dim in stages[last - 1])
             last -= 1
-            back = grown(joined, stages[last])
+            back = grown(leaving(back, last), stages[last])
     middle = min(first + 1, len(stages) - 1)
     widths = stages[middle]
     alone = dict.fromkeys(widths, _nothing(column, coarse))
-    entered: Groups = (
-        _joined((dim, _entering(front, dim, slopes[middle], column)) for dim in widths) if middle else alone
-    )
-    left: Groups = (
-        _joined((dim, _leaving(back, dim, slopes[middle + 1], column)) for dim in widths)
-        if middle + 1 < len(stages)
-        else alone
-    )
+    entered: Groups = entering(front, middle) if middle else alone
+    left: Groups = leaving(back, middle) if middle + 1 < len(stages) else alone
     if coarse:  # both sides in full, for what they round to is known only then
         sides = settled(grown(entered, widths), COARSE_STEP // len(widths))
         left = settled(left, COARSE_STEP // len(widths))
@@ -399,17 +410,7 @@ def _slopes(tables: SpaceTables, i: int) -> dict[int, IntArray]:
     return {int(dim): tables.slope[i][place] for dim, place in zip(dims, first, strict=True)}
 
 
-def _entering(front: Groups, dim: int, slopes: Mapping[int, IntArray], column: Mapping[str, int]) -> Points:
-    """All front halves that may enter a stage of `dim` channels, with the transition into it."""
-    return _union((_passing(p, column, width > dim), width * slopes[dim]) for width, p in front.items())
-
-
-def _leaving(back: Groups, dim: int, slopes: Mapping[int, IntArray], column: Mapping[str, int]) -> Points:
-    """All back halves that may follow a stage of `dim` channels, with the transition into them."""
-    return _union((_passing(p, column, dim > width), dim * slopes[width]) for width, p in back.items())
-
-
-def _passing(points: Points, column: Mapping[str, int], narrowing: bool) -> Points:
+def _passing(points: Points, column: Mapping[str, int], *, narrowing: bool) -> Points:
     """The points behind a transition: after one that narrows, none of them is allowed, where the space forbids that."""
     if not narrowing or column["allowed"] == column["all"]:
         return points
@@ -419,12 +420,7 @@ def _passing(points: Points, column: Mapping[str, int], narrowing: bool) -> Poin
 
 def _union(shifted: Iterable[tuple[Points, IntArray]]) -> Points:
     parts = [(points.cost + shift, points.weight) for points, shift in shifted]
-    return Points(cost=np.concatenate([c for c, _ in parts]), weight=np.concatenate([w for _, w in parts]))
-
-
-def _joined(points: Iterable[tuple[int, Points]]) -> dict[int, Points]:
-    """By width, with coinciding points merged."""
-    return {dim: merged(union) for dim, union in points}
+    return merged(Points(cost=np.concatenate([c for c, _ in parts]), weight=np.concatenate([w for _, w in parts])))
 
 
 def _grown(joined: Groups, stage: Groups, coarse: bool) -> dict[int, Points]:
@@ -468,15 +464,25 @@ def _rounded(groups: Groups, most: int) -> tuple[dict[int, Points], IntArray]:
     moved = np.zeros(2, dtype=np.int64)
     rounded = dict(groups)
     for dim, points in groups.items():
-        low = points.cost.min(axis=0)
-        steps = 8 * int(most**0.5)  # the points lie along a diagonal: a grid holds far fewer than its cells
-        while len(rounded[dim].weight) > most and steps > 1:
-            cell = (points.cost.max(axis=0) - low) // steps + 1
-            rounded[dim] = merged(Points(cost=low + (points.cost - low) // cell * cell, weight=points.weight))
-            steps = steps * 2 // 3
-            if len(rounded[dim].weight) <= most:
-                moved = np.maximum(moved, cell - 1)
+        low, high = points.cost.min(axis=0), points.cost.max(axis=0)
+        cell = (high - low) // (16 * int(most**0.5)) + 1  # points lie along a diagonal: a grid holds few of its cells
+        while len(rounded[dim].weight) > most:
+            coarser = rounded[dim]
+            cost = low + (coarser.cost - low) // cell * cell
+            rounded[dim] = merged(Points(cost=cost, weight=coarser.weight))
+            moved = np.maximum(moved, cell - 1)
+            cell = 2 * cell  # the next grid's lines are among this one's: rounding twice moves no further
     return rounded, moved
+
+
+def _below(groups: Groups, ceiling: Corner) -> Groups:
+    """The points at or below the ceiling, or the first where none is."""
+    kept: dict[int, NDArray[np.bool_]] = {
+        dim: np.all(points.cost <= np.array(ceiling), axis=1) for dim, points in groups.items()
+    }
+    for mask in kept.values():
+        mask[0] |= not mask.any()
+    return {dim: Points(cost=p.cost[kept[dim]], weight=p.weight[kept[dim]]) for dim, p in groups.items()}
 
 
 def _chain(tables: SpaceTables, start: int, stop: int) -> SpaceTables:
