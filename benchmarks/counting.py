@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modscale.census import require_feasible, take_census
+from modscale.census import take_census
+from modscale.feasibility import require_feasible
 from modscale.space import SearchSpace, load_space, parse_space
 from modscale.tables import build_tables
 from modscale.tracing import trace_model
@@ -40,6 +41,21 @@ def wide_space(name: str, depth: int) -> SearchSpace:
              "expansion": [2, 3, 4, 6], "attention_depth": {"low": 0, "high": 4}},
             {"dim": {"low": 192, "high": 512, "step": 64}, "depth": {"low": 1, "high": depth + 2},
              "expansion": [2, 3, 4, 6], "attention_depth": {"low": 0, "high": 4}},
+        ],
+    })  # fmt: skip
+
+
+def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels: list[int]) -> SearchSpace:
+    """Widths in small steps: many at which the halves can meet, and few partial sums that coincide."""
+    ends = ((16, 64, step), (32, 128, step), (64, 256, step), (128, 512, 2 * step))
+    return parse_space({
+        "name": name,
+        "constraints": LIMITS,
+        "stages": [
+            {"dim": {"low": low, "high": high, "step": by}, "depth": {"low": 1, "high": depth},
+             "expansion": [2, 3, 4, 5, 6], "kernel_size": kernels,
+             "attention_depth": {"low": 0, "high": 4} if i >= 2 else 0}
+            for i, ((low, high, by), depth) in enumerate(zip(ends, depths, strict=True))
         ],
     })  # fmt: skip
 
@@ -88,14 +104,24 @@ def time_censuses(spaces: list[SearchSpace]) -> None:
 
 
 def main() -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if cores:
+        os.sched_setaffinity(0, {min(cores)})
     torch.set_num_threads(1)
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}, one core{load}\n")
     mobile = load_space(sys.argv[1] if len(sys.argv) > 1 else MOBILE)
     compare_rates(mobile)
-    time_censuses([mobile, wide_space("wide", 12), wide_space("wider", 24)])
+    if cores:
+        os.sched_setaffinity(0, cores)
+    time_censuses([
+        mobile,
+        wide_space("wide", 12),
+        wide_space("wider", 24),
+        fine_space("fine", 8, (8, 8, 12, 8), [7]),
+        fine_space("finer", 4, (4, 4, 8, 6), [7]),
+        fine_space("huge", 4, (12, 12, 20, 12), [3, 5, 7]),
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

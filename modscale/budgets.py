@@ -1,6 +1,6 @@
 """All architectures of a space within a tolerance of several budgets at once: how many, exactly, and the nearest ones.
 
-Nothing is sampled, and no space is gone through whole. The number comes from the halves of `partials.py`. The nearest
+Nothing is sampled, and no space is gone through whole. The number comes from `halves.py`. The nearest
 are found by meeting in the middle: front and back halves are lists of (params, flops), and for each front half the
 back halves that keep one budget lie side by side in a sorted list. The tolerance starts where a handful is expected
 and doubles until enough are found, so that only as many pairs are looked at as it takes.
@@ -22,7 +22,7 @@ import numpy as np
 
 from modscale.document import check_choice, check_number
 from modscale.errors import InputError
-from modscale.partials import build_halves
+from modscale.halves import build_halves
 from modscale.ray import FloatArray
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict

@@ -1,6 +1,6 @@
 """What a search space holds, exactly: how many architectures, how many are feasible, and how far their counts reach.
 
-Exact means by arithmetic, not by sampling: see `partials.py` for how a space of 1e12 architectures is counted in
+Exact means by arithmetic, not by sampling: see `halves.py` for how a space of 1e12 architectures is counted in
 halves. Where the halves have too many distinct points, the census says so and encloses the number of feasible
 architectures between two bounds instead.
 """
@@ -10,25 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations, pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from modscale.errors import InputError, MismatchError
-from modscale.pairs import Corner, Limits
-from modscale.partials import KINDS, MAX_MET, MAX_POINTS, Extreme, Found, Halves, build_halves, interval_corners
-from modscale.space import Bounds, Constraints, SearchSpace
+from modscale.errors import MismatchError
+from modscale.feasibility import ANY, METRICS, ConstrainedSpace, explain_infeasible
+from modscale.halves import Extreme, Found, interval_corners
+from modscale.partials import KINDS, MAX_MET, MAX_POINTS
+from modscale.points import Corner, Limits
+from modscale.space import Constraints, SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
-from modscale.stage_tables import MAX_COUNT, IntArray
-from modscale.tables import SpaceTables, build_tables, whole_bounds
+from modscale.stage_tables import IntArray
+from modscale.tables import SpaceTables, build_tables
 
-METRICS = ("params", "flops")
-ANY: Limits = (-MAX_COUNT, MAX_COUNT)
 BINS = 16
-QUICK_DRAWS = 4096
-"""Architectures drawn to see at once that something is feasible."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,61 +173,17 @@ def census_to_json(census: Census) -> dict[str, Any]:
     }
 
 
-def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> None:
-    """Returns at once where a few draws find a feasible architecture, and otherwise finds out for certain.
+class _Counting(ConstrainedSpace):
+    """A space with the edges of its histograms, gone through once for all that the census asks."""
 
-    Raises:
-        InputError: nothing is feasible; names the constraint and the nearest miss.
-    """
-    error = explain_infeasible(space, tables=tables)
-    if error is not None:
-        raise error
-
-
-def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> InputError | None:
-    """Why nothing is feasible: the smallest set of constraints that nothing meets, and the nearest miss.
-
-    None where something is feasible, or where the space is too large for a proof (`partials.MAX_POINTS`).
-    """
-    count = _Counting(tables or build_tables(space))
-    drawn = count.tables.sample(np.random.default_rng(0), QUICK_DRAWS)
-    if count.tables.feasible(drawn).any():
-        return None
-    for number in range(1, len(count.names) + 1):
-        for names in combinations(count.names, number):
-            error = count.conflict(names)
-            if error is not None:
-                return error
-    return None
-
-
-class _Counting:
-    """A space's tables with its constraints as whole numbers, and its halves, built and gone through when needed."""
-
-    def __init__(self, tables: SpaceTables, bins: int = BINS) -> None:
-        self.tables = tables
+    def __init__(self, tables: SpaceTables, bins: int) -> None:
+        super().__init__(tables)
         self.bins = bins
-        constraints = tables.space.constraints
-        self.ordered = constraints.nondecreasing_widths
-        self.bounds = (constraints.params, constraints.flops)
-        bounded = [bounds != Bounds() for bounds in self.bounds]
-        own = [
-            whole_bounds(bounds) if is_bounded else ANY for bounds, is_bounded in zip(self.bounds, bounded, strict=True)
-        ]
-        self.limits = own[0], own[1]
-        self.names = tuple(
-            name for name, is_active in zip(("widths", *METRICS), (self.ordered, *bounded), strict=True) if is_active
-        )
-        self.constrained = bool(self.names)
 
     @cached_property
     def free(self) -> SpaceTables:
         """The same tables without constraints."""
         return replace(self.tables, space=replace(self.tables.space, constraints=Constraints()))
-
-    @cached_property
-    def halves(self) -> Halves:
-        return build_halves(self.tables, (self.limits[0][1], self.limits[1][1]))
 
     @cached_property
     def reach(self) -> Mapping[str, Reach]:
@@ -330,49 +283,11 @@ class _Counting:
             edges=self.edges[axis], all=tuple(int(n) for n in everything), feasible=tuple(int(n) for n in feasible)
         )
 
-    def conflict(self, names: tuple[str, ...]) -> InputError | None:
-        """The error where nothing meets the named constraints together; every part of them is met by something."""
-        if names == ("widths",):
-            narrowing, widths = _least_narrowing(self.tables)
-            if not narrowing:
-                return None
-            rule = "no architecture has nondecreasing widths; the nearest has " + ", ".join(map(str, widths))
-            return InputError(rule, place="constraints.widths")
-        axis = 0 if "params" in names else 1
-        own = self.limits[axis]
-        other = self.limits[1] if axis == 0 and "flops" in names else ANY
-        if not self.halves.exact:
-            return None
-        kind = "allowed" if "widths" in names else "all"
-        meeting, below, above = (
-            Extreme(axis=axis, own=own, other=other, kind=kind),
-            Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other, kind=kind),
-            Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True, kind=kind),
-        )
-        _, found = self.halves.survey({}, (meeting, below, above))
-        if found[meeting] is not None:
-            return None
-        nearest = min(
-            (miss.total[axis] for miss in (found[below], found[above]) if miss),
-            key=lambda n: max(own[0] - n, n - own[1]),
-        )
-        company = ["nondecreasing widths"] * ("widths" in names)
-        company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other is not ANY)
-        having = f" with {' and '.join(company)}" if company else ""
-        unit = "params" if axis == 0 else "FLOPs"
-        rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
-        return InputError(rule, place=f"constraints.{METRICS[axis]}")
-
 
 def _line(axis: int, top: int, other: Limits) -> dict[Corner, int]:
     """Signed corners of the architectures whose count `axis` is at most `top`, with the other count in an interval."""
     own = (ANY[0] + 1, top)
     return interval_corners(own, other) if axis == 0 else interval_corners(other, own)
-
-
-def _describe(bounds: Bounds) -> str:
-    ends = (("min", bounds.min), ("max", bounds.max))
-    return " and ".join(f"{name} {end:g}" for name, end in ends if end is not None)
 
 
 def _extreme(tables: SpaceTables, axis: int, end: int) -> IntArray:
@@ -384,21 +299,3 @@ def _extreme(tables: SpaceTables, axis: int, end: int) -> IntArray:
         row.append(int(reached.argmax() if end else reached.argmin()))
         entering = int(stage.dim[row[-1]])
     return np.array(row, dtype=np.int64)
-
-
-def _least_narrowing(tables: SpaceTables) -> tuple[int, list[int]]:
-    """The least sum of channels by which stages are narrower than those before them, and widths that attain it."""
-    dims = [np.unique(stage.dim) for stage in tables.stages]
-    lost = np.zeros(len(dims[0]), dtype=np.int64)
-    origins: list[IntArray] = []
-    for before, after in pairwise(dims):
-        total = lost[:, None] + np.maximum(before[:, None] - after, 0)
-        origins.append(total.argmin(axis=0))
-        lost = total.min(axis=0)
-    place = int(lost.argmin())
-    narrowing = int(lost[place])
-    widths = [int(dims[-1][place])]
-    for dim, origin in zip(dims[-2::-1], origins[::-1], strict=False):
-        place = int(origin[place])
-        widths.insert(0, int(dim[place]))
-    return narrowing, widths

@@ -10,12 +10,20 @@ and FLOPs (1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modscale.points import (
+    Corner,
+    Limits,
+    Points,
+    Weights,
+    as_pair,
+    running_sum,
+    total_weight,
+    weighted_sum,
+)
 from modscale.stage_tables import MAX_COUNT, IntArray
 
 DIGIT_BITS = 2
@@ -25,42 +33,10 @@ CHUNK = 1 << 14
 PROMISING = 256
 """Points that `highest_pair` tries first."""
 
-Weights = NDArray[Any]
 Columns = tuple[int, ...]
 """Kinds of architectures, by their column of the weights."""
 Totals = tuple[int | None, ...]
 """[C] a number for each kind, None where it was not asked for."""
-Limits = tuple[int, int]
-"""The least and the most, both allowed."""
-Corner = tuple[int, int]
-"""Upper limits of params and FLOPs, both allowed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Points:
-    """Partial architectures that have their open width in common, equal ones merged."""
-
-    cost: IntArray
-    """[n, 2] params and FLOPs so far, sorted by params, then by FLOPs."""
-    weight: Weights
-    """[n, C] how many partial architectures of each kind a point stands for; int64, or float64 where rounded."""
-
-
-def merged(points: Points) -> Points:
-    """The points sorted, coinciding ones as one of their summed weight."""
-    cost, weight = points.cost, points.weight
-    low = cost.min(axis=0)
-    params, flops = (cost - low).T
-    width = int(flops.max()) + 1
-    if int(params.max()) * width < MAX_COUNT:  # one key sorts in a third of the time of two
-        order = np.argsort(params * width + flops)
-    else:
-        order = np.lexsort((flops, params))
-    cost, weight = cost[order], weight[order]
-    starts = np.flatnonzero(np.r_[True, (cost[1:] != cost[:-1]).any(axis=1)])
-    if len(starts) < len(weight):
-        cost, weight = cost[starts], np.add.reduceat(weight, starts, axis=0)
-    return Points(cost=cost, weight=weight)
 
 
 def corner_counts(one: Points, other: Points, corners: Sequence[Corner], columns: Sequence[Columns]) -> list[Totals]:
@@ -113,11 +89,11 @@ class _Axis:
         self.order = np.argsort(swept.cost[:, axis], kind="stable")
         self.values = swept.cost[self.order, axis]
         self.weights = [np.ascontiguousarray(column) for column in swept.weight[self.order].T]
-        self.below = [_running_sum(column) for column in self.weights]
+        self.below = [running_sum(column) for column in self.weights]
         self.most_of_other = np.r_[-MAX_COUNT, np.maximum.accumulate(swept.cost[self.order, 1 - axis])]
         self.queries = np.argsort(asking.cost[:, axis], kind="stable")  # neighbours look where the cache still is
         self.own = asking.cost[self.queries, axis]
-        self.own_below = [_running_sum(column) for column in asking.weight[self.queries].T]
+        self.own_below = [running_sum(column) for column in asking.weight[self.queries].T]
         self.other_cost = np.ascontiguousarray(asking.cost[:, 1 - axis])
         self.asking_weights = [np.ascontiguousarray(column) for column in asking.weight.T]
         self.known: dict[int, IntArray] = {}
@@ -208,30 +184,6 @@ class QuadrantIndex:
                 start, stop = begin + points.take(low), begin + points.take(high)
 
 
-def weighted_sum(weight: Weights, counts: Weights) -> int:
-    """Exact sum of weight [n] times counts [n]; products beyond int64 are split in limbs of 31 bits."""
-    if weight.dtype != np.int64 or counts.dtype != np.int64:
-        return int(counts.astype(float) @ weight.astype(float))
-    if not len(counts):
-        return 0
-    if float(counts.max()) * float(weight.max()) * len(weight) < MAX_COUNT:
-        return int(counts @ weight)
-    mask = 2**31 - 1
-    total = 0
-    for i, left in enumerate((weight & mask, weight >> 31)):
-        for j, right in enumerate((counts & mask, counts >> 31)):
-            product = left * right
-            total += (int((product & mask).sum()) + (int((product >> 31).sum()) << 31)) << (31 * (i + j))
-    return total
-
-
-def _running_sum(weight: Weights) -> Weights:
-    """[n + 1] the weight [n] of the first so many."""
-    total = np.zeros(len(weight) + 1, dtype=weight.dtype)
-    np.cumsum(weight, out=total[1:])
-    return total
-
-
 def highest_pair(
     front: Points, back: Points, axis: int, own: Limits, other: Limits, floor: int | None, sign: int
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -295,12 +247,3 @@ def _extremes(values: IntArray) -> tuple[list[IntArray], list[IntArray]]:
         least.append(np.r_[least[-1][:step], np.minimum(least[-1][step:], least[-1][:-step])])
         most.append(np.r_[most[-1][:step], np.maximum(most[-1][step:], most[-1][:-step])])
     return least, most
-
-
-def total_weight(points: Points) -> tuple[int, ...]:
-    """[C] partial architectures of each kind."""
-    return tuple(weighted_sum(column, np.ones_like(column)) for column in points.weight.T)
-
-
-def as_pair(row: IntArray) -> tuple[int, int]:
-    return int(row[0]), int(row[1])

@@ -1,14 +1,10 @@
-"""Two halves of every architecture, and exact counts of the pairs that stay within limits.
+"""The two sides of every architecture as points, kept apart by the width of the stage in which they meet.
 
 A space of 1e12 architectures has a front half and a back half of some 1e6 partial architectures each. Both are built
 stage by stage as (params, flops) points with a weight, points that coincide are merged, and they are kept apart by
 the width of the stage in the middle, since the transitions' cost depends on it. The options of that stage are shared
-out between the two sides: of each width, what its attention blocks add is the same whatever its other blocks are. To
-count architectures within limits is then to count pairs of points (`pairs.py`).
-
-Whole numbers throughout: nothing is sampled or rounded. Where the halves would grow past `MAX_POINTS` or `MAX_MET`,
-the points are rounded down to a grid instead; `slack` bounds how far each total may have moved, so that counts with
-the limits moved by it enclose the true one.
+out between the two sides: of each width, what its attention blocks add is the same whatever its other blocks are.
+Where the sides would grow past `MAX_POINTS` or `MAX_MET`, the points are rounded down to a grid.
 
 Three kinds of architectures are counted side by side, for the work is mostly in the points and not in their weights:
 `all`, `allowed` (stages not narrower than those before them, where the space asks for that) and `distinct` (of the
@@ -19,30 +15,15 @@ Shapes: n points, C kinds of architectures that differ; columns of costs are par
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modscale.pairs import (
-    Corner,
-    Limits,
-    Points,
-    Totals,
-    Weights,
-    as_pair,
-    corner_counts,
-    highest_pair,
-    merged,
-    total_weight,
-)
-from modscale.settings import available_cores
-from modscale.space import Bounds
+from modscale.points import Corner, Points, Weights, as_pair, combined, merged, total_weight
 from modscale.stage_tables import MAX_COUNT, IntArray, StageTable
 from modscale.tables import SpaceTables
 
@@ -50,53 +31,19 @@ MAX_POINTS = 12_000_000
 """Points that are held at once: of a half before it meets the other, and of one side of one meeting."""
 MAX_MET = 40_000_000
 """Points of both sides over all meetings: half a minute of counting. More are rounded to a grid."""
-MAX_THREADS = 4
-"""Meetings gone through side by side, each with up to half a gigabyte."""
 COARSE_STEP = 8_000_000
 """Points that one step may make, over all widths, where points are rounded before it."""
 COARSE_OPTIONS = 400
 """Points of one stage and width that are kept where points are rounded."""
-COARSE_SHARE = 1e-6
-"""Bound on the relative error of rounded weights: sums of fewer than 1e8 float64 terms."""
 
 
-class _TooManyPoints(Exception):
-    """The halves have more distinct points than are counted exactly: a signal to round, never seen outside."""
+class TooManyPoints(Exception):
+    """The halves have more distinct points than are counted exactly: a signal to round, which `halves.py` heeds."""
 
 
 KINDS = ("all", "allowed", "distinct")
 Groups = Mapping[int, Points]
 """Points by their open width: the last stage's of a front half, the first stage's of a back half."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Extreme:
-    """What is sought among all architectures: the one with the highest (or lowest) count within both intervals."""
-
-    axis: int
-    own: Limits
-    """Of the count that is sought."""
-    other: Limits
-    """Of the other count."""
-    lowest: bool = False
-    kind: str = "allowed"
-    """Among which architectures."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """Where an architecture lies in the halves."""
-
-    meeting: int
-    """The place of its halves in `Halves.meetings`."""
-    near: tuple[int, int]
-    """Params and FLOPs of its front half, with the near part of the middle stage."""
-    far: tuple[int, int]
-    """Params and FLOPs of its back half, with the far part of the middle stage."""
-
-    @property
-    def total(self) -> tuple[int, int]:
-        return self.near[0] + self.far[0], self.near[1] + self.far[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,121 +74,7 @@ class Meeting:
 
     def sides(self) -> tuple[Points, Points]:
         """Front with near part, far part with back: built when they are needed, for together they are large."""
-        return _combined(self.front, self.near), _combined(self.back, self.far)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Halves:
-    """A space as front and back halves that meet in a middle stage, one meeting for each width of it."""
-
-    middle: int
-    """The stage in which the halves meet."""
-    meetings: tuple[Meeting, ...]
-    column: Mapping[str, int]
-    """The column of the weights that each of `KINDS` is counted in."""
-    slack: tuple[int, int]
-    """Upper bound of how much params and FLOPs of a total were rounded down; (0, 0) where counts are exact."""
-
-    @property
-    def exact(self) -> bool:
-        return self.slack == (0, 0) and all(p.weight.dtype == np.int64 for m in self.meetings for p in m.parts)
-
-    def size(self, kind: str = "all") -> int:
-        """Number of architectures."""
-        return sum(meeting.size()[self.column[kind]] for meeting in self.meetings)
-
-    def survey(
-        self, corners: Mapping[Corner, set[str]], extremes: Sequence[Extreme] = ()
-    ) -> tuple[dict[tuple[Corner, str], int], dict[Extreme, Found | None]]:
-        """How many architectures lie at or below each corner, of the kinds asked for, and where each extreme one lies.
-
-        All is asked at once, since building the sides of a meeting and indexing them is much of the work. Meetings are
-        gone through side by side, by threads: numpy lets go of Python's lock while it sorts and looks up.
-        """
-        best: dict[Extreme, Found | None] = dict.fromkeys(extremes)
-        columns = [tuple(sorted({self.column[kind] for kind in kinds})) for kinds in corners.values()]
-        lock = Lock()
-
-        def visit(place: int) -> list[Totals]:
-            sides = self.meetings[place].sides()
-            held = {kind: [_of_kind(side, self.column[kind]) for side in sides] for kind in {e.kind for e in extremes}}
-            for wanted in extremes:
-                sign = -1 if wanted.lowest else 1
-                rival = best[wanted]
-                floor = None if rival is None else sign * rival.total[wanted.axis]
-                pair = highest_pair(
-                    held[wanted.kind][0], held[wanted.kind][1], wanted.axis, wanted.own, wanted.other, floor, sign
-                )
-                if pair is not None:
-                    found = Found(meeting=place, near=pair[0], far=pair[1])
-                    with lock:  # of equals the first meeting's, whichever thread was faster
-                        best[wanted] = min(
-                            (found, best[wanted] or found), key=lambda f: (-sign * f.total[wanted.axis], f.meeting)
-                        )
-            return corner_counts(*sides, list(corners), columns)
-
-        with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as pool:
-            counts = list(pool.map(visit, range(len(self.meetings))))
-        totals = {
-            (corner, kind): sum(count[place][self.column[kind]] or 0 for count in counts)
-            for place, (corner, kinds) in enumerate(corners.items())
-            for kind in kinds
-        }
-        return totals, best
-
-    def count(self, params: Limits, flops: Limits, kind: str) -> int:
-        """Architectures within both closed intervals."""
-        corners = interval_corners(params, flops)
-        totals, _ = self.survey({corner: {kind} for corner in corners})
-        return sum(sign * totals[corner, kind] for corner, sign in corners.items())
-
-    def enclose(self, params: Limits, flops: Limits, kind: str) -> tuple[int, int]:
-        """The least and the most architectures that can lie within both intervals; equal where counts are exact."""
-        if self.exact:
-            return (self.count(params, flops, kind),) * 2
-        inner = [(low, high - slack) for (low, high), slack in zip((params, flops), self.slack, strict=True)]
-        outer = [(low - slack, high) for (low, high), slack in zip((params, flops), self.slack, strict=True)]
-        margin = int(COARSE_SHARE * self.size(kind)) + 1
-        least = self.count(inner[0], inner[1], kind) if all(low <= high for low, high in inner) else 0
-        return max(0, least - margin), min(self.size(kind), self.count(outer[0], outer[1], kind)) + margin
-
-    def locate(self, tables: SpaceTables, found: Found) -> IntArray:
-        """[S] an allowed architecture with the costs that were found: its middle stage, then both halves by listing."""
-        meeting = self.meetings[found.meeting]
-        kept = self.column["allowed"]
-        width, stage = meeting.width, tables.stages[self.middle]
-        near, front = _summands(meeting.near, _of_kind(meeting.front, kept), found.near)
-        far, back = _summands(meeting.far, _of_kind(meeting.back, kept), found.far)
-        wanted = (tables.cost[self.middle] == np.add(near, far)).all(axis=1) & (stage.dim == width)
-        row = np.flatnonzero(wanted)[:1]
-        ordered = tables.space.constraints.nondecreasing_widths
-        if self.middle:
-            chain = _chain(tables, 0, self.middle)
-            dims = chain.stages[-1].dim
-            entry = dims[:, None] * _slopes(tables, self.middle)[width]
-            row = np.r_[_first_with(chain, -1, entry, (dims > width) & ordered, front), row]
-        if self.middle + 1 < len(tables.stages):
-            chain = _chain(tables, self.middle + 1, len(tables.stages))
-            entry = width * chain.slope[0]
-            row = np.r_[row, _first_with(chain, 0, entry, (chain.stages[0].dim < width) & ordered, back)]
-        return row
-
-
-def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
-    """Corners whose counts, each times its sign, add up to the count within both closed intervals."""
-    signs: dict[Corner, int] = {}
-    for limit, sign in ((params[1], 1), (params[0] - 1, -1)):
-        for bound, other in ((flops[1], 1), (flops[0] - 1, -1)):
-            signs[limit, bound] = signs.get((limit, bound), 0) + sign * other
-    return signs
-
-
-def build_halves(tables: SpaceTables, ceiling: Corner) -> Halves:
-    """The halves of a space, rounded where they grow too large, and then without what lies above the ceiling."""
-    try:
-        return _build(tables, ceiling, coarse=False)
-    except _TooManyPoints:
-        return _build(tables, ceiling, coarse=True)
+        return combined(self.front, self.near), combined(self.back, self.far)
 
 
 def _columns(tables: SpaceTables) -> dict[str, int]:
@@ -253,8 +86,22 @@ def _columns(tables: SpaceTables) -> dict[str, int]:
     return {"all": 0, "allowed": allowed, "distinct": allowed + int(repeats)}
 
 
-def _build(tables: SpaceTables, ceiling: Corner, *, coarse: bool) -> Halves:
-    """Both ends grow towards each other, the one whose next step is cheaper first."""
+def build_meetings(
+    tables: SpaceTables, ceiling: Corner, *, coarse: bool
+) -> tuple[int, tuple[Meeting, ...], dict[str, int], tuple[int, int]]:
+    """The sides of every architecture by the width at which they meet, both grown towards the middle stage.
+
+    Args:
+        tables: the space.
+        ceiling: params and FLOPs above which nothing is asked for; heeded where `coarse`.
+        coarse: round the points so that they stay few.
+
+    Returns:
+        The middle stage, the meetings, the column of each kind, and the slack of params and of FLOPs.
+
+    Raises:
+        TooManyPoints: not `coarse`, and the points would be more than are counted exactly.
+    """
     column = _columns(tables)
     slack = np.zeros(2, dtype=np.int64)
 
@@ -281,7 +128,7 @@ def _build(tables: SpaceTables, ceiling: Corner, *, coarse: bool) -> Halves:
     def joined(end: Groups, transitions: Mapping[int, Mapping[int, IntArray]], *, before: bool) -> dict[int, Points]:
         end = settled(end, COARSE_STEP // (len(end) * len(transitions)))
         if sum(len(points.weight) for points in end.values()) * len(transitions) > MAX_POINTS and not coarse:
-            raise _TooManyPoints
+            raise TooManyPoints
         return {
             dim: _union(
                 (_passing(p, column, narrowing=w > dim if before else dim > w), added[w]) for w, p in end.items()
@@ -290,7 +137,7 @@ def _build(tables: SpaceTables, ceiling: Corner, *, coarse: bool) -> Halves:
         }
 
     stages = [settled(_stage_groups(tables, i, column, coarse), COARSE_OPTIONS) for i in range(len(tables.stages))]
-    slopes = [_slopes(tables, i) for i in range(len(stages))]
+    slopes = [entry_slopes(tables, i) for i in range(len(stages))]
     first, last = 0, len(stages) - 1
     front: Groups = stages[0]
     back: Groups = stages[-1]
@@ -327,8 +174,8 @@ def _build(tables: SpaceTables, ceiling: Corner, *, coarse: bool) -> Halves:
         or max(map(max, lengths)) > MAX_POINTS
         or max(prod(weights[i : i + 2]) for i in range(0, len(weights), 2)) >= MAX_COUNT
     ):
-        raise _TooManyPoints
-    return Halves(middle=middle, meetings=meetings, column=column, slack=as_pair(slack))
+        raise TooManyPoints
+    return middle, meetings, column, as_pair(slack)
 
 
 def _divided(
@@ -379,12 +226,6 @@ def _nothing(column: Mapping[str, int], coarse: bool) -> Points:
     return Points(cost=np.zeros((1, 2), dtype=np.int64), weight=weight)
 
 
-def _of_kind(points: Points, column: int) -> Points:
-    """Those points that stand for an architecture of the kind."""
-    held = points.weight[:, column] > 0
-    return points if held.all() else Points(cost=points.cost[held], weight=points.weight[held])
-
-
 def _weights(stage: StageTable, options: IntArray, column: Mapping[str, int], dtype: type) -> Weights:
     """[n, C] a stage's options, one each; of kind `distinct`, those that stand for their network."""
     weight: Weights = np.ones((len(options), max(column.values()) + 1), dtype=dtype)
@@ -404,7 +245,7 @@ def _stage_groups(tables: SpaceTables, i: int, column: Mapping[str, int], coarse
     return groups
 
 
-def _slopes(tables: SpaceTables, i: int) -> dict[int, IntArray]:
+def entry_slopes(tables: SpaceTables, i: int) -> dict[int, IntArray]:
     """[2] what each entering channel costs, by the stage's width."""
     dims, first = np.unique(tables.stages[i].dim, return_index=True)
     return {int(dim): tables.slope[i][place] for dim, place in zip(dims, first, strict=True)}
@@ -429,29 +270,11 @@ def _grown(joined: Groups, stage: Groups, coarse: bool) -> dict[int, Points]:
         points = sum(len(part.weight) * len(stage[dim].weight) for dim, part in joined.items())
         weight = sum(total_weight(part)[0] * total_weight(stage[dim])[0] for dim, part in joined.items())
         if points > MAX_POINTS or weight >= MAX_COUNT:
-            raise _TooManyPoints
+            raise TooManyPoints
     grown: dict[int, Points] = {}
     for dim, part in joined.items():
-        grown[dim] = _combined(part, stage[dim])
+        grown[dim] = combined(part, stage[dim])
     return grown
-
-
-def _combined(left: Points, right: Points) -> Points:
-    """Every point of one set with every point of the other."""
-    if len(right.weight) == 1 and not right.cost.any() and (right.weight == 1).all():
-        return left
-    cost = (left.cost[:, None, :] + right.cost).reshape(-1, 2)
-    weight = (left.weight[:, None, :] * right.weight).reshape(len(cost), -1)
-    return merged(Points(cost=cost, weight=weight))
-
-
-def _summands(part: Points, rest: Points, total: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """A point of `part` and a point of `rest` that add up to `total`."""
-    for cost in part.cost:
-        wanted = np.array(total) - cost
-        if (rest.cost == wanted).all(axis=1).any():
-            return as_pair(cost), as_pair(wanted)
-    raise AssertionError("a total that was found has no summands")
 
 
 def _work(end: Groups, stage: Groups) -> int:
@@ -483,24 +306,3 @@ def _below(groups: Groups, ceiling: Corner) -> Groups:
     for mask in kept.values():
         mask[0] |= not mask.any()
     return {dim: Points(cost=p.cost[kept[dim]], weight=p.weight[kept[dim]]) for dim, p in groups.items()}
-
-
-def _chain(tables: SpaceTables, start: int, stop: int) -> SpaceTables:
-    """The stages from `start` up to `stop` as tables of their own."""
-    part = slice(start, stop)
-    return replace(tables, stages=tables.stages[part], cost=tables.cost[part], slope=tables.slope[part])
-
-
-def _first_with(
-    chain: SpaceTables, end: int, extra: IntArray, barred: NDArray[np.bool_], total: tuple[int, int]
-) -> IntArray:
-    """The first row of options whose cost, with `extra` at stage `end` and without its barred options, is `total`."""
-    changed = np.where(barred[:, None], MAX_COUNT // 2, chain.cost[end] + extra)
-    cost = list(chain.cost)
-    cost[end] = changed
-    limits = replace(
-        chain.space.constraints,
-        params=Bounds(min=total[0], max=total[0]),
-        flops=Bounds(min=total[1], max=total[1]),
-    )
-    return next(replace(chain, space=replace(chain.space, constraints=limits), cost=tuple(cost)).iter_feasible())

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modscale.census import require_feasible
 from modscale.console import SearchProgress, say
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
 from modscale.evaluate import Evaluator, summary_to_dict
+from modscale.feasibility import require_feasible
 from modscale.report import build_report
 from modscale.runs import (
     REFERENCES_FILE,

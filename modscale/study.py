@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class SearchStudy:
 
     def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int, storage: str | None) -> None:
         self.space = space
+        self.file = (storage or "").removeprefix("sqlite:///")
         self.metrics = list(space.objectives)
         self.sampler = _FeasibleSampler(space, tables, seed)
         self.distributions = self.sampler.distributions
@@ -72,11 +74,19 @@ class SearchStudy:
             raise RunError(
                 "is not a usable Optuna study; remove it and it is rebuilt from trials.jsonl"
                 f" ({' '.join(str(error).split())[:120]})",
-                file=(storage or "").removeprefix("sqlite:///"),
+                file=self.file,
             ) from error
 
     def reconcile(self, finished: Sequence[Trial]) -> list[Candidate]:
-        """Makes the study agree with the finished trials on file; returns the candidates that were interrupted."""
+        """Makes the study agree with the finished trials on file; returns the candidates that were interrupted.
+
+        Raises:
+            RunError: the study cannot be read or written.
+        """
+        with self._written():
+            return self._reconcile(finished)
+
+    def _reconcile(self, finished: Sequence[Trial]) -> list[Candidate]:
         known = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
         interrupted = []
         for trial in sorted(finished, key=lambda trial: trial.number):
@@ -84,7 +94,7 @@ class SearchStudy:
             if stored is None:
                 self.study.add_trial(self._frozen(trial))
             elif stored.state == TrialState.RUNNING:
-                self.tell(trial)
+                self._tell(trial)
             self.sampler.taken.add(network_key(trial.spec))
         done = {trial.number for trial in finished}
         for number, stored in sorted(known.items()):
@@ -93,18 +103,35 @@ class SearchStudy:
         return interrupted
 
     def ask(self) -> Candidate | None:
-        """The next candidate; None when every feasible architecture has been tried."""
+        """The next candidate; None when all that is feasible has been tried. Raises RunError, see `reconcile`."""
         if not self.distributions and self.sampler.taken:
             return None  # Optuna asks no sampler where there is nothing to choose
-        try:
-            return self._draw(self.study.ask())
-        except SpaceExhausted:
-            for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                self.study.tell(left.number, state=TrialState.FAIL)
-            return None
+        with self._written():
+            try:
+                return self._draw(self.study.ask())
+            except SpaceExhausted:
+                for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                    self.study.tell(left.number, state=TrialState.FAIL)
+                return None
 
     def tell(self, trial: Trial) -> None:
-        """Closes a trial with its values, or as failed."""
+        """Closes a trial with its values, or as failed. Raises RunError, see `reconcile`."""
+        with self._written():
+            self._tell(trial)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """A full disk, say, is the run folder's fault; what is finished lies in trials.jsonl already."""
+        try:
+            yield
+        except optuna.exceptions.StorageInternalError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            rule = (
+                f"cannot be read or written ({reason}); no finished trial is lost, the same command goes on from there"
+            )
+            raise RunError(rule, file=self.file) from error
+
+    def _tell(self, trial: Trial) -> None:
         if trial.state == "complete":
             self.study.tell(trial.number, self._values(trial))
         else:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from modscale import partials
-from modscale.census import census_to_json, explain_infeasible, require_feasible, take_census
+from modscale.census import census_to_json, take_census
 from modscale.counts import count_model
 from modscale.errors import InputError
+from modscale.feasibility import explain_infeasible, require_feasible
 from modscale.space import SearchSpace, parse_space
 from modscale.spec import ModelSpec, network_key, parse_spec
 from modscale.tables import build_tables

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from modscale.pairs import Points, QuadrantIndex, corner_counts, highest_pair, weighted_sum
+from modscale.pairs import QuadrantIndex, corner_counts, highest_pair
+from modscale.points import Points, weighted_sum
 
 
 def points(seed: int, n: int, spread: int) -> Points:

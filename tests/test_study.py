@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_a_broken_study_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(RunError, match=r"study.db: is not a usable Optuna study; remove it"):
         study_of(space_of(), study_url(tmp_path / "study.db"))
+
+
+@pytest.mark.parametrize("step", ["ask", "tell", "reconcile"])
+def test_a_study_that_breaks_under_way_is_one_clear_error(tmp_path: Path, step: str) -> None:
+    """SQLite's own error, here of a table taken away, is named with the file and what is not lost."""
+    study = study_of(space_of(), study_url(tmp_path / "study.db"))
+    candidate = study.ask()
+    assert candidate is not None
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("DROP TABLE trial_values" if step == "tell" else "DROP TABLE trials")
+    steps = {
+        "ask": study.ask,
+        "tell": lambda: study.tell(finish(candidate)),
+        "reconcile": lambda: study.reconcile([finish(candidate)]),
+    }
+    with pytest.raises(RunError, match=r"study.db: cannot be .* written .*no such table.*no finished trial is lost"):
+        steps[step]()
 
 
 def test_importances_find_the_parameter_that_matters() -> None:
