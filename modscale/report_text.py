@@ -15,6 +15,7 @@ from modscale.document import dump_yaml
 from modscale.front import Front, accuracy_error, limits_text, objective_values
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
+from modscale.ranking import check_ranking, published_top1
 from modscale.space import SearchSpace
 from modscale.spec import architecture_text
 from modscale.trials import Trial, metric_text
@@ -44,6 +45,7 @@ def write_context(
     for band, pick in front.picks.items():
         if pick.trial is not None:
             picked.setdefault(pick.trial.number, []).append(band)
+    ranking = check_ranking(run.references)
     rows = {t.number: _row(t, front, picked) for t in (*front.members, *front.dominated)}
     return {
         "name": space.name,
@@ -61,6 +63,7 @@ def write_context(
         "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
         "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
         "references": [_reference_row(t, front, space.objectives) for t in run.references],
+        "ranking": "" if ranking is None else ranking.sentence(),
         "hypervolume": f"{front.hypervolume:.6g}",
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
         "reference_point": [f"{METRIC_NAMES[m]} {metric_text(m, v)}" for m, v in front.reference.items()],
@@ -145,6 +148,7 @@ def _reference_row(trial: Trial, front: Front, objectives: Mapping[str, str]) ->
     return {
         "name": trial.spec.name,
         "accuracy": _accuracy(trial) if measured else trial.reason or trial.state,
+        "top1": "" if (top1 := published_top1(trial)) is None else f"{top1:.1f} %",
         "latency": _latency(trial),
         "params": metric_text("params", trial.params),
         "flops": metric_text("flops", trial.flops),

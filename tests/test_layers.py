@@ -20,7 +20,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "cli",
     "session",
     "search report report_text console plots",
-    "evaluate design_reading study",
+    "evaluate design_reading study ranking",
     "latency proxy",
     "export network blocks tracing checkpoint data synthetic runtime",
     "census feasibility scaling budgets latency_budget ray halves partials pairs points",

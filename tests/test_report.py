@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -139,6 +140,9 @@ def test_both_reports_say_what_matters(run: Path) -> None:
         assert "modscale search spaces/fake.yaml --data synthetic" in text
         assert "Imaginary 9000" in text
         assert "not told apart by this run" in text
+        assert re.search(
+            r"Of the \d+ pairs of these networks, the proxy puts \d+ in the order of their published", text
+        )
 
 
 def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:
