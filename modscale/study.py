@@ -125,7 +125,8 @@ class SearchStudy:
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
+            cause = error.__cause__ or error
+            reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]  # the database's own words
             rule = (
                 f"cannot be read or written ({reason}); no finished trial is lost, the same command goes on from there"
             )
