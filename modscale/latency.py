@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -220,8 +221,14 @@ def _ask(module: str, question: object) -> dict[str, Any]:
         raise TrialFailed(f"{module} ended with code {done.returncode}: {last or 'it said nothing'}") from error
     for key, kind in _ERRORS.items():
         if key in answer:
-            raise kind(answer[key])
+            raise kind(answer[key] + _missing_library(done.stderr))
     return answer
+
+
+def _missing_library(log: str) -> str:
+    """The library that ONNX Runtime could not load, which stands in its log and not in its exception."""
+    found = re.search(r"Failed to load library .* with error: ([^:]+: cannot open shared object file)", log)
+    return f" ({found[1]})" if found else ""
 
 
 def _signal_name(number: int) -> str:

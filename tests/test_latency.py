@@ -207,6 +207,12 @@ def test_a_model_that_would_take_too_long(model_file):
         ('print(\'{"mismatch": "differs"}\')', MismatchError, "differs"),
         ('print(\'{"input_error": "full disk"}\')', InputError, "full disk"),
         ('print(\'{"provider_error": "none"}\')', ProviderError, "none"),
+        (
+            "import sys; sys.stderr.write('x FAIL : Failed to load library /a/b.so with error: libcublasLt.so.13: "
+            'cannot open shared object file: No such file\\n\'); print(\'{"provider_error": "none"}\')',
+            ProviderError,
+            r"none \(libcublasLt.so.13: cannot open shared object file\)",
+        ),
     ],
 )
 def test_a_worker_that_dies(tmp_path, monkeypatch, body, kind, expected):
