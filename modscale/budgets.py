@@ -23,6 +23,7 @@ import numpy as np
 from modscale.document import check_choice, check_number
 from modscale.errors import InputError
 from modscale.halves import build_halves
+from modscale.points import Corner
 from modscale.ray import FloatArray
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
@@ -98,16 +99,17 @@ def within_budgets(
         raise InputError("must be 0 or more", place="best", value=best)
     tables = build_tables(space)
     params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
+    ends = _Ends(tables, (params[1], flops[1])) if best else None  # first: it may be refused
     halves = build_halves(tables, (params[1], flops[1]))
     count, distinct = (halves.enclose(params, flops, kind) for kind in ("allowed", "distinct"))
     found: list[Match] = []
     complete = True
-    if best:
-        ends = _Ends(tables)
+    if ends is not None:
         if distinct[1]:
             expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
             found, complete = _nearest(ends, budgets, expected, tolerance, best, MAX_PAIRS)
         else:
+            ends = _Ends(tables, (_limits(space, budgets, "params", 1.0)[1], _limits(space, budgets, "flops", 1.0)[1]))
             found, _ = _nearest(ends, budgets, max(2 * tolerance, 1e-6), 1.0, 1, MAX_MISS_PAIRS)
     return Matches(
         space=space.name,
@@ -170,24 +172,21 @@ class _Windows:
 class _Ends:
     """The two lists of halves of a space, of options that stand for their network only.
 
-    The split is where the longer list is shortest. Halves that break the order of widths, if there is one, are left
-    out.
+    The split is where the longer list would be shortest. Halves that break the order of widths, if there is one, or
+    that alone exceed the ceiling of params and FLOPs are left out.
     """
 
-    def __init__(self, tables: SpaceTables) -> None:
+    def __init__(self, tables: SpaceTables, ceiling: Corner) -> None:
         self.tables = tables
         self.ordered = tables.space.constraints.nondecreasing_widths
         kept = [np.flatnonzero(stage.network == np.arange(stage.size)) for stage in tables.stages]
         lengths = [len(options) for options in kept]
         splits = range(1, len(kept) + 1)
         self.split = min(splits, key=lambda i: max(prod(lengths[:i]), prod(lengths[i:])))
-        longest = max(prod(lengths[: self.split]), prod(lengths[self.split :]))
-        if longest > MAX_HALF:
-            rule = f"the nearest architectures are listed where half of the stages have at most {MAX_HALF:,} options"
-            raise InputError(rule, place="stages", value=longest)
         self.kept = kept
-        self.front, self.front_cost = self._list(0, self.split)
-        self.back, self.back_cost = self._list(self.split, len(kept))
+        self.front, self.front_cost = self._list(0, self.split, np.array(ceiling))
+        least = self.front_cost.min(axis=0, initial=MAX_COUNT)
+        self.back, self.back_cost = self._list(self.split, len(kept), np.array(ceiling) - least)
 
     def options(self, half: IntArray, start: int, stop: int) -> IntArray:
         """[n, stages] the options of halves [n] of the stages from `start` up to `stop`."""
@@ -195,21 +194,47 @@ class _Ends:
         columns = [options[place] for options, place in zip(self.kept[start:stop], places, strict=False)]
         return np.stack(columns, axis=1) if columns else np.empty((len(half), 0), dtype=np.int64)
 
-    def _list(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
+    def _list(self, start: int, stop: int, ceiling: IntArray) -> tuple[IntArray, IntArray]:
         """Halves [n] and their costs [n, 2], without what enters the first stage."""
         half, cost = np.zeros(1, dtype=np.int64), np.zeros((1, 2), dtype=np.int64)
         width = np.zeros(1, dtype=np.int64)
         for i, options in enumerate(self.kept[start:stop], start):
-            left, right = np.divmod(np.arange(len(half) * len(options)), len(options))
-            dim = self.tables.stages[i].dim[options]
-            if i > start and self.ordered:
-                legal = dim[right] >= width[left]
-                left, right = left[legal], right[legal]
-            cost = cost[left] + self.tables.cost[i][options][right]
-            if i > start:
-                cost += width[left][:, None] * self.tables.slope[i][options][right]
-            half, width = half[left] * len(options) + right, dim[right]
+            blocks: list[tuple[IntArray, IntArray, IntArray]] = []
+            step = max(1, PAIRS_AT_ONCE // len(options))
+            for begin in range(0, len(half), step):
+                part = slice(begin, begin + step)
+                blocks.append(self._extended(half[part], cost[part], width[part], i, options, ceiling, i > start))
+                if sum(len(block[0]) for block in blocks) > MAX_HALF:
+                    rule = f"the nearest architectures are listed where half of the stages have at most {MAX_HALF:,}"
+                    rule += " options within the budgets; without a list (`--best 0`) their number is given"
+                    raise InputError(rule, place="stages", value=prod(map(len, self.kept[start:stop])))
+            if not blocks:
+                break
+            half, cost, width = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
         return half, cost
+
+    def _extended(
+        self,
+        half: IntArray,
+        cost: IntArray,
+        width: IntArray,
+        i: int,
+        options: IntArray,
+        ceiling: IntArray,
+        joined: bool,
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """The halves, their costs and last widths with every option of stage `i` that keeps the ceiling."""
+        left, right = np.divmod(np.arange(len(half) * len(options)), len(options))
+        dim = self.tables.stages[i].dim[options]
+        if joined and self.ordered:
+            legal = dim[right] >= width[left]
+            left, right = left[legal], right[legal]
+        total = cost[left] + self.tables.cost[i][options][right]
+        if joined:
+            total += width[left][:, None] * self.tables.slope[i][options][right]
+        within = np.all(total <= ceiling, axis=1)
+        left, right = left[within], right[within]
+        return half[left] * len(options) + right, total[within], dim[right]
 
     def windows(self, limits: IntArray, axis: int, every: int = 1) -> Iterator[_Windows]:
         """For each width at which the ends meet: which back halves, or each `every`-th, keep `limits` of one count."""
