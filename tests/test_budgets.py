@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modscale import budgets as module
+from modscale import half_lists
 from modscale.budgets import matches_to_json, within_budgets
 from modscale.counts import count_model
 from modscale.errors import InputError
@@ -105,8 +105,8 @@ def test_blocks_of_pairs_do_not_matter(monkeypatch) -> None:
     """Looked at a few pairs at a time, and judged beforehand by a small sample, the ranking is the same."""
     space, budgets = space_of(3, LIMITS), {"params": 8e5, "flops": 1.5e8}
     at_once = within_budgets(space, budgets, 0.2)
-    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 5)
-    monkeypatch.setattr(module, "SAMPLE", 40)
+    monkeypatch.setattr(half_lists, "PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr(half_lists, "SAMPLE", 40)
     assert within_budgets(space, budgets, 0.2) == at_once
 
 
@@ -126,7 +126,7 @@ def test_a_large_space_is_ranked() -> None:
 
 def test_an_end_of_the_search_is_owned_up_to(monkeypatch) -> None:
     """Where too many pairs would have to be looked at, the number stands and the ranking says it is not complete."""
-    monkeypatch.setattr(module, "MAX_PAIRS", 3)
+    monkeypatch.setattr(half_lists, "MAX_PAIRS", 3)
     matches = within_budgets(space_of(3, {}), {"params": 8e5}, 0.3)
     assert matches.count[0] > 0
     assert not matches.complete
@@ -169,3 +169,12 @@ def test_a_senseless_request_is_the_users_to_mend(budgets, arguments, rule) -> N
     """Each argument out of its range is one line that says so."""
     with pytest.raises(InputError, match=rule):
         within_budgets(space_of(2, {}), budgets, **arguments)
+
+
+def test_a_space_too_large_to_list_is_refused_at_once(monkeypatch) -> None:
+    """The rule names the way to the number alone, and that way works."""
+    monkeypatch.setattr(half_lists, "MAX_HALF", 10)
+    space, budgets = space_of(3, LIMITS), {"params": 8e5, "flops": 1.5e8}
+    with pytest.raises(InputError, match=r"at most 10 options within the budgets; without a list \(`--best 0`\)"):
+        within_budgets(space, budgets, 0.2)
+    assert within_budgets(space, budgets, 0.2, best=0).count[0] > 0

@@ -23,7 +23,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "evaluate design_reading study ranking",
     "latency proxy",
     "export network blocks tracing checkpoint data synthetic runtime",
-    "census feasibility scaling budgets latency_budget ray halves partials pairs points",
+    "census feasibility scaling budgets latency_budget ray half_lists halves partials pairs points",
     "variants tables stage_tables",
     "counts pareto front trials runs space",
     "settings spec",
