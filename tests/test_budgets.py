@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modscale import budgets as budgets_module
 from modscale import half_lists
 from modscale.budgets import matches_to_json, within_budgets
 from modscale.counts import count_model
@@ -126,7 +127,7 @@ def test_a_large_space_is_ranked() -> None:
 
 def test_an_end_of_the_search_is_owned_up_to(monkeypatch) -> None:
     """Where too many pairs would have to be looked at, the number stands and the ranking says it is not complete."""
-    monkeypatch.setattr(half_lists, "MAX_PAIRS", 3)
+    monkeypatch.setattr(budgets_module, "MAX_PAIRS", 3)
     matches = within_budgets(space_of(3, {}), {"params": 8e5}, 0.3)
     assert matches.count[0] > 0
     assert not matches.complete
