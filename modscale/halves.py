@@ -25,7 +25,9 @@ from modscale.stage_tables import MAX_COUNT, IntArray
 from modscale.tables import SpaceTables
 
 MAX_THREADS = 4
-"""Meetings gone through side by side, each with up to half a gigabyte."""
+"""Meetings gone through side by side."""
+MAX_AT_ONCE = 12_000_000
+"""Points of the meetings that are gone through side by side: about 2 GB."""
 COARSE_SHARE = 1e-6
 """Bound on the relative error of rounded weights: sums of fewer than 1e8 float64 terms."""
 
@@ -110,7 +112,8 @@ class Halves:
                         )
             return corner_counts(*sides, list(corners), columns)
 
-        with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as pool:
+        largest = max(sum(meeting.lengths()) for meeting in self.meetings)
+        with ThreadPoolExecutor(max(1, min(MAX_THREADS, available_cores(), MAX_AT_ONCE // largest))) as pool:
             counts = list(pool.map(visit, range(len(self.meetings))))
         totals = {
             (corner, kind): sum(count[place][self.column[kind]] or 0 for count in counts)

@@ -30,6 +30,8 @@ DIGIT_BITS = 2
 """Of a rank, looked up at a time."""
 CHUNK = 1 << 14
 """Look-ups done at a time: their intermediate arrays stay in the cache."""
+KEPT = 2
+"""Limits of one count whose ranks are kept: neighbouring corners share one limit."""
 PROMISING = 256
 """Points that `highest_pair` tries first."""
 
@@ -105,10 +107,14 @@ class _Axis:
 
     def admitted(self, limit: int) -> IntArray:
         """[asking points] how many swept points keep the sum at or below `limit`."""
-        if limit not in self.known:
-            self.known[limit] = np.empty(len(self.own), dtype=np.int64)
-            self.known[limit][self.queries] = np.searchsorted(self.values, limit - self.own, side="right")
-        return self.known[limit]
+        ranks = self.known.pop(limit, None)
+        if ranks is None:
+            ranks = np.empty(len(self.own), dtype=np.int64)
+            ranks[self.queries] = np.searchsorted(self.values, limit - self.own, side="right")
+            if len(self.known) >= KEPT:
+                del self.known[next(iter(self.known))]
+        self.known[limit] = ranks  # the last used comes last
+        return ranks
 
     def decided(
         self, admitted: IntArray, other_limit: int, which: IntArray | None, kinds: Columns
