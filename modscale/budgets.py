@@ -23,6 +23,7 @@ from modscale.document import check_choice, check_number
 from modscale.errors import InputError
 from modscale.half_lists import HalfLists
 from modscale.halves import build_halves
+from modscale.points import Corner
 from modscale.ray import FloatArray
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
@@ -92,8 +93,9 @@ def within_budgets(
         raise InputError("must be 0 or more", place="best", value=best)
     tables = build_tables(space)
     params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
-    ends = HalfLists(tables, (params[1], flops[1])) if best else None  # first: it may be refused
-    halves = build_halves(tables, (params[1], flops[1]))
+    ceiling = _ceiling(space, budgets, tolerance)
+    ends = HalfLists(tables, ceiling) if best else None  # first: it may be refused
+    halves = build_halves(tables, ceiling)
     count, distinct = (halves.enclose(params, flops, kind) for kind in ("allowed", "distinct"))
     found: list[Match] = []
     complete = True
@@ -102,9 +104,7 @@ def within_budgets(
             expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
             found, complete = _nearest(ends, budgets, expected, tolerance, best, MAX_PAIRS)
         else:
-            ends = HalfLists(
-                tables, (_limits(space, budgets, "params", 1.0)[1], _limits(space, budgets, "flops", 1.0)[1])
-            )
+            ends = HalfLists(tables, _ceiling(space, budgets, 1.0))
             found, _ = _nearest(ends, budgets, max(2 * tolerance, 1e-6), 1.0, 1, MAX_MISS_PAIRS)
     return Matches(
         space=space.name,
@@ -191,6 +191,12 @@ def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
         if metric in budgets:
             total += np.abs(costs[:, axis] / budgets[metric] - 1)
     return total
+
+
+def _ceiling(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> Corner:
+    """The most params and FLOPs that the space's constraints and the budgets leave."""
+    params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
+    return params[1], flops[1]
 
 
 def _limits(space: SearchSpace, budgets: Mapping[str, float], metric: str, tolerance: float) -> tuple[int, int]:

@@ -188,14 +188,13 @@ class _Counting(ConstrainedSpace):
     @cached_property
     def reach(self) -> Mapping[str, Reach]:
         """Over all architectures; needs no halves."""
-        ends = [[self.tables.spec(_extreme(self.free, axis, end)) for end in (0, 1)] for axis in (0, 1)]
         rows = [[_extreme(self.free, axis, end) for end in (0, 1)] for axis in (0, 1)]
         return {
             metric: Reach(
                 min=int(self.tables.count(rows[axis][0][None])[axis][0]),
                 max=int(self.tables.count(rows[axis][1][None])[axis][0]),
-                min_spec=ends[axis][0],
-                max_spec=ends[axis][1],
+                min_spec=self.tables.spec(rows[axis][0]),
+                max_spec=self.tables.spec(rows[axis][1]),
             )
             for axis, metric in enumerate(METRICS)
         }

@@ -34,7 +34,7 @@ def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -
 def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> InputError | None:
     """Why nothing is feasible: the smallest set of constraints that nothing meets, and the nearest miss.
 
-    None where something is feasible, or where the space is too large for a proof (`partials.MAX_POINTS`).
+    None where something is feasible, or where the space is too large for a proof (`partials.MAX_MET`, `MAX_POINTS`).
     """
     count = ConstrainedSpace(tables or build_tables(space))
     drawn = count.tables.sample(np.random.default_rng(0), QUICK_DRAWS)

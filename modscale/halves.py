@@ -101,9 +101,8 @@ class Halves:
                 sign = -1 if wanted.lowest else 1
                 rival = best[wanted]
                 floor = None if rival is None else sign * rival.total[wanted.axis]
-                pair = highest_pair(
-                    held[wanted.kind][0], held[wanted.kind][1], wanted.axis, wanted.own, wanted.other, floor, sign
-                )
+                near, far = held[wanted.kind]
+                pair = highest_pair(near, far, wanted.axis, wanted.own, wanted.other, floor, sign)
                 if pair is not None:
                     found = Found(meeting=place, near=pair[0], far=pair[1])
                     with lock:  # of equals the first meeting's, whichever thread was faster

@@ -54,6 +54,8 @@ def corner_counts(one: Points, other: Points, corners: Sequence[Corner], columns
         corners: what is asked.
         columns: for each corner, the kinds that are asked for; other kinds get None.
     """
+    if not corners:
+        return []
     swept, asking = sorted((one, other), key=lambda points: len(points.weight))
     ends = [(*as_pair(points.cost.min(axis=0)), *as_pair(points.cost.max(axis=0))) for points in (swept, asking)]
     low_params, low_flops, high_params, high_flops = (sum(pair) for pair in zip(*ends, strict=True))

@@ -109,7 +109,7 @@ def build_meetings(
         """The points as they are, or, where `coarse`, rounded to at most `most` a width."""
         if not coarse:
             return groups
-        rounded, moved = _rounded(_below(groups, ceiling), most)
+        rounded, moved = _rounded(_below(groups, ceiling), max(1, most))
         slack[:] += moved
         return rounded
 
@@ -271,10 +271,7 @@ def _grown(joined: Groups, stage: Groups, coarse: bool) -> dict[int, Points]:
         weight = sum(total_weight(part)[0] * total_weight(stage[dim])[0] for dim, part in joined.items())
         if points > MAX_POINTS or weight >= MAX_COUNT:
             raise TooManyPoints
-    grown: dict[int, Points] = {}
-    for dim, part in joined.items():
-        grown[dim] = combined(part, stage[dim])
-    return grown
+    return {dim: combined(part, stage[dim]) for dim, part in joined.items()}
 
 
 def _work(end: Groups, stage: Groups) -> int:

@@ -194,6 +194,16 @@ def test_rounding_encloses_the_exact_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert inexact >= 3
 
 
+def test_the_coarsest_rounding_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for no point at all, one is left a width, and the interval still holds the count."""
+    space = parse_space(random_space(21, 4))
+    feasible = take_census(space).feasible
+    monkeypatch.setattr(partials, "MAX_MET", 0)
+    monkeypatch.setattr(partials, "COARSE_STEP", 0)
+    low, high = take_census(space).feasible_interval
+    assert low <= feasible <= high
+
+
 def test_json_has_the_fixed_keys_and_specs_that_read_back() -> None:
     """What the contract fixes, and architectures as specs that count to the number beside them."""
     space = parse_space(random_space(301, 3))
