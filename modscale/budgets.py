@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from modscale.counts import COUNT_METRICS
 from modscale.document import check_choice, check_number
 from modscale.errors import InputError
 from modscale.half_lists import HalfLists
@@ -30,7 +31,6 @@ from modscale.spec import ModelSpec, spec_to_dict
 from modscale.stage_tables import MAX_COUNT, IntArray
 from modscale.tables import build_tables, whole_bounds
 
-METRICS = ("params", "flops")
 MAX_PAIRS = 100_000_000
 """Pairs that are looked at for one tolerance at most; a wider one is not tried."""
 MAX_MISS_PAIRS = 5_000_000
@@ -85,14 +85,14 @@ def within_budgets(
         InputError: no budget or an unknown one, a target of 0 or less, a space whose halves are too long to list.
     """
     if not budgets:
-        raise InputError(f"give at least one of {', '.join(METRICS)}", place="budgets")
+        raise InputError(f"give at least one of {', '.join(COUNT_METRICS)}", place="budgets")
     for metric, target in budgets.items():
-        check_number(target, check_choice(metric, "budgets", METRICS), above=0, high=float(MAX_COUNT))
+        check_number(target, check_choice(metric, "budgets", COUNT_METRICS), above=0, high=float(MAX_COUNT))
     check_number(tolerance, "tolerance", low=0, below=1)
     if best < 0:
         raise InputError("must be 0 or more", place="best", value=best)
     tables = build_tables(space)
-    params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
+    params, flops = (_limits(space, budgets, metric, tolerance) for metric in COUNT_METRICS)
     ceiling = _ceiling(space, budgets, tolerance)
     ends = HalfLists(tables, ceiling) if best else None  # first: it may be refused
     halves = build_halves(tables, ceiling)
@@ -158,7 +158,7 @@ def _nearest(
     tolerance = min(start, stop)
     found: list[Match] = []
     while True:
-        limits = np.array([_limits(ends.tables.space, budgets, metric, tolerance) for metric in METRICS])
+        limits = np.array([_limits(ends.tables.space, budgets, metric, tolerance) for metric in COUNT_METRICS])
         pairs = ends.pairs(limits, most)
         if pairs is None:
             return found, False
@@ -187,7 +187,7 @@ def _nearest(
 def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
     """[N] sum of relative distances of costs [N, 2] from the budgets."""
     total = np.zeros(len(costs))
-    for axis, metric in enumerate(METRICS):
+    for axis, metric in enumerate(COUNT_METRICS):
         if metric in budgets:
             total += np.abs(costs[:, axis] / budgets[metric] - 1)
     return total
@@ -195,7 +195,7 @@ def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
 
 def _ceiling(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> Corner:
     """The most params and FLOPs that the space's constraints and the budgets leave."""
-    params, flops = (_limits(space, budgets, metric, tolerance) for metric in METRICS)
+    params, flops = (_limits(space, budgets, metric, tolerance) for metric in COUNT_METRICS)
     return params[1], flops[1]
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from modscale.counts import COUNT_METRICS
 from modscale.errors import MismatchError
-from modscale.feasibility import ANY, METRICS, ConstrainedSpace, explain_infeasible
+from modscale.feasibility import ANY, ConstrainedSpace, explain_infeasible
 from modscale.halves import Extreme, Found, interval_corners
 from modscale.partials import KINDS, MAX_MET, MAX_POINTS
 from modscale.points import Corner, Limits
@@ -100,7 +101,7 @@ def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | N
     """
     count = _Counting(tables or build_tables(space), bins)
     exact = count.halves.exact
-    histograms = {metric: count.histogram(axis) for axis, metric in enumerate(METRICS)} if exact else None
+    histograms = {metric: count.histogram(axis) for axis, metric in enumerate(COUNT_METRICS)} if exact else None
     if histograms is not None:
         # Two sweeps, one along each count: they must agree on how many architectures are feasible.
         sums = {(sum(histogram.all), sum(histogram.feasible)) for histogram in histograms.values()}
@@ -196,14 +197,14 @@ class _Counting(ConstrainedSpace):
                 min_spec=self.tables.spec(rows[axis][0]),
                 max_spec=self.tables.spec(rows[axis][1]),
             )
-            for axis, metric in enumerate(METRICS)
+            for axis, metric in enumerate(COUNT_METRICS)
         }
 
     @cached_property
     def edges(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The edges of the histograms of params and of FLOPs."""
         found = []
-        for metric in METRICS:
+        for metric in COUNT_METRICS:
             ends = self.reach[metric]
             width = ends.max - ends.min
             bins = max(1, min(self.bins, width))
@@ -247,7 +248,7 @@ class _Counting(ConstrainedSpace):
 
     def feasible_reach(self) -> Mapping[str, Reach]:
         reach: dict[str, Reach] = {}
-        for axis, metric in enumerate(METRICS):
+        for axis, metric in enumerate(COUNT_METRICS):
             ends = [self.surveyed[1][self._extreme(axis, lowest=lowest)] for lowest in (True, False)]
             (low, least), (high, most) = (
                 (found.total[axis], self.tables.spec(self.halves.locate(self.tables, found)))

@@ -9,10 +9,8 @@ averaged weights come first, as in timm's loader: they are the ones that a paper
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from modscale.errors import CheckpointError, InputError, naming_file
+from modscale.errors import CheckpointError, naming_file
+from modscale.files import write_whole
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
@@ -68,29 +67,6 @@ def save_weights(network: nn.Module, file: str | Path) -> None:
     """Writes the state dict of `network` as safetensors, whole or not at all. Raises InputError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_whole(file, save(tensors))
-
-
-def write_whole(file: str | Path, content: bytes) -> None:
-    """Writes `content` beside `file` and renames it there, so that no reader ever sees half a file.
-
-    Raises:
-        InputError: the folder is missing, read-only or full.
-    """
-    path = Path(file)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
 
 
 def _read_pickle(path: Path) -> object:
@@ -162,9 +138,3 @@ def _note(problems: list[str], what: str, names: Iterable[str]) -> None:
     if listed:
         more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
         problems.append(f"{len(listed)} {what}: {', '.join(listed[:_NAMED])}{more}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

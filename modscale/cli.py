@@ -217,7 +217,9 @@ def export(
     trial: Annotated[int | None, typer.Option(min=0, help="The run's trial of this number.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
     resolution: ResolutionOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights, without --weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial weights, without --weights.")
+    ] = 0,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -295,7 +297,8 @@ def scale(
     if len(given) != 1:
         raise InputError("give one budget: --params, --flops or --latency-ms", place="scale", value=sorted(given))
     from modscale.document import check_choice
-    from modscale.scaling import RULES, scale_model, scaled_to_json
+    from modscale.ray import RULES
+    from modscale.scaling import scale_model, scaled_to_json
 
     def measure(candidate: Any) -> float:
         from modscale.latency import measure_models
@@ -314,10 +317,10 @@ def scale(
         tolerance=tolerance,
     )
     if out is not None:
-        from modscale.runs import write_text
+        from modscale.files import write_whole
         from modscale.spec import spec_to_yaml
 
-        write_text(out, spec_to_yaml(scaled.spec))
+        write_whole(out, spec_to_yaml(scaled.spec))
 
     def show() -> None:
         from modscale.console import show_scaled

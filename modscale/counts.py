@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 from modscale.spec import ModelSpec, StageSpec, attention_width, focal_kernels
 
+COUNT_METRICS = ("params", "flops")
+"""What is counted, as objectives, constraints and budgets name it."""
+
 OPERATORS = ("conv", "linear", "attention", "layer_norm", "batch_norm", "avg_pool", "layer_scale")
 
 

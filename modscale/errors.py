@@ -1,6 +1,7 @@
 """Every exception modscale raises on purpose.
 
-`InputError` and its children are what the user can mend (exit code 2); the rest is ours (exit code 1).
+`InputError` and its children are what the user can mend (exit code 2), as is what one network asks too much of; the
+rest is ours (exit code 1).
 The command line turns them into one line in one place; nothing below it prints.
 """
 
@@ -72,12 +73,18 @@ class ProviderError(InputError):
     """An ONNX Runtime provider is not there, or would silently fall back to another."""
 
 
+class TooLargeError(InputError):
+    """A network exceeds what a file format holds."""
+
+
 class MismatchError(ModscaleError):
     """Two ways to compute the same thing disagree: no number is given out."""
 
 
 class TrialFailed(ModscaleError):
-    """One candidate could not be evaluated; the search records why and goes on."""
+    """One network could not be measured. A search records why and goes on; a command that asked for it ends with 2."""
+
+    exit_code = 2
 
 
 class AllTrialsFailed(ModscaleError):

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from modscale.counts import count_model
-from modscale.errors import InputError, MismatchError, ModscaleError, TrialFailed
+from modscale.errors import DataError, InputError, MismatchError, ModscaleError, TooLargeError, TrialFailed
 from modscale.settings import ProxySettings
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec
@@ -40,6 +40,8 @@ class Evaluation:
     """Mean latency of one image in ONNX Runtime."""
     latency_ci95_ms: float
     """Half-width of the 95 % confidence interval of the mean."""
+    latency_standard_error_ms: float
+    """Standard error of the mean."""
     accuracy: float
     """Share of validation images classified correctly after proxy training, 0 to 1."""
     val_images: int
@@ -117,29 +119,34 @@ class Evaluator:
             flops=count.flops,
             latency_ms=latency.mean_ms,
             latency_ci95_ms=latency.ci95_ms,
+            latency_standard_error_ms=latency.standard_error_ms,
             accuracy=accuracy,
             val_images=val_images,
             seconds=time.perf_counter() - start,
         )
 
     def _ask(self, task: str, *arguments: Any) -> Any:
-        if self.worker is None:
+        if self.worker is None or not self.worker.is_alive:
             self.worker = self._start()
         try:
             return self.worker.ask(task, *arguments)
         except _WorkerDied as death:
-            self.worker = None
             raise TrialFailed(f"{task}: {death}") from death
 
     def _start(self) -> _Worker:
+        """A worker with the data loaded: the same data, on the same device, as the one before it had."""
         worker = _Worker(self.source, self.space.proxy, self.space.search.seed, self.debug)
         try:
-            self.summary = worker.ask("load")
-        except _WorkerDied as death:
-            raise InputError(f"loading the data: {death}", file=self.source) from death
+            summary: DataSummary = worker.ask("load")
+            if self.worker is not None and summary != self.summary:
+                raise InputError("the data or the device changed during the search", file=self.source)
+        except (_WorkerDied, TrialFailed) as error:
+            worker.stop()
+            raise InputError(f"loading the data: {error}", file=self.source) from error
         except BaseException:
             worker.stop()
             raise
+        self.summary = summary
         return worker
 
 
@@ -148,7 +155,10 @@ class _WorkerDied(Exception):
 
 
 class _Worker:
-    """A process that imports torch, loads the data once, and answers one task at a time."""
+    """A process that imports torch, loads the data once, and answers one task at a time.
+
+    It is ended after an error that nobody foresaw: after some of CUDA's, every later call in the process fails too.
+    """
 
     def __init__(self, source: str, proxy: ProxySettings, seed: int, debug: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -163,10 +173,18 @@ class _Worker:
             answer, value = self.pipe.recv()
         except (EOFError, OSError) as error:
             self.process.join(timeout=5)
-            raise _WorkerDied(_cause_of_death(self.process.exitcode)) from error
-        if answer == "error":
+            cause = _cause_of_death(self.process.exitcode)
+            self.stop()
+            raise _WorkerDied(cause) from error
+        if answer == "broken":
+            self.stop()
+        if answer != "ok":
             raise value
         return value
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
 
     def stop(self) -> None:
         self.pipe.close()
@@ -194,21 +212,24 @@ def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug
             task, arguments = pipe.recv()
         except (EOFError, OSError):
             return
-        answer: tuple[str, Any]
-        try:
-            answer = ("ok", getattr(tasks, task)(*arguments))
-        except MismatchError as error:
-            answer = ("error", TrialFailed(str(error)))
-        except ModscaleError as error:
-            answer = ("error", error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is this candidate's reason to fail
-            if debug:
-                import traceback
+        pipe.send(_answer(tasks, task, arguments, debug))
 
-                traceback.print_exc()
-            reason = " ".join(str(error).split())[:300]
-            answer = ("error", TrialFailed(f"{task}: {type(error).__name__}: {reason}"))
-        pipe.send(answer)
+
+def _answer(tasks: _Tasks, task: str, arguments: tuple[Any, ...], debug: bool) -> tuple[str, Any]:
+    """`ok` and the result, `error` and what the caller is to raise, or `broken` where the process must not go on."""
+    try:
+        return "ok", getattr(tasks, task)(*arguments)
+    except (MismatchError, TooLargeError) as error:
+        return "error", TrialFailed(f"{task}: {error}")
+    except ModscaleError as error:
+        return "error", error
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is this candidate's reason to fail
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        reason = " ".join(str(error).split())[:300]
+        return "broken", TrialFailed(f"{task}: {type(error).__name__}: {reason}")
 
 
 class _Tasks:
@@ -220,16 +241,22 @@ class _Tasks:
 
     def load(self) -> DataSummary:
         from modscale.data import load_dataset
-        from modscale.proxy import describe_device, prepare
+        from modscale.proxy import describe_device, is_out_of_memory, prepare
 
-        dataset = load_dataset(
-            self.source,
-            resolution=self.proxy.resolution,
-            train_images=self.proxy.train_images,
-            val_images=self.proxy.val_images,
-            seed=self.seed,
-        )
-        self.prepared = prepare(dataset, self.proxy)
+        try:
+            dataset = load_dataset(
+                self.source,
+                resolution=self.proxy.resolution,
+                train_images=self.proxy.train_images,
+                val_images=self.proxy.val_images,
+                seed=self.seed,
+            )
+            self.prepared = prepare(dataset, self.proxy)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
+                raise DataError(rule, file=self.source) from error
+            raise
         return DataSummary(
             source=self.source,
             name=dataset.name,
@@ -248,9 +275,12 @@ class _Tasks:
         return export_onnx(fresh_network(spec, seed=self.seed), spec, file)
 
     def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
-        from modscale.proxy import train_proxy
+        from modscale.proxy import release_memory, train_proxy
 
-        result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
+        try:
+            result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
+        finally:
+            release_memory(self.prepared)
         return result.accuracy, result.val_images
 
 

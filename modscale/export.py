@@ -31,9 +31,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from modscale import runtime
-from modscale.checkpoint import load_weights, save_weights, write_whole
+from modscale.checkpoint import load_weights, save_weights
 from modscale.counts import count_model
-from modscale.errors import InputError, MismatchError
+from modscale.errors import InputError, MismatchError, TooLargeError
+from modscale.files import write_whole
 from modscale.network import build_network
 from modscale.spec import ModelSpec, parse_spec, spec_to_yaml
 
@@ -70,7 +71,8 @@ def export_model(spec: ModelSpec, out_dir: str | Path, *, weights: Path | None =
     Without `weights` the network is freshly initialised from `seed`.
 
     Raises:
-        InputError: `out_dir` cannot be written, or the network is too large for one ONNX file.
+        InputError: `out_dir` cannot be written.
+        TooLargeError: the network is too large for one ONNX file.
         CheckpointError: the weights do not fit.
         MismatchError: ONNX Runtime and PyTorch disagree, or the network's size is not the counted one.
     """
@@ -89,7 +91,7 @@ def export_model(spec: ModelSpec, out_dir: str | Path, *, weights: Path | None =
     files = {name: folder / name for name in ("spec.yaml", "model.onnx", "model.safetensors")}
     max_abs_error = export_onnx(network, spec, files["model.onnx"])
     save_weights(network, files["model.safetensors"])
-    write_whole(files["spec.yaml"], spec_to_yaml(spec).encode())
+    write_whole(files["spec.yaml"], spec_to_yaml(spec))
     return ExportResult(
         spec=files["spec.yaml"],
         onnx=files["model.onnx"],
@@ -113,13 +115,14 @@ def export_onnx(network: nn.Module, spec: ModelSpec, file: str | Path) -> float:
     The network is left as it was found, in its mode and on its device.
 
     Raises:
-        InputError: `file` cannot be written, or the network is too large for one ONNX file.
+        InputError: `file` cannot be written.
+        TooLargeError: the network is too large for one ONNX file.
         MismatchError: ONNX Runtime and PyTorch disagree; nothing is written.
     """
     network = copy.deepcopy(network).cpu().float().eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     if size > MAX_BYTES:
-        raise InputError("an ONNX file holds at most 2 GiB of weights", file=file, place="network", value=size)
+        raise TooLargeError("an ONNX file holds at most 2 GiB of weights", file=file, place="network", value=size)
     images = probe_images(spec)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a few single images: on a busy machine, waiting for a second thread costs far more

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from modscale.counts import COUNT_METRICS
 from modscale.errors import InputError
 from modscale.halves import Extreme, Halves, build_halves
 from modscale.points import Limits
@@ -14,7 +15,6 @@ from modscale.space import Bounds, SearchSpace
 from modscale.stage_tables import MAX_COUNT, IntArray
 from modscale.tables import SpaceTables, build_tables, whole_bounds
 
-METRICS = ("params", "flops")
 ANY: Limits = (-MAX_COUNT, MAX_COUNT)
 QUICK_DRAWS = 4096
 """Architectures drawn to see at once that something is feasible."""
@@ -61,9 +61,8 @@ class ConstrainedSpace:
             whole_bounds(bounds) if is_bounded else ANY for bounds, is_bounded in zip(self.bounds, bounded, strict=True)
         ]
         self.limits = own[0], own[1]
-        self.names = tuple(
-            name for name, is_active in zip(("widths", *METRICS), (self.ordered, *bounded), strict=True) if is_active
-        )
+        active = zip(("widths", *COUNT_METRICS), (self.ordered, *bounded), strict=True)
+        self.names = tuple(name for name, is_active in active if is_active)
         self.constrained = bool(self.names)
 
     @cached_property
@@ -101,7 +100,7 @@ class ConstrainedSpace:
         having = f" with {' and '.join(company)}" if company else ""
         unit = "params" if axis == 0 else "FLOPs"
         rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
-        return InputError(rule, place=f"constraints.{METRICS[axis]}")
+        return InputError(rule, place=f"constraints.{COUNT_METRICS[axis]}")
 
 
 def _describe(bounds: Bounds) -> str:

@@ -1,9 +1,9 @@
 """A run's front: which complete trials no other dominates, how sure that is, and what each band picks.
 
 What is measured is noisy: an accuracy over n images has the binomial standard error sqrt(p (1 - p) / n), a mean latency
-its 95 % interval; params and FLOPs are exact. The candidates share their validation images, which makes their
+that of its processes; params and FLOPs are exact. The candidates share their validation images, which makes their
 differences surer than these independent errors say, and a second training with another seed would differ too, which
-makes them less sure: the first is left out on purpose, the second is not measured.
+makes them less sure. Both are left out: a run trains each candidate once, and so cannot tell how far seeds differ.
 """
 
 from __future__ import annotations
@@ -129,14 +129,21 @@ def metric_error(trial: Trial, metric: str) -> float:
     """Standard error of one metric in its own unit; 0 where it is exact or its noise is not known."""
     if metric == "accuracy":
         return accuracy_error(trial) or 0.0
-    return (trial.latency_ci95_ms or 0.0) / Z95 if metric == "latency_ms" else 0.0
+    if metric == "latency_ms" and trial.latency_standard_error_ms is None:
+        return (trial.latency_ci95_ms or 0.0) / Z95  # a line without it: too much rather than too little
+    return trial.latency_standard_error_ms or 0.0 if metric == "latency_ms" else 0.0
+
+
+def half_width(trial: Trial, metric: str) -> float:
+    """Half-width of the 95 % interval of one metric in its own unit; 0 where it is exact or its noise is not known."""
+    return trial.latency_ci95_ms or 0.0 if metric == "latency_ms" else Z95 * metric_error(trial, metric)
 
 
 def tied_with(trial: Trial, others: Sequence[Trial], objectives: Mapping[str, str]) -> list[Trial]:
     """The trials that might equal `trial` or beat it: in no objective are they clearly worse.
 
-    A difference is clear where it exceeds 1.96 standard errors of the difference. A trial that is clearly more accurate
-    is no tie either: that doubt about `trial` is what `front_probability` shows.
+    A difference is clear where it exceeds the half-widths of both 95 % intervals, added in squares. A trial that is
+    clearly more accurate is no tie either: that doubt about `trial` is what `front_probability` shows.
     """
     if not others:
         return []
@@ -145,8 +152,7 @@ def tied_with(trial: Trial, others: Sequence[Trial], objectives: Mapping[str, st
     theirs = losses_of(objective_values(others, objectives), list(objectives.values()))
     for column, metric in enumerate(objectives):
         worse = theirs[:, column] - mine[0, column]
-        errors = np.array([metric_error(other, metric) for other in others])
-        clear = Z95 * np.hypot(errors, metric_error(trial, metric))
+        clear = np.hypot([half_width(other, metric) for other in others], half_width(trial, metric))
         tied &= (np.abs(worse) if metric == "accuracy" else worse) <= clear
     return [others[int(i)] for i in np.flatnonzero(tied)]
 

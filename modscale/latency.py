@@ -38,6 +38,8 @@ PROCESSES = 5
 BATCHES = 5
 """Batches of consecutive runs in each process, whose means give the interval."""
 
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+
 LIMIT_S = 1200.0
 """Seconds one worker may take before its model is given up."""
 
@@ -64,6 +66,8 @@ class Latency:
     """Median of all timed runs."""
     ci95_ms: float
     """Half-width of the 95 % confidence interval of the mean, between processes included."""
+    standard_error_ms: float
+    """Standard error of the mean; the interval is Student's t times it."""
     p90_ms: float
     """Nine of ten runs took no longer: far above the median, something else was running."""
     min_ms: float
@@ -77,7 +81,7 @@ class Latency:
 
 
 def check_provider(provider: str) -> None:
-    """Raises ProviderError where ONNX Runtime lacks `provider`; asked in a process of its own."""
+    """Raises ProviderError where ONNX Runtime lacks `provider` or it does not start; asked in a process of its own."""
     _ask("modscale.runtime", {"available": provider})
 
 
@@ -121,6 +125,7 @@ def measure_models(
         InputError, MismatchError: an export failed.
         ProviderError, TrialFailed: see `measure_files`.
     """
+    check_provider(settings.provider)
     with tempfile.TemporaryDirectory(prefix="modscale-latency-") as folder:
         outs = [Path(folder) / str(i) for i in range(len(specs))]
         _ask("modscale.export", [[spec_to_dict(spec), str(out), 0] for spec, out in zip(specs, outs, strict=True)])
@@ -132,13 +137,15 @@ def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
     times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
     everything = sorted(time for times in times_ms for time in times)
     preemptions = [one.preemptions for one in timings]
+    half_width, standard_error = confidence_interval(times_ms)
     return Latency(
         provider=settings.provider,
         threads=settings.resolved_threads(),
         runs=len(everything),
         mean_ms=fmean(everything),
         median_ms=median(everything),
-        ci95_ms=confidence_half_width(times_ms),
+        ci95_ms=half_width,
+        standard_error_ms=standard_error,
         p90_ms=quantiles(everything, n=10, method="inclusive")[-1],
         min_ms=everything[0],
         process_means_ms=tuple(fmean(times) for times in times_ms),
@@ -152,11 +159,11 @@ def latency_to_json(spec: ModelSpec, latency: Latency) -> dict[str, Any]:
     return {"name": spec.name, "resolution": spec.resolution, **asdict(latency)}
 
 
-def confidence_half_width(processes: Sequence[Sequence[float]]) -> float:
-    """Half-width of the 95 % interval of the mean of runs that are dependent within, and between, processes.
+def confidence_interval(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Half-width of the 95 % interval, and standard error, of the mean of runs that depend on each other.
 
-    The batch means of all processes give one interval, the means of the processes another (Student's t both times);
-    the wider one is returned. Each process needs two runs or more.
+    They do so within, and between, processes: the batch means of all processes give one interval, the means of the
+    processes another (Student's t both times), and the wider one is returned. Each process needs two runs or more.
     """
     batch_means = [fmean(batch) for times in processes for batch in _batches(times)]
     widths = [_half_width(batch_means)]
@@ -172,8 +179,10 @@ def _batches(times: Sequence[float]) -> list[Sequence[float]]:
     return [times[start:stop] for start, stop in itertools.pairwise(edges)]
 
 
-def _half_width(means: Sequence[float]) -> float:
-    return _student_t(len(means) - 1) * stdev(means) / math.sqrt(len(means))
+def _half_width(means: Sequence[float]) -> tuple[float, float]:
+    """Of the 95 % interval of independent means, and their standard error."""
+    error = stdev(means) / math.sqrt(len(means))
+    return _student_t(len(means) - 1) * error, error
 
 
 def _student_t(freedom: int) -> float:
@@ -207,7 +216,9 @@ def _run_worker(job: Job) -> Timings:
 
 def _ask(module: str, question: object) -> dict[str, Any]:
     """Runs `module` in a fresh process and returns its one line of JSON to `question`, or raises what that says."""
-    command = [sys.executable, "-m", module]
+    # -P: a file of the user's folder must not be taken for a module; the package itself may lie in it, uninstalled.
+    code = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], None, '__main__', True)"
+    command = [sys.executable, "-P", "-c", code, str(PACKAGE_ROOT), module]
     try:
         done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired as error:

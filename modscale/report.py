@@ -16,10 +16,11 @@ import jinja2
 
 from modscale.design_reading import DRAWS, read_design
 from modscale.errors import InputError, RunError
+from modscale.files import write_whole
 from modscale.front import Front, find_front
 from modscale.plots import draw_front, draw_reading
-from modscale.report_text import Run, section, write_context
-from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_space, write_bytes
+from modscale.report_text import Run, write_context
+from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_space, section
 from modscale.spec import spec_to_yaml
 from modscale.trials import complete_trials, read_trials
 
@@ -33,11 +34,12 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
     `draws` is the number of bootstrap samples behind each importance of the design reading.
 
     Raises:
-        RunError: the folder is no run, one of its files is broken, or the report cannot be written.
+        RunError: the folder is no run, or one of its files is broken.
+        InputError: the report cannot be written.
     """
     run = load_run(Path(folder))
     front = _find_front(run)
-    title = f"{run.space.name}: {len(run.trials)} trials on {section(run, 'data').get('name', 'unknown data')}"
+    title = f"{run.space.name}: {len(run.trials)} trials on {section(run.document, 'data').get('name', 'unknown data')}"
     picture = draw_front(front, run.references, run.space.objectives, title=title)
     reading = read_design(run.space, run.trials, seed=run.space.search.seed, draws=draws)
     reading_picture = draw_reading(reading) if reading.parameters else None
@@ -54,7 +56,7 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
     written = {kind: run.folder / name for kind, (name, _) in files.items()}
     _write_models(run, front)
     for kind, (_, content) in files.items():
-        write_bytes(written[kind], content)
+        write_whole(written[kind], content)
     return written
 
 
@@ -106,7 +108,7 @@ def _write_models(run: Run, front: Front) -> None:
         raise RunError(f"cannot be written: {error.strerror or error}", file=models) from error
     for band, pick in front.picks.items():
         if pick.trial is not None:
-            write_bytes(models / f"{band}.yaml", spec_to_yaml(pick.trial.spec).encode())
+            write_whole(models / f"{band}.yaml", spec_to_yaml(pick.trial.spec))
 
 
 def _json(document: object) -> bytes:

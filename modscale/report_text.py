@@ -16,6 +16,7 @@ from modscale.front import Front, accuracy_error, limits_text, objective_values
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.ranking import check_ranking, published_top1
+from modscale.runs import section
 from modscale.space import SearchSpace
 from modscale.spec import architecture_text
 from modscale.trials import Trial, metric_text
@@ -68,9 +69,9 @@ def write_context(
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
         "reference_point": [f"{METRIC_NAMES[m]} {metric_text(m, v)}" for m, v in front.reference.items()],
         "settings": _settings(run),
-        "machine": _pairs(section(run, "machine")),
-        "versions": _pairs(section(run, "versions")),
-        "data": _pairs(section(run, "data")),
+        "machine": _pairs(section(run.document, "machine")),
+        "versions": _pairs(section(run.document, "versions")),
+        "data": _pairs(section(run.document, "data")),
         "command": _command(run),
         "space_yaml": dump_yaml(run.document["space"]),
         "reading": _reading_view(reading, reading_picture),
@@ -108,7 +109,7 @@ def _plot_note(objectives: Sequence[str]) -> str:
 
 
 def _proxy_sentence(run: Run) -> str:
-    data, proxy = section(run, "data"), run.space.proxy
+    data, proxy = section(run.document, "data"), run.space.proxy
     known = {key: data.get(key, "an unknown number of") for key in ("classes", "train_images", "val_images")}
     return (
         f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
@@ -195,14 +196,8 @@ def _numbers(numbers: Sequence[int], most: int = 8) -> str:
     return ", ".join(map(str, sorted(numbers)[:most])) + rest
 
 
-def section(run: Run, key: str) -> Mapping[str, Any]:
-    """A mapping of `run.yaml`; empty where it is missing or something else."""
-    section = run.document.get(key)
-    return section if isinstance(section, Mapping) else {}
-
-
-def _pairs(section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(key).replace("_", " "), _plain(value)) for key, value in section.items()]
+def _pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key).replace("_", " "), _plain(value)) for key, value in mapping.items()]
 
 
 def _plain(value: object) -> str:
@@ -225,7 +220,7 @@ def _settings(run: Run) -> list[tuple[str, str]]:
 
 def _command(run: Run) -> str:
     """What makes a run like this one."""
-    source = str(section(run, "data").get("source", "synthetic"))
+    source = str(section(run.document, "data").get("source", "synthetic"))
     search = run.space.search
     words = ["modscale", "search", str(run.document.get("space_file", "SPACE.yaml")), "--data", source]
     return shlex.join([*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", str(run.folder)])

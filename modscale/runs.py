@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from filelock import FileLock, Timeout
 
 from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
-from modscale.errors import InputError, RunError
+from modscale.errors import InputError, RunError, shorten
+from modscale.files import write_whole
 from modscale.settings import available_cores
 from modscale.space import SearchSpace, parse_space, space_to_dict
 
@@ -29,7 +31,9 @@ TRIALS_FILE = "trials.jsonl"
 REFERENCES_FILE = "references.jsonl"
 STUDY_FILE = "study.db"
 LOCK_FILE = ".lock"
-PACKAGES = ("torch", "onnxruntime", "onnx", "optuna", "numpy", "fvcore")
+PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "optuna", "numpy", "fvcore")
+TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
+"""Packages whose version moves accuracies or latencies."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -62,6 +66,12 @@ def read_run_space(folder: Path) -> SearchSpace:
         raise RunError(error.rule, file=folder / RUN_FILE, place=f"space.{error.place}", value=error.value) from error
 
 
+def section(run: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A mapping of `run.yaml`; empty where it is missing or something else."""
+    found = run.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def check_folder(folder: Path, space: SearchSpace) -> bool:
     """Whether `folder` already holds a run of this space; the number of trials may differ.
 
@@ -79,10 +89,29 @@ def check_folder(folder: Path, space: SearchSpace) -> bool:
         return False
     old = _comparable(space_to_dict(read_run_space(folder)))
     new = _comparable(space_to_dict(space))
-    if old != new:
-        key = next(key for key in {**old, **new} if old.get(key) != new.get(key))
-        raise RunError(f"belongs to another space: its {key} differs; give another --out", file=folder)
+    for place, before, now in _differences(old, new):
+        what = "was made with other threads" if place.endswith(".threads") else "belongs to another space"
+        change = f"its {place} is {_told(before)}, and {_told(now)} here"
+        raise RunError(f"{what}: {change}; give another --out", file=folder)
     return True
+
+
+def check_machine(folder: Path) -> list[str]:
+    """What is not as it was when the run began, and may move its numbers: versions of packages, a line each.
+
+    Raises:
+        RunError: the processor or the GPU is another one; latencies of two machines have no common front.
+    """
+    run = read_run(folder)
+    machine, versions = section(run, "machine"), section(run, "versions")
+    for part, now in describe_machine().items():
+        before = machine.get(part, now)
+        if part in ("cpu", "gpu") and before != now:
+            rule = f"was measured on another machine: its {part} is {_told(before)}, and {_told(now)} here"
+            raise RunError(f"{rule}; give another --out", file=folder)
+    here = describe_versions()
+    pairs = [(package, versions.get(package), here.get(package)) for package in TIMERS]
+    return [f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, old, new in pairs if old != new]
 
 
 @contextlib.contextmanager
@@ -97,16 +126,19 @@ def locked_run(folder: Path) -> Iterator[None]:
         with tempfile.TemporaryFile(dir=folder):
             pass
         lock = FileLock(folder / LOCK_FILE)
-        with lock.acquire(timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise RunError("another search is running in this folder", file=folder) from error
     except OSError as error:
         raise RunError(f"cannot be written to: {error.strerror or error}", file=folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_run(folder: Path, space: SearchSpace, space_file: str, data: Mapping[str, Any]) -> None:
-    """Records how a run was made. Raises RunError where it cannot be written."""
+    """Records how a run was made. Raises InputError where it cannot be written."""
     run = {
         "modscale": __version__,
         "space_file": space_file,
@@ -118,39 +150,23 @@ def write_run(folder: Path, space: SearchSpace, space_file: str, data: Mapping[s
         "versions": describe_versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_text(folder / RUN_FILE, dump_yaml(run))
+    write_whole(folder / RUN_FILE, dump_yaml(run))
 
 
 def update_run(folder: Path, space: SearchSpace) -> None:
-    """Records that a resumed run has another number of trials."""
+    """Records that a resumed run has another number of trials. Raises RunError and InputError."""
     run = read_run(folder)
     if run.get("trials") != space.search.trials:
         run["trials"] = space.search.trials
         run["space"] = space_to_dict(space)
-        write_text(folder / RUN_FILE, dump_yaml(run))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file whole or not at all. Raises RunError."""
-    write_bytes(file, text.encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Writes a file whole or not at all. Raises RunError."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot be written: {error.strerror or error}", file=file) from error
+        write_whole(folder / RUN_FILE, dump_yaml(run))
 
 
 def describe_machine() -> dict[str, Any]:
     """The machine that measures, as far as it tells."""
     return {
         "cpu": _cpu_name(),
+        "gpu": _gpu_name(),
         "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -172,12 +188,37 @@ def _comparable(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "search": search}
 
 
+def _differences(old: object, new: object, place: str = "") -> Iterator[tuple[str, object, object]]:
+    """Every place in which two documents differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (before, now) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, now, f"{place}[{i}]")
+    elif old != new:
+        yield place, old, new
+
+
+def _told(value: object) -> str:
+    return "not set" if value is None else shorten(value)
+
+
 def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpu_name() -> str | None:
+    """The NVIDIA GPUs and their driver, as in `NVIDIA H200, 580.95.05`; None where there is none, or no tool to ask."""
+    question = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=30, check=True).stdout
+        return "; ".join(line.strip() for line in answer.splitlines() if line.strip()) or None
+    return None
 
 
 def _memory_gib() -> float | None:

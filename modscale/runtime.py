@@ -1,15 +1,19 @@
 """ONNX Runtime: the one module that imports it, and the process in which a model is timed.
 
 `latency.py` starts `python -m modscale.runtime` afresh for every timing, so that no thread pool but the session's own
-is alive: the worker imports neither torch nor anything else that starts threads, and counts its threads to show it.
+is alive: the worker imports neither torch nor anything else that starts threads, and counts its threads to be sure.
 It reads one question as JSON on standard input, a `Job` or `{"available": provider}`, and answers with one JSON line.
 
 A provider is taken at its word only when ONNX Runtime has it, accepts it without a fallback for a single node, and
-names it first in the finished session; anything else is a `ProviderError` and never a number.
+names it first in the finished session; anything else is a `ProviderError` and never a number. A model that such a
+provider cannot take, for want of memory say, is that model's failure: a network of one node tells the two apart.
+What another provider than the CPU computes is held against the CPU's logits before it is timed, to the accuracy of
+TensorFloat-32, in which ONNX Runtime's CUDA provider multiplies by default.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -26,6 +30,17 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+
+WARMUP_S = {"cpu": 0.0, "cuda": 0.5}
+"""Seconds the warm-up lasts at least: a GPU raises its clocks only under load, and small models take under 1 ms."""
+
+TOLERANCE = 0.02
+"""Largest error of a logit against the CPU's, as a share of the largest logit: TensorFloat-32 keeps 10 bits."""
+
+ONE_NODE = base64.b64decode(
+    "CAgSADpHChUKBWltYWdlEgZsb2dpdHMiBFJlbHUSA29uZVoTCgVpbWFnZRIKCggIARIECgIIAWIUCgZsb2dpdHMSCgoICAESBAoCCAFCBAoAEBE="
+)
+"""A model of a single Relu: a provider that cannot run it can run nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +69,6 @@ class Timings:
 
     times_ns: tuple[int, ...]
     """Wall time of each timed run, in order, nanoseconds."""
-    threads_before: int
-    """Threads of the process just before ONNX Runtime was loaded (1: no other pool is alive); 0 where unknown."""
     preemptions: int
     """Times the system took a core away from the process during the timed runs; -1 where unknown."""
 
@@ -64,43 +77,31 @@ def open_session(model: str | bytes, *, provider: str = "cpu", threads: int = 1)
     """A session with every graph optimisation, sequential, on `provider` alone.
 
     Raises:
-        ProviderError: the provider is not there, or would hand a part of the model to another one.
+        ProviderError: the provider is not there or does not start.
+        TrialFailed: it starts, and cannot take this model alone: too little memory, a node it would hand to the CPU.
     """
-    import onnxruntime
-
-    name = PROVIDERS[provider]
-    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to the answer
-            onnxruntime.preload_dlls()
-    check_available(provider)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    if provider != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    _require_built_in(provider)
     try:
-        # enable_fallback=0: without it the Python class itself retries on the CPU when a provider fails to start.
-        session = onnxruntime.InferenceSession(model, options, providers=[name], enable_fallback=0)
+        session = _new_session(model, provider, threads)
     except Exception as error:  # ONNX Runtime raises a dozen kinds, one for each status code
         if provider == "cpu":
             raise
-        raise ProviderError(f"{name} cannot run the model: {_first_line(error)}", place="provider") from error
+        check_provider(provider)
+        raise TrialFailed(f"{PROVIDERS[provider]} cannot run the model: {_first_line(error)}") from error
     check_session(session, provider)
     return session
 
 
-def check_available(provider: str) -> None:
-    """Raises ProviderError where this ONNX Runtime was built without `provider`."""
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    if PROVIDERS[provider] not in available:
-        raise ProviderError(
-            f"ONNX Runtime has no {PROVIDERS[provider]} here (it has {', '.join(available)})", place="provider"
-        )
+def check_provider(provider: str) -> None:
+    """Raises ProviderError unless ONNX Runtime has `provider` and runs a model of one node on it alone."""
+    _require_built_in(provider)
+    if provider == "cpu":
+        return
+    try:
+        session = _new_session(ONE_NODE, provider, 1)
+    except Exception as error:
+        raise ProviderError(f"{PROVIDERS[provider]} does not start: {_first_line(error)}", place="provider") from error
+    check_session(session, provider)
 
 
 def check_session(session: Any, provider: str) -> None:
@@ -114,6 +115,35 @@ def check_session(session: Any, provider: str) -> None:
         )
 
 
+def _require_built_in(provider: str) -> None:
+    """Raises ProviderError where this ONNX Runtime was built without `provider`."""
+    import onnxruntime
+
+    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to the answer
+            onnxruntime.preload_dlls()
+    available = onnxruntime.get_available_providers()
+    if PROVIDERS[provider] not in available:
+        raise ProviderError(
+            f"ONNX Runtime has no {PROVIDERS[provider]} here (it has {', '.join(available)})", place="provider"
+        )
+
+
+def _new_session(model: str | bytes, provider: str, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    if provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # enable_fallback=0: without it the Python class itself retries on the CPU when a provider fails to start.
+    return onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]], enable_fallback=0)
+
+
 def run_images(model: str | bytes, images: Mapping[str, Any]) -> dict[str, Any]:
     """The logits of each image (float32, [B, C, R, R]) by name, on the CPU, with the optimisations that are timed."""
     session = open_session(model, threads=1)  # no pool beside the caller's own
@@ -125,13 +155,13 @@ def time_model(job: Job) -> Timings:
 
     Raises:
         ProviderError: see `open_session`.
-        TrialFailed: the runs would take longer than the job's limit.
+        TrialFailed: see `open_session`; or the runs would take longer than the job's limit, or the logits are not the
+            CPU's.
     """
     import numpy as np
-
-    threads_before = _thread_count()
     import onnxruntime
 
+    parent = os.getppid()
     session = open_session(job.onnx_file, provider=job.provider, threads=job.threads)
     shape = session.get_inputs()[0].shape
     image = np.random.default_rng(job.seed).standard_normal(shape, dtype=np.float32)
@@ -140,24 +170,38 @@ def time_model(job: Job) -> Timings:
     binding.bind_output(OUTPUT_NAME, job.provider, 0)
 
     def run() -> int:
+        if os.getppid() != parent:
+            sys.exit("the process that asked is gone")
         start = time.perf_counter_ns()
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return time.perf_counter_ns() - start
 
     run()  # the first run also allocates
+    if job.provider != "cpu":
+        expected = run_images(job.onnx_file, {"image": image})["image"]
+        check_logits(binding.copy_outputs_to_cpu()[0], expected, job.provider)
     expected_s = (job.warmup + job.runs) * run() / 1e9
     if expected_s > job.limit_s:
         raise TrialFailed(f"timing would take about {expected_s:.0f} s, more than the {job.limit_s:.0f} s allowed")
-    for _ in range(job.warmup):
-        run()
+    warm_ns = done = 0
+    while done < job.warmup or warm_ns < WARMUP_S[job.provider] * 1e9:
+        warm_ns += run()
+        done += 1
     preempted = _preemptions()
     times = tuple(run() for _ in range(job.runs))
-    return Timings(
-        times_ns=times,
-        threads_before=threads_before,
-        preemptions=_preemptions() - preempted if preempted >= 0 else -1,
-    )
+    return Timings(times_ns=times, preemptions=_preemptions() - preempted if preempted >= 0 else -1)
+
+
+def check_logits(found: Any, expected: Any, provider: str) -> None:
+    """Raises TrialFailed where logits [1, K] differ by more than `TOLERANCE` of the largest, or are not finite."""
+    import numpy as np
+
+    scale, error = float(np.abs(expected).max()), float(np.abs(found - expected).max())
+    if not error <= TOLERANCE * scale:  # also when the error is not a number
+        raise TrialFailed(
+            f"{PROVIDERS[provider]} differs from the CPU by {error:.2g} where logits reach {scale:.2g}: not timed"
+        )
 
 
 def main() -> int:
@@ -166,9 +210,10 @@ def main() -> int:
     try:
         question = json.load(sys.stdin)
         if "available" in question:
-            check_available(question["available"])
+            check_provider(question["available"])
             answer = {}
         else:
+            _require_alone()
             answer = {"timings": asdict(time_model(Job(**question)))}
     except ProviderError as error:
         answer = {"provider_error": str(error)}
@@ -180,9 +225,13 @@ def main() -> int:
     return 0
 
 
-def _thread_count() -> int:
+def _require_alone() -> None:
+    """Raises TrialFailed where a thread pool is alive that NumPy, or something loaded at start, has brought along."""
+    import numpy as np  # noqa: F401  # its BLAS may start one
+
     tasks = Path("/proc/self/task")
-    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
+    if tasks.is_dir() and (count := len(list(tasks.iterdir()))) > 1:
+        raise TrialFailed(f"{count} threads are alive in the timing process before it begins: not timed")
 
 
 def _preemptions() -> int:

@@ -16,17 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from modscale.counts import count_model
+from modscale.counts import COUNT_METRICS, count_model
 from modscale.document import check_number
 from modscale.errors import InputError
 from modscale.latency_budget import fit_latency
-from modscale.ray import EFFICIENTNET, SMALLEST_PHI, Ray, ScalingRule, largest_phi_within
-from modscale.ray import RULES as RULES  # a caller names its rule
+from modscale.ray import EFFICIENTNET, RULES, SMALLEST_PHI, Ray, ScalingRule, largest_phi_within
 from modscale.spec import MAX_DIM, ModelSpec, parse_spec, spec_to_dict
 from modscale.stage_tables import IntArray
 from modscale.variants import published
 
-COUNT_METRICS = ("params", "flops")
 WIDTH_STEPS = (8, 4, 2, 1)
 """Width steps that are tried in turn until one holds the budget."""
 TOLERANCE = 0.01

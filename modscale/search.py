@@ -8,8 +8,8 @@ was working on is tried again when the same command runs again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from modscale.errors import AllTrialsFailed, TrialFailed
 from modscale.evaluate import Evaluation
 from modscale.spec import ModelSpec, network_key
 from modscale.study import Candidate, SearchStudy
-from modscale.trials import Trial, append_trial, read_trials
+from modscale.trials import Trial, append_trial, complete_trials, read_trials
 
 Evaluate = Callable[[ModelSpec, Callable[[str], None]], Evaluation]
 
@@ -53,47 +53,60 @@ def run_search(
     *,
     limit: int,
     trials_file: Path,
-    references: Sequence[ModelSpec] = (),
-    references_file: Path | None = None,
+    references: Sequence[ModelSpec],
+    references_file: Path,
 ) -> Outcome:
     """Evaluates candidates until `limit` trials are finished, and the reference networks evenly among them.
 
-    The references are spread over the run, so that a drifting machine meets them as it meets the trials.
+    The references are spread over the run, so that a drifting machine meets them as it meets the trials. A network
+    that is a reference and a candidate is measured once, and what was measured stands in both files.
 
     Raises:
         AllTrialsFailed: trials were finished and none of them is complete.
         RunError: the run's folder can no longer be written to.
     """
-    trials = read_trials(trials_file)
-    measured = read_trials(references_file) if references_file else []
+    trials, measured = read_trials(trials_file), read_trials(references_file)
     pending = study.reconcile(trials)
     known = {network_key(trial.spec) for trial in measured}
-    waiting = [(i, spec) for i, spec in enumerate(references) if network_key(spec) not in known]
+    networks = [Candidate(number=i, choice={}, spec=spec) for i, spec in enumerate(references)]
+    waiting = [network for network in networks if network_key(network.spec) not in known]
     exhausted = False
+
+    def finish(label: str, candidate: Candidate, file: Path, finished: list[Trial]) -> Trial:
+        others = trials if finished is measured else measured
+        trial = _twin(candidate, others) or _try(label, candidate, evaluate, observer)
+        append_trial(file, trial)
+        finished.append(trial)
+        observer.finished(label, trial)
+        return trial
+
     while len(trials) < limit:
-        while waiting and references_file and len(trials) * (len(references) + 1) >= (waiting[0][0] + 1) * limit:
-            measured.append(_measure_reference(*waiting.pop(0), evaluate, observer, references_file))
+        while waiting and len(trials) * (len(references) + 1) >= (waiting[0].number + 1) * limit:
+            finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
         candidate = pending.pop(0) if pending else study.ask()
         if candidate is None:
             exhausted = True
             break
-        trial = _try(f"trial {candidate.number}", candidate, evaluate, observer)
-        append_trial(trials_file, trial)
-        study.tell(trial)
-        trials.append(trial)
-        observer.finished(f"trial {candidate.number}", trial)
-    while waiting and references_file:
-        measured.append(_measure_reference(*waiting.pop(0), evaluate, observer, references_file))
-    if trials and not any(trial.state == "complete" for trial in trials):
-        raise AllTrialsFailed(f"all {len(trials)} trials failed; the last one: {trials[-1].reason}")
+        study.tell(finish(f"trial {candidate.number}", candidate, trials_file, trials))
+    while waiting:
+        finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
+    require_complete(trials)
     return Outcome(trials=tuple(trials), references=tuple(measured), exhausted=exhausted)
 
 
-def _measure_reference(index: int, spec: ModelSpec, evaluate: Evaluate, observer: Observer, file: Path) -> Trial:
-    trial = _try(spec.name, Candidate(number=index, choice={}, spec=spec), evaluate, observer)
-    append_trial(file, trial)
-    observer.finished(spec.name, trial)
-    return trial
+def require_complete(trials: Sequence[Trial]) -> None:
+    """Raises AllTrialsFailed where trials were finished and none of them is complete."""
+    if trials and not complete_trials(trials):
+        raise AllTrialsFailed(f"all {len(trials)} trials failed; the last one: {trials[-1].reason}")
+
+
+def _twin(candidate: Candidate, finished: Iterable[Trial]) -> Trial | None:
+    """What was measured of the same network before, as the trial of this candidate."""
+    key = network_key(candidate.spec)
+    for trial in finished:
+        if trial.state == "complete" and network_key(trial.spec) == key:
+            return replace(trial, number=candidate.number, spec=candidate.spec, choice=candidate.choice)
+    return None
 
 
 def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer) -> Trial:
@@ -113,6 +126,7 @@ def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observe
             flops=count.flops,
             latency_ms=None,
             latency_ci95_ms=None,
+            latency_standard_error_ms=None,
             accuracy=None,
             val_images=None,
             seconds=time.perf_counter() - start,
@@ -127,6 +141,7 @@ def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observe
         flops=evaluation.flops,
         latency_ms=evaluation.latency_ms,
         latency_ci95_ms=evaluation.latency_ci95_ms,
+        latency_standard_error_ms=evaluation.latency_standard_error_ms,
         accuracy=evaluation.accuracy,
         val_images=evaluation.val_images,
         seconds=evaluation.seconds,

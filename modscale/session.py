@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modscale.console import SearchProgress, say
-from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
+from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
 from modscale.evaluate import Evaluator, summary_to_dict
 from modscale.feasibility import require_feasible
 from modscale.report import build_report
@@ -21,16 +21,18 @@ from modscale.runs import (
     STUDY_FILE,
     TRIALS_FILE,
     check_folder,
+    check_machine,
     locked_run,
     read_run,
+    section,
     update_run,
     write_run,
 )
-from modscale.search import run_search
+from modscale.search import require_complete, run_search
 from modscale.settings import available_cores
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec
-from modscale.study import SearchStudy, study_url
+from modscale.study import SearchStudy
 from modscale.tables import build_tables
 from modscale.trials import Trial, read_trials
 from modscale.variants import published, resolve_model
@@ -120,8 +122,13 @@ def _search(
 ) -> None:
     references = [published_reference(name, space) for name in space.search.references]
     finished = len(read_trials(folder / REFERENCES_FILE))
-    if resumed and done >= space.search.trials and finished >= len(references):
+    is_over = resumed and done >= space.search.trials and finished >= len(references)
+    if is_over and section(read_run(folder), "data").get("source") == source:
+        require_complete(read_trials(folder / TRIALS_FILE))
         return
+    if resumed and not is_over:
+        for change in check_machine(folder):
+            say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
     with Evaluator(space, source, debug=debug) as evaluator:
         data = summary_to_dict(evaluator.summary)
@@ -130,7 +137,7 @@ def _search(
             update_run(folder, space)
         else:
             write_run(folder, space, space_file, data)
-        study = SearchStudy(space, build_tables(space), seed=space.search.seed, storage=study_url(folder / STUDY_FILE))
+        study = SearchStudy(space, build_tables(space), seed=space.search.seed, file=folder / STUDY_FILE)
         progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
         with progress:
             outcome = run_search(
@@ -147,9 +154,15 @@ def _search(
 
 
 def published_reference(name: str, space: SearchSpace) -> ModelSpec:
-    """A published network as the space would make it: at the space's resolution, classes and input channels."""
+    """A published network as the space would make it: input, classes and drop path are those of its candidates."""
     base = space.base
-    return replace(published(name), resolution=base.resolution, num_classes=base.num_classes, in_chans=base.in_chans)
+    return replace(
+        published(name),
+        resolution=base.resolution,
+        in_chans=base.in_chans,
+        num_classes=base.num_classes,
+        drop_path_rate=base.drop_path_rate,
+    )
 
 
 def _resolve(space: SearchSpace) -> SearchSpace:
@@ -162,11 +175,11 @@ def _resolve(space: SearchSpace) -> SearchSpace:
 
 
 def _check_same_data(folder: Path, data: dict[str, Any]) -> None:
-    old = read_run(folder).get("data")
-    old_print = old.get("fingerprint") if isinstance(old, dict) else None
-    if old_print != data["fingerprint"]:
-        raise RunError("belongs to other data: its fingerprint differs; give another --out", file=folder / RUN_FILE,
-                       place="data.fingerprint", value=old_print)  # fmt: skip
+    old = section(read_run(folder), "data")
+    for key, what in (("fingerprint", "belongs to other data"), ("device", "was trained on another device")):
+        if old.get(key) != data[key]:
+            rule = f"{what}: its {key} is {shorten(old.get(key))}, and {shorten(data[key])} here; give another --out"
+            raise RunError(rule, file=folder / RUN_FILE, place=f"data.{key}")
 
 
 def _picked(folder: Path, band: str) -> int:

@@ -9,15 +9,18 @@ killed and resumed asks for the same candidates as one that was not.
 from __future__ import annotations
 
 import math
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -30,6 +33,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from modscale.errors import RunError
 from modscale.space import Parameter, SearchSpace
 from modscale.spec import ModelSpec, network_key
+from modscale.stage_tables import IntArray
 from modscale.tables import SpaceTables
 from modscale.trials import Trial
 
@@ -56,15 +60,15 @@ class Candidate:
 class SearchStudy:
     """The study of one run: hands out candidates, takes finished trials."""
 
-    def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int, storage: str | None) -> None:
+    def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int, file: Path | None) -> None:
         self.space = space
-        self.file = (storage or "").removeprefix("sqlite:///")
+        self.file = file or ""
         self.metrics = list(space.objectives)
         self.sampler = _FeasibleSampler(space, tables, seed)
         self.distributions = self.sampler.distributions
         try:
             self.study = optuna.create_study(
-                storage=storage,
+                storage=None if file is None else _storage(file),
                 study_name=STUDY_NAME,
                 directions=[StudyDirection[direction.upper()] for direction in self.space.objectives.values()],
                 sampler=self.sampler,
@@ -168,7 +172,8 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     """Optuna's sampler, asked again until it proposes a feasible network that was not tried before.
 
     The first `startup_trials` are spread over the feasible sizes: trial i is drawn uniformly from the feasible
-    architectures in one of as many equal steps of log(params), in shuffled order. Uniform draws alone would leave the
+    architectures in one of as many equal steps of log(params), between the least and the most of a first sample, in
+    shuffled order. Uniform draws alone would leave the
     small networks out, since most architectures of a space are near its largest.
     """
 
@@ -178,6 +183,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.seed = seed
         self.distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
         self.taken: set[Any] = set()
+        self.edges: NDArray[np.float64] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.distributions
@@ -218,12 +224,13 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     def _spread(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
         """The architecture of a start-up trial: uniform within its step of log(params)."""
         steps = self.space.search.startup_trials
-        order = np.random.default_rng([self.seed]).permutation(steps)
+        if self.edges is None:  # the same steps for every trial, also after a restart
+            first = self._log_params(self.tables.sample_feasible(np.random.default_rng([self.seed]), 4 * BATCH))
+            self.edges = np.linspace(first.min(), first.max() + 1e-9, steps + 1)
+        edges = self.edges
+        step = np.random.default_rng([self.seed]).permutation(steps)[number % steps]
         drawn = self.tables.sample_feasible(rng, 4 * BATCH)
-        params, _ = self.tables.count(drawn)
-        size = np.log(params.astype(float))
-        edges = np.linspace(size.min(), size.max() + 1e-9, steps + 1)
-        step = order[number % steps]
+        size = np.clip(self._log_params(drawn), edges[0], edges[-1])  # what lies beyond belongs to the outermost steps
         distance = np.abs(size - (edges[step] + edges[step + 1]) / 2)
         inside = distance <= (edges[1] - edges[0]) / 2
         for row in [*np.flatnonzero(inside), *np.argsort(distance)[:BATCH]]:
@@ -231,6 +238,9 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
             if self._is_new(options):
                 return options
         return self._uniform(rng)
+
+    def _log_params(self, rows: IntArray) -> NDArray[np.float64]:
+        return np.log(self.tables.count(rows)[0].astype(np.float64))
 
     def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:
         """A feasible, new architecture drawn uniformly; what is left of a small space is searched through."""
@@ -266,9 +276,9 @@ def parameter_importances(
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
 
 
-def study_url(path: Path) -> str:
-    """The address under which Optuna opens the study in `path`."""
-    return f"sqlite:///{path}"
+def _storage(file: Path) -> optuna.storages.RDBStorage:
+    """The study's file, opened by its path: in the text of an address `?`, `%` and braces would mean something."""
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": partial(sqlite3.connect, file)})
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

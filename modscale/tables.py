@@ -11,7 +11,7 @@ Shapes: N architectures, S stages, n options of one stage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, floor, prod
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from modscale.counts import Tally, tally_downsample, tally_head, tally_stem
 from modscale.errors import InputError
 from modscale.space import Bounds, Parameter, SearchSpace
-from modscale.spec import ModelSpec, StageSpec, network_key
+from modscale.spec import ModelSpec
 from modscale.stage_tables import MAX_COUNT, IntArray, StageTable, build_stage_table, check_range
 
 BoolArray = NDArray[np.bool_]
@@ -83,10 +83,6 @@ class SpaceTables:
             mask &= (widths[:, 1:] >= widths[:, :-1]).all(axis=1)
         return mask
 
-    def networks(self, options: IntArray) -> IntArray:
-        """[N, S] each architecture as the one that stands for its network: equal rows are the same network."""
-        return np.stack([stage.network.take(options[:, i]) for i, stage in enumerate(self.stages)], axis=1)
-
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
         """[n, S] architectures drawn uniformly, with replacement."""
         return rng.integers(0, self.sizes, size=(n, len(self.stages)), dtype=np.int64)
@@ -134,21 +130,6 @@ class SpaceTables:
     def spec(self, row: IntArray, *, name: str | None = None) -> ModelSpec:
         """The architecture of one row of option indices."""
         return self.space.spec(self.choice(row), name=name)
-
-    def find(self, spec: ModelSpec) -> IntArray | None:
-        """[S] option indices of the network of `spec`, or None where the space does not hold it."""
-        if len(spec.stages) != len(self.stages):
-            return None
-        found: dict[str, Any] = {}
-        for stage, table in zip(spec.stages, self.stages, strict=True):
-            for parameter in table.parameters:
-                same = [value for value in parameter.options if _same_network(stage, parameter, value)]
-                if not same:
-                    return None
-                exact = [value for value in same if replace(stage, **dict([parameter.field(value)])) == stage]
-                found[parameter.name] = (exact or same)[0]
-        row = self.row(found)
-        return row if network_key(self.spec(row)) == network_key(spec) else None
 
     @cached_property
     def _listed(self) -> IntArray:
@@ -272,7 +253,3 @@ def _option_index(parameters: tuple[Parameter, ...], choice: Mapping[str, Any]) 
         place = parameter.options.index(choice[parameter.name]) if len(parameter.options) > 1 else 0
         index = index * len(parameter.options) + place
     return index
-
-
-def _same_network(stage: StageSpec, parameter: Parameter, value: Any) -> bool:
-    return replace(stage, **dict([parameter.field(value)])).canonical() == stage.canonical()

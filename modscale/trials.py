@@ -42,6 +42,8 @@ class Trial:
     """Mean latency, milliseconds; None where it was not measured."""
     latency_ci95_ms: float | None = None
     """Half-width of the 95 % interval of that mean, milliseconds."""
+    latency_standard_error_ms: float | None = None
+    """Standard error of that mean, milliseconds; from few processes, so the interval is wider than 1.96 of them."""
     accuracy: float | None = None
     """Proxy accuracy on the validation images, a fraction; None where it was not measured."""
     val_images: int | None = None
@@ -62,8 +64,8 @@ class Trial:
 
 
 KEYS = (
-    "number", "state", "reason", "spec", "params", "flops", "latency_ms", "latency_ci95_ms", "accuracy", "val_images",
-    "seconds", "choice",
+    "number", "state", "reason", "spec", "params", "flops", "latency_ms", "latency_ci95_ms",
+    "latency_standard_error_ms", "accuracy", "val_images", "seconds", "choice",
 )  # fmt: skip
 
 
@@ -158,6 +160,7 @@ def parse_trial(document: object) -> Trial:
         flops=line.integer("flops", None, low=0, high=MAX_COUNT),
         latency_ms=_optional_number(line, "latency_ms", above=0),
         latency_ci95_ms=_optional_number(line, "latency_ci95_ms", low=0),
+        latency_standard_error_ms=_optional_number(line, "latency_standard_error_ms", low=0),
         accuracy=_optional_number(line, "accuracy", low=0, high=1),
         val_images=None if line.raw("val_images") is None else line.integer("val_images", None),
         seconds=line.number("seconds", None, low=0),

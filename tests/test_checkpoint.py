@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modscale.checkpoint import load_weights, save_weights, write_whole
-from modscale.errors import CheckpointError, InputError
+from modscale.checkpoint import load_weights, save_weights
+from modscale.errors import CheckpointError
 from modscale.network import build_network
 from modscale.spec import parse_spec
 
@@ -229,15 +229,3 @@ def test_files_that_cannot_be_opened(tmp_path):
     assert "cannot be read: No such file" in message(tmp_path / "none.pth")
     (tmp_path / "d.safetensors").mkdir()
     assert "cannot be read: Is a directory" in message(tmp_path / "d.safetensors")
-
-
-def test_nothing_is_lost_when_a_write_fails(tmp_path):
-    """An old file stands until the new one is whole; a folder that is not there is one line."""
-    file = tmp_path / "a"
-    file.write_bytes(b"old")
-    with pytest.raises(TypeError):
-        write_whole(file, None)  # type: ignore[arg-type]
-    assert file.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    with pytest.raises(InputError, match="cannot be written: No such file"):
-        write_whole(tmp_path / "none" / "a", b"new")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from modscale.counts import count_model
-from modscale.errors import DataError, ProviderError, TrialFailed
-from modscale.evaluate import Evaluator
+from modscale.errors import DataError, InputError, MismatchError, ProviderError, TooLargeError, TrialFailed
+from modscale.evaluate import Evaluator, _answer
 from modscale.space import SearchSpace, parse_space
 
 
@@ -81,10 +81,54 @@ def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluat
     assert evaluator(tiny().base).accuracy == 1.0
 
 
+def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evaluator) -> None:
+    """After some of CUDA's errors every later call in the process fails: the next candidate gets a new one."""
+    assert evaluator.worker is not None
+    before = evaluator.worker.process.pid
+    with pytest.raises(TrialFailed, match="train: ValueError: invalid literal"):
+        evaluator._ask("train", tiny().base, "not a seed")
+    assert evaluator(tiny().base).accuracy == 1.0
+    assert evaluator.worker.process.pid != before
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "told"),
+    [
+        (MismatchError("torch differs"), "error", "TrialFailed: work: torch differs"),
+        (TooLargeError("at most 2 GiB"), "error", "TrialFailed: work: at most 2 GiB"),
+        (TrialFailed("diverged"), "error", "TrialFailed: diverged"),
+        (DataError("no images"), "error", "DataError: no images"),
+        (RuntimeError("illegal\n address"), "broken", "TrialFailed: work: RuntimeError: illegal address"),
+    ],
+)  # fmt: skip
+def test_what_a_worker_answers(raised: Exception, kind: str, told: str) -> None:
+    """What cannot be exported fails its trial, what the user can mend stays that, and the rest ends the worker."""
+
+    class Tasks:
+        def work(self) -> None:
+            raise raised
+
+    found, error = _answer(Tasks(), "work", (), False)  # type: ignore[arg-type]
+    assert (found, f"{type(error).__name__}: {error}") == (kind, told)
+
+
+def test_data_that_changes_during_a_search_ends_it(tmp_path: Path, data: Path) -> None:
+    """A new worker must find the data that the earlier candidates were trained on."""
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(data.read_bytes())
+    with Evaluator(tiny(), str(copy)) as running:
+        assert running.worker is not None
+        running.worker.stop()
+        with np.load(data) as arrays:
+            np.savez(copy, **{**arrays, "x_val": arrays["x_val"] // 2})
+        with pytest.raises(InputError, match="the data or the device changed during the search"):
+            running(tiny().base)
+
+
 def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evaluator) -> None:
     """An allocation that cannot succeed is the candidate's failure."""
-    huge = parse_space({"base": {"resolution": 32}, "stages": [{"dim": 16384, "depth": 1, "expansion": 64}]}).base
-    huge = replace(huge, stages=(replace(huge.stages[0], mlp_ratios=(64,)),))  # one matrix of 69 GB
+    huge = tiny().base
+    huge = replace(huge, stages=(replace(huge.stages[0], dim=2**20, mlp_ratios=(64,)),))  # one matrix of 281 TB
     with pytest.raises(TrialFailed, match=r"memory|allocate"):
         evaluator(huge)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -17,10 +21,10 @@ from onnx import TensorProto, helper
 
 from modscale import latency, runtime
 from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed
-from modscale.latency import Latency, confidence_half_width, latency_to_json, measure_files, measure_latency
+from modscale.latency import Latency, confidence_interval, latency_to_json, measure_files, measure_latency
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings
-from modscale.spec import parse_spec
+from modscale.spec import BLOCKS, parse_spec
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,6 @@ print(sorted(heavy & set(sys.modules)))
     timings = json.loads(answer)["timings"]
     assert len(timings["times_ns"]) == 7
     assert min(timings["times_ns"]) > 0
-    assert timings["threads_before"] == (1 if sys.platform == "linux" else 0)
 
 
 def test_the_caller_stays_light():
@@ -105,7 +108,7 @@ def test_models_take_turns(monkeypatch):
 
     def record(job):
         asked.append((job.onnx_file, job.runs))
-        return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + job.runs)), threads_before=1, preemptions=2)
+        return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + job.runs)), preemptions=2)
 
     monkeypatch.setattr(latency, "_run_worker", record)
     results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100))
@@ -167,9 +170,98 @@ def test_no_door_is_left_open_for_a_fallback(monkeypatch, model_file):
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(onnxruntime, "InferenceSession", record)
-    with pytest.raises(ProviderError, match=r"cannot run the model: CUDA failure 35$"):
+    for ask in (lambda: runtime.time_model(job(model_file, provider="cuda")), lambda: runtime.check_provider("cuda")):
+        asked.clear()
+        with pytest.raises(ProviderError, match=r"does not start: CUDA failure 35$"):
+            ask()
+        assert asked == {"providers": ["CUDAExecutionProvider"], "enable_fallback": 0, "entry": "1"}
+
+
+def test_a_model_the_provider_cannot_take_is_that_models_failure(monkeypatch, model_file):
+    """Where a single node runs on the GPU and the model does not, the search goes on with the next candidate."""
+
+    def start(model, options, **arguments):
+        if model == runtime.ONE_NODE:
+            return FakeSession("CUDAExecutionProvider")
+        raise RuntimeError("Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    runtime.check_provider("cuda")
+    with pytest.raises(TrialFailed, match="CUDAExecutionProvider cannot run the model: Failed to allocate"):
         runtime.time_model(job(model_file, provider="cuda"))
-    assert asked == {"providers": ["CUDAExecutionProvider"], "enable_fallback": 0, "entry": "1"}
+
+
+def test_the_one_node_is_a_valid_model():
+    """ONNX's own checker accepts it, and it is what it is said to be."""
+    model = onnx.load_from_string(runtime.ONE_NODE)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Relu"]
+    assert onnxruntime.InferenceSession(runtime.ONE_NODE).run(None, {"image": np.float32([-1])})[0] == 0
+
+
+@pytest.mark.parametrize("wrong", [0.3, math.nan])
+def test_a_provider_that_computes_something_else_is_not_timed(wrong):
+    """Logits are held against the CPU's; the rounding of TensorFloat-32, 2^-11, passes."""
+    expected = np.float32([[1.0, -4.0, 2.0]])
+    runtime.check_logits(expected * (1 + 2**-11), expected, "cuda")
+    with pytest.raises(TrialFailed, match="CUDAExecutionProvider differs from the CPU by"):
+        runtime.check_logits(expected + np.float32([[0, wrong, 0]]), expected, "cuda")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA in ONNX Runtime"
+)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_cuda_times_every_block(block):
+    """On a GPU: no node goes to the CPU, the logits are the CPU's, and the runs are timed."""
+    stages = [{"dim": 16, "depth": 2, "block": block}, {"dim": 32, "depth": 1, "block": block, "attention_depth": 1}]
+    spec = parse_spec({"resolution": 64, "num_classes": 10, "stages": stages})
+    (result,) = latency.measure_models([spec], LatencySettings(provider="cuda", runs=20))
+    assert (result.provider, result.runs) == ("cuda", 20)
+    assert 0 < result.min_ms <= result.mean_ms
+
+
+def test_a_file_of_the_users_folder_is_not_taken_for_a_module(tmp_path, monkeypatch, model_file):
+    """Where the command runs there may lie a json.py."""
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert measure_latency(model_file, LatencySettings(threads=1, warmup=1, runs=10)).runs == 10
+
+
+def test_the_clock_stops_when_the_search_is_killed(model_file):
+    """A timing process whose parent is gone ends by itself, so that it steals no core from the next search."""
+    question = json.dumps(asdict(job(model_file, runs=10_000_000, limit_s=1e9)))
+    parent = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'modscale.runtime'], stdin=subprocess.PIPE)\n"
+        "child.stdin.write(sys.argv[1].encode()); child.stdin.close(); print(child.pid, flush=True); child.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent, question], stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        time.sleep(1.5)
+        assert Path(f"/proc/{child}").exists()
+        process.kill()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, 9)
+    pytest.fail("the timing process is still alive")
+
+
+def test_a_process_with_other_threads_is_not_timed(model_file):
+    """A pool that is alive before ONNX Runtime is loaded would take its cores."""
+    code = (
+        "import threading, time, sys; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "import modscale.runtime; modscale.runtime.main()"
+    )
+    question = json.dumps(asdict(job(model_file)))
+    done = subprocess.run([sys.executable, "-c", code], input=question, capture_output=True, text=True)
+    assert "threads are alive in the timing process" in json.loads(done.stdout)["failed"]
 
 
 def test_the_asked_provider_passes():
@@ -264,7 +356,7 @@ def coverage(*, memory: float, spread: float, processes: int, runs: int) -> tupl
         seen = [series(generator, memory=memory, spread=spread, runs=runs) for _ in range(processes)]
         flat = [time for times in seen for time in times]
         miss = abs(fmean(flat) - 10)
-        ours += miss <= confidence_half_width(seen)
+        ours += miss <= confidence_interval(seen)[0]
         naive += miss <= 1.96 * stdev(flat) / math.sqrt(len(flat))
     return ours / 400, naive / 400
 
@@ -283,12 +375,13 @@ def test_the_interval_holds_what_it_promises(memory, spread, processes, runs):
 def test_the_interval_in_closed_form():
     """One process of five equal batches: Student's t of the batch means."""
     times = [mean + wobble for mean in (1.0, 2.0, 3.0, 4.0, 5.0) for wobble in (-0.1, 0.1)]
-    assert confidence_half_width([times]) == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
+    error = math.sqrt(2.5) / math.sqrt(5)
+    assert confidence_interval([times]) == pytest.approx((2.776 * error, error))
 
 
 def test_a_latency_is_plain_numbers():
     """The JSON of a latency reads back as it was written."""
-    timings = [Timings(times_ns=(1_000_000, 3_000_000), threads_before=1, preemptions=-1)] * 2
+    timings = [Timings(times_ns=(1_000_000, 3_000_000), preemptions=-1)] * 2
     result = latency.summarise(timings, LatencySettings(threads=4, runs=4))
     assert isinstance(result, Latency)
     assert (result.mean_ms, result.median_ms, result.min_ms, result.preemptions) == (2.0, 2.0, 1.0, -1)

@@ -12,7 +12,7 @@ from torch import nn
 from modscale import proxy
 from modscale.data import Dataset
 from modscale.errors import InputError, ProviderError, TrialFailed
-from modscale.network import build_network
+from modscale.network import EfficientMod, build_network
 from modscale.proxy import (
     ProxyData,
     damp_branches,
@@ -130,19 +130,20 @@ def test_training_images_are_normalised_and_validation_alike() -> None:
     """Zero mean and unit deviation a channel over the training images; validation by the same figures."""
     dataset = two_colours()
     data = prepare(dataset, SETTINGS)
-    assert torch.allclose(data.x_train.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
-    assert torch.allclose(data.x_train.std((0, 2, 3)), torch.ones(3), atol=1e-4)
+    x_train = data.normalise(data.x_train)
+    assert torch.allclose(x_train.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(x_train.std((0, 2, 3)), torch.ones(3), atol=1e-4)
     pixels = dataset.x_train.reshape(-1, 3).astype(np.float64)
     expected = (dataset.x_val - pixels.mean(0)) / pixels.std(0, ddof=1)
-    assert np.abs(data.x_val.numpy().transpose(0, 2, 3, 1) - expected).max() < 1e-4
+    assert np.abs(data.normalise(data.x_val).numpy().transpose(0, 2, 3, 1) - expected).max() < 1e-4
 
 
 def test_constant_images_stay_finite() -> None:
     """A channel without variation divides by nothing."""
     dataset = two_colours()
     flat = prepare(replace(dataset, x_train=np.zeros_like(dataset.x_train)), SETTINGS)
-    assert flat.x_train.abs().max() == 0
-    assert flat.x_val.isfinite().all()
+    assert flat.normalise(flat.x_train).abs().max() == 0
+    assert flat.normalise(flat.x_val).isfinite().all()
 
 
 def test_rates_follow_fan_in_and_vectors_do_not_decay() -> None:
@@ -201,13 +202,19 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
     assert [learning_rate_factor(step, 1, 0.5) for step in range(1)] == [1]
 
 
-def test_divergence_is_the_trials_failure(data: ProxyData) -> None:
+def test_divergence_is_the_trials_failure(data: ProxyData, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite ends the trial with its reason."""
-    broken = replace(data, x_train=data.x_train * math.nan)
+    broken = replace(data, mean=data.mean * math.nan)
     with pytest.raises(TrialFailed, match="training diverged: the loss is not finite in epoch 1"):
         train_proxy(small_spec(), broken, SETTINGS, seed=0)
+
+    def blow_up(network: EfficientMod, *_: object) -> torch.Tensor:
+        torch.nn.init.constant_(network.head.weight, math.inf)
+        return torch.zeros(1, 1)
+
+    monkeypatch.setattr(proxy, "_train", blow_up)
     with pytest.raises(TrialFailed, match="training diverged: the logits are not finite"):
-        train_proxy(small_spec(), replace(data, x_val=data.x_val * math.nan), SETTINGS, seed=0)
+        train_proxy(small_spec(), data, SETTINGS, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modscale import runs
 from modscale.errors import RunError
 from modscale.runs import (
     RUN_FILE,
     check_folder,
+    check_machine,
     describe_machine,
     describe_versions,
     locked_run,
@@ -21,7 +23,6 @@ from modscale.runs import (
     read_run_space,
     update_run,
     write_run,
-    write_text,
 )
 from modscale.space import SearchSpace, parse_space
 
@@ -58,10 +59,42 @@ def test_a_folder_of_another_space_is_refused_with_the_part_that_differs(tmp_pat
     assert check_folder(tmp_path, more) is True
     update_run(tmp_path, more)
     assert read_run(tmp_path)["trials"] == 99
-    with pytest.raises(RunError, match="belongs to another space: its constraints differs"):
+    with pytest.raises(
+        RunError, match=r"another space: its constraints\.params is {'max': 1000000.0}, and not set here"
+    ):
         check_folder(tmp_path, toy(constraints={}))
-    with pytest.raises(RunError, match="its search differs"):
+    with pytest.raises(RunError, match=r"its search\.seed is 0, and 5 here; give another --out"):
         check_folder(tmp_path, toy(search={"seed": 5}))
+    with pytest.raises(RunError, match=r"made with other threads: its proxy\.threads is not set, and 3 here"):
+        check_folder(tmp_path, toy(proxy={"threads": 3}))
+    stages = [{**DOCUMENT["stages"][0], "dim": [16, 32]}]
+    with pytest.raises(RunError, match=r"its stages\[0\]\.dim\[1\] is 24, and 32 here"):
+        check_folder(tmp_path, toy(stages=stages))
+
+
+def test_a_run_is_not_continued_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies of two processors or GPUs have no common front; a new version of a package is told."""
+    write_run(tmp_path, toy(), "toy.yaml", {})
+    assert check_machine(tmp_path) == []
+    here, versions = describe_machine(), describe_versions()
+    monkeypatch.setattr(runs, "describe_versions", lambda: {**versions, "torch": "9.9"})
+    assert check_machine(tmp_path) == [f"torch was {versions['torch']} and is 9.9"]
+    for part in ("cpu", "gpu"):
+        machine = {**here, part: "Another 9000"}
+        monkeypatch.setattr(runs, "describe_machine", lambda machine=machine: machine)
+        with pytest.raises(RunError, match=f"another machine: its {part} is .* 9000"):
+            check_machine(tmp_path)
+
+
+def test_the_gpu_is_named_where_there_is_a_tool_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nvidia-smi` is asked; without it, or where it fails, there is no GPU."""
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_machine()["gpu"] is None
+    for script, gpu in (("echo 'NVIDIA H200, 580.95'; echo", "NVIDIA H200, 580.95"), ("echo broken; exit 9", None)):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert describe_machine()["gpu"] == gpu
 
 
 @pytest.mark.parametrize(
@@ -125,13 +158,12 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
             pass
 
 
-def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
-    """write_text replaces a file whole or not at all."""
-    write_text(tmp_path / "a", "old")
-    (tmp_path / ".a.tmp").mkdir()
-    with pytest.raises(RunError, match="a: cannot be written"):
-        write_text(tmp_path / "a", "new")
-    assert (tmp_path / "a").read_text() == "old"
+def test_what_fails_inside_is_not_put_down_to_the_folder(tmp_path: Path) -> None:
+    """A full /tmp, say: the error goes on as it is, and the lock is free again."""
+    with pytest.raises(OSError, match="too many open files"), locked_run(tmp_path):
+        raise OSError("too many open files")
+    with locked_run(tmp_path):
+        pass
 
 
 def test_machine_and_versions_are_plain_values() -> None:

@@ -14,7 +14,7 @@ from modscale.evaluate import Evaluation
 from modscale.search import Outcome, run_search
 from modscale.space import SearchSpace, parse_space
 from modscale.spec import ModelSpec, network_key
-from modscale.study import SearchStudy, study_url
+from modscale.study import SearchStudy
 from modscale.tables import build_tables
 from modscale.trials import read_trials
 from modscale.variants import published
@@ -55,6 +55,7 @@ def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
         flops=count.flops,
         latency_ms=count.flops / 1e6,
         latency_ci95_ms=0.1,
+        latency_standard_error_ms=0.04,
         accuracy=min(1.0, count.params / 1e7),
         val_images=100,
         seconds=0.0,
@@ -66,7 +67,7 @@ def search(
     document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str, ...] = (),
 ) -> Outcome:  # fmt: skip
     space: SearchSpace = parse_space(document)
-    study = SearchStudy(space, build_tables(space), seed=seed, storage=study_url(folder / "study.db"))
+    study = SearchStudy(space, build_tables(space), seed=seed, file=folder / "study.db")
     return run_search(
         study,
         evaluate,
@@ -205,3 +206,26 @@ def test_references_are_spread_over_the_run_and_measured_once(tmp_path: Path) ->
     outcome = search(tmp_path, limit=5, watcher=again, references=("xxs", "s"))
     assert again.labels == ["trial 4"]
     assert [trial.spec.name for trial in outcome.references] == ["xxs", "s"]
+
+
+def test_a_reference_that_is_a_candidate_too_is_measured_once(tmp_path: Path) -> None:
+    """Whichever comes first, the other takes over what was measured; it is not trained again."""
+    stages = [{"dim": s.dim, "depth": s.depth, "expansion": 6, "attention_depth": s.attention_depth}
+              for s in published("xxs").stages]  # fmt: skip
+    one = [{**stages[0], "depth": [2, 3]}, *stages[1:]]  # two networks, xxs one of them
+    seen: list[tuple[object, ...]] = []
+
+    def count(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+        seen.append(network_key(spec))
+        return measure(spec, announce)
+
+    for folder, limit in ((tmp_path / "a", 2), (tmp_path / "b", 1)):  # the reference last, and in the middle
+        folder.mkdir()
+        seen.clear()
+        for trials in {limit, 2}:
+            outcome = search(folder, count, limit=trials, document={"stages": one}, references=("xxs",))
+        assert len(seen) == len(set(seen)) == 2
+        (reference,) = outcome.references
+        (twin,) = [t for t in outcome.trials if network_key(t.spec) == network_key(published("xxs"))]
+        assert (reference.accuracy, reference.latency_ms) == (twin.accuracy, twin.latency_ms)
+        assert (reference.spec.name, reference.number, dict(reference.choice)) == ("xxs", 0, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from modscale.cli import main
 from modscale.counts import count_model
@@ -25,7 +27,7 @@ stages:
   - {dim: [8, 16, 24], depth: [1, 2], expansion: [2, 4]}
   - {dim: [24, 32], depth: [1, 2], attention_depth: [0, 1]}
 constraints: {params: {max: 60.0e+3}, widths: nondecreasing}
-bands: {tiny: {params: {max: 20.0e+3}}, none: {params: {max: 1}}}
+bands: {any: {params: {max: 1.0e+6}}, tiny: {params: {max: 20.0e+3}}, none: {params: {max: 1}}}
 proxy: {resolution: 16, epochs: 1, threads: 1}
 latency: {runs: 12, warmup: 1, threads: 1}
 search: {trials: 5, startup_trials: 3, references: [xxs]}
@@ -143,15 +145,48 @@ def test_a_run_is_not_mixed_with_other_data_or_another_space(
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file() and file.name != "study.db"}
     write_data(tmp_path / "other.npz", seed=1)
     space = run.parent / "space.yaml"
-    arguments = ["search", str(space), "--trials", "6", "--out", str(run)]
-    assert main([*arguments, "--data", str(tmp_path / "other.npz")]) == 2
-    assert "belongs to other data" in capsys.readouterr().err
+    for more in ([], ["--trials", "6"]):  # a finished run, and one that would go on
+        arguments = ["search", str(space), *more, "--out", str(run)]
+        assert main([*arguments, "--data", str(tmp_path / "other.npz")]) == 2
+        assert "belongs to other data: its fingerprint is" in capsys.readouterr().err
+        assert main([*arguments, "--data", str(tmp_path / "none.npz")]) == 2
+        assert "none.npz: no such file or folder" in capsys.readouterr().err
     (tmp_path / "other.yaml").write_text(SPACE.replace("24, 32", "24, 40"))
     assert main(["search", str(tmp_path / "other.yaml"), "--out", str(run)]) == 2
-    assert "belongs to another space: its stages differs" in capsys.readouterr().err
+    assert "belongs to another space: its stages[1].dim[1] is 32, and 40 here" in capsys.readouterr().err
     assert before == {
         file.name: file.read_bytes() for file in run.iterdir() if file.is_file() and file.name != "study.db"
     }
+
+
+def test_a_run_does_not_go_on_with_another_device(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Accuracies of a GPU and of a CPU differ: they have no common ranking."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    document = yaml.safe_load((copy / "run.yaml").read_text())
+    document["data"]["device"] = "cuda (NVIDIA H200)"
+    (copy / "run.yaml").write_text(yaml.safe_dump(document))
+    data, space = run.parent / "data.npz", run.parent / "space.yaml"
+    assert main(["search", str(space), "--trials", "6", "--data", str(data), "--out", str(copy)]) == 2
+    assert "its device is 'cuda (NVIDIA H200)', and 'cpu' here" in capsys.readouterr().err
+    assert (copy / "trials.jsonl").read_bytes() == (run / "trials.jsonl").read_bytes()
+
+
+def test_a_search_in_which_all_failed_says_so_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 with the reason, and a report, also when the same command has nothing left to do."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    lost = {"state": "failed", "reason": "out of memory", "accuracy": None, "latency_ms": None}
+    lines = [json.dumps(trial | lost) for trial in read_trials(run)]
+    (copy / "trials.jsonl").write_text("\n".join(lines) + "\n")
+    data, space = run.parent / "data.npz", run.parent / "space.yaml"
+    assert main(["search", str(space), "--data", str(data), "--out", str(copy)]) == 1
+    assert "all 5 trials failed; the last one: out of memory" in capsys.readouterr().err
+    assert "No trial is complete" in (copy / "report.md").read_text()
 
 
 def test_report_rebuilds_the_same_front_from_the_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,11 +218,10 @@ def test_a_trial_is_exported_and_its_file_counts_the_same(
 
 def test_a_pick_is_the_trial_that_front_json_names(run: Path) -> None:
     """`--pick BAND` and `--trial N` lead to the same spec, which models/BAND.yaml holds."""
-    picked = json.loads((run / "front.json").read_text())["bands"]["tiny"]
-    if picked is not None:
-        spec = choose_spec(str(run), pick="tiny")
-        assert spec == choose_spec(str(run), trial=picked)
-        assert network_key(load_spec(run / "models" / "tiny.yaml")) == network_key(spec)
+    picked = json.loads((run / "front.json").read_text())["bands"]["any"]
+    spec = choose_spec(str(run), pick="any")
+    assert spec == choose_spec(str(run), trial=picked)
+    assert network_key(load_spec(run / "models" / "any.yaml")) == network_key(spec)
 
 
 def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path) -> None:

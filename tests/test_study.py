@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from modscale.counts import count_model
 from modscale.errors import RunError
 from modscale.space import SearchSpace, parse_space
-from modscale.study import STUDY_NAME, Candidate, SearchStudy, parameter_importances, study_url
+from modscale.study import STUDY_NAME, Candidate, SearchStudy, parameter_importances
 from modscale.tables import build_tables
 from modscale.trials import Trial
 
@@ -27,8 +28,8 @@ def space_of(**keys: Any) -> SearchSpace:
     return parse_space({"name": "toy", "stages": STAGES, "base": {"resolution": 64}, **keys})
 
 
-def study_of(space: SearchSpace, storage: str | None = None) -> SearchStudy:
-    return SearchStudy(space, build_tables(space), seed=0, storage=storage)
+def study_of(space: SearchSpace, file: Path | None = None) -> SearchStudy:
+    return SearchStudy(space, build_tables(space), seed=0, file=file)
 
 
 def finish(candidate: Candidate, *, accuracy: float = 0.5, latency_ms: float = 1.0, state: str = "complete") -> Trial:
@@ -53,11 +54,11 @@ def finish(candidate: Candidate, *, accuracy: float = 0.5, latency_ms: float = 1
 def test_optuna_itself_opens_the_study_and_finds_params_and_values(tmp_path: Path) -> None:
     """The stored study has the objectives' directions, each trial's own options as params, and its values."""
     space = space_of()
-    study = study_of(space, study_url(tmp_path / "study.db"))
+    study = study_of(space, tmp_path / "study.db")
     candidate = study.ask()
     assert candidate is not None
     study.tell(finish(candidate, accuracy=0.25, latency_ms=3.5))
-    stored = optuna.load_study(study_name=STUDY_NAME, storage=study_url(tmp_path / "study.db"))
+    stored = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{tmp_path}/study.db")
     assert [direction.name for direction in stored.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert stored.trials[0].values == [0.25, 3.5]
     assert stored.trials[0].params == dict(candidate.choice)
@@ -105,13 +106,13 @@ def test_a_broken_study_file_is_one_clear_error(tmp_path: Path) -> None:
     """A study.db that is no database is named, with what to do."""
     (tmp_path / "study.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(RunError, match=r"study.db: is not a usable Optuna study; remove it"):
-        study_of(space_of(), study_url(tmp_path / "study.db"))
+        study_of(space_of(), tmp_path / "study.db")
 
 
 @pytest.mark.parametrize("step", ["ask", "tell", "reconcile"])
 def test_a_study_that_breaks_under_way_is_one_clear_error(tmp_path: Path, step: str) -> None:
     """SQLite's own error, here of a table taken away, is named with the file and what is not lost."""
-    study = study_of(space_of(), study_url(tmp_path / "study.db"))
+    study = study_of(space_of(), tmp_path / "study.db")
     candidate = study.ask()
     assert candidate is not None
     with sqlite3.connect(tmp_path / "study.db") as database:
@@ -138,3 +139,25 @@ def test_importances_find_the_parameter_that_matters() -> None:
     assert sum(importances.values()) == pytest.approx(1)
     assert importances["stages[0].depth"] > 0.8
     assert parameter_importances(space, trials, "latency_ms") == {}
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "50%25", "{0}", "with space", "é"])
+def test_the_study_lies_where_it_was_asked_for(tmp_path: Path, name: str) -> None:
+    """Signs that mean something in an address are only signs in a path."""
+    folder = tmp_path / name
+    folder.mkdir()
+    study_of(space_of(), folder / "study.db")
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.db*")] == [Path(name) / "study.db"]
+
+
+def test_start_up_trials_cover_fixed_steps_of_size() -> None:
+    """Each of them falls into another of as many equal steps of log(params), by a count of the whole space."""
+    widths = {"low": 16, "high": 512, "step": 4}
+    stages = [{"dim": widths, "depth": {"low": 1, "high": 12}, "expansion": [2, 4, 6]}]
+    space = parse_space({"stages": stages, "search": {"startup_trials": 6}})
+    study, tables = study_of(space), build_tables(space)
+    candidates = [study.ask() for _ in range(6)]
+    sizes = [math.log(count_model(candidate.spec).params) for candidate in candidates if candidate]
+    everything = np.log(tables.count(np.array(list(tables.iter_feasible())))[0].astype(float))
+    edges = np.linspace(everything.min(), everything.max(), 7)
+    assert sorted(np.searchsorted(edges[1:-1], sizes)) == list(range(6))

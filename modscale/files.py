@@ -1,0 +1,38 @@
+"""Files that are written whole or not at all, so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from modscale.errors import InputError
+
+
+def write_whole(file: str | Path, content: bytes | str) -> None:
+    """Writes `content` (text as UTF-8) beside `file`, and renames it there once it is on the disk.
+
+    Raises:
+        InputError: the folder is missing, read-only or full; what stood in `file` stands there still.
+    """
+    path = Path(file)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

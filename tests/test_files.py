@@ -1,0 +1,41 @@
+"""Files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from modscale.errors import InputError
+from modscale.files import write_whole
+
+
+def test_nothing_is_lost_when_a_write_fails(tmp_path: Path) -> None:
+    """An old file stands until the new one is whole, nothing is left beside it, and no folder is one line."""
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+    with pytest.raises(TypeError):
+        write_whole(file, None)  # type: ignore[arg-type]
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(InputError, match="folder: cannot be written: "):
+        write_whole(tmp_path / "folder", b"new")
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        write_whole(tmp_path / "none" / "a", b"new")
+    assert file.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"]
+
+
+def test_a_file_is_replaced_and_has_the_usual_mode(tmp_path: Path) -> None:
+    """Bytes as they are, text as UTF-8, and the permissions that any new file would get."""
+    write_whole(tmp_path / "a", b"\xff")
+    assert (tmp_path / "a").read_bytes() == b"\xff"
+    write_whole(tmp_path / "a", "é")
+    assert (tmp_path / "a").read_bytes() == "é".encode()
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "b", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o640
