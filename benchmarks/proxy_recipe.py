@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import math
+import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import process_time
@@ -160,6 +161,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
         ]
         known = [(means[m], PUBLISHED_TOP1[m]) for m in means if m in PUBLISHED_TOP1]
         lines.append(f"| {task} | {recipe} | {rate:g} | {' | '.join(shown)} | {kendall(known)} |")
+    lines += ["", "Between seeds, pooled over a task's cells (standard deviation, degrees of freedom):"]
+    for task in sorted({task for task, recipe, _ in cells if recipe == "ours"}):
+        groups = [v for key, found in cells.items() if key[:2] == (task, "ours") for v in found.values() if len(v) > 1]
+        freedom = sum(len(values) - 1 for values in groups)
+        if freedom:
+            squares = sum(statistics.variance(values) * (len(values) - 1) for values in groups)
+            lines.append(f"{task}: {math.sqrt(squares / freedom):.2f} points ({freedom})")
     return "\n".join(lines)
 
 

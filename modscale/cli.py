@@ -180,13 +180,14 @@ def latency(
     debug: DebugOption = False,
 ) -> None:
     """ONNX Runtime latency, batch 1, each model timed in a process of its own."""
+    from modscale.console import LatencyProgress
     from modscale.latency import latency_to_json, measure_models
 
     settings = _latency_settings(provider, threads, runs, paper=paper)
     specs = [_resolve(model, resolution) for model in models]
-    measured = [
-        latency_to_json(spec, result) for spec, result in zip(specs, measure_models(specs, settings), strict=True)
-    ]
+    with LatencyProgress(settings) as progress:
+        results = measure_models(specs, settings, on_round=progress.advance)
+    measured = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
 
     def show() -> None:
         from modscale.console import show_latency

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from modscale.counts import ModelCount, count_model, sum_by
+from modscale.settings import LatencySettings, available_cores
 from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial, metric_text
 
@@ -200,6 +201,32 @@ def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]
     return table
 
 
+class LatencyProgress:
+    """A bar of the timing processes where there is a terminal; says beforehand where threads outnumber cores."""
+
+    def __init__(self, settings: LatencySettings) -> None:
+        from rich.progress import Progress
+
+        if settings.resolved_threads() > available_cores():
+            say(f"note: {settings.resolved_threads()} threads on {available_cores()} cores slow each other down")
+        # It must not draw while a model is timed, nor leave a blank line where there is no terminal.
+        self.bar = Progress(console=err, transient=True, auto_refresh=False, disable=not err.is_terminal)
+        self.task = self.bar.add_task("export", total=None)
+
+    def __enter__(self) -> LatencyProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        """`done` of `total` timing processes have finished."""
+        self.bar.update(self.task, description="latency", completed=done, total=total, refresh=True)
+
+
 class SearchProgress:
     """Follows a search: a bar where there is a terminal, a line a finished trial everywhere."""
 
@@ -210,6 +237,8 @@ class SearchProgress:
         self.bar = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[stage]}"), console=err, transient=True,
+            refresh_per_second=1,  # drawing takes a core away from the model that is timed
+            disable=not err.is_terminal,
         )  # fmt: skip
         self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="")
         self.label = ""
