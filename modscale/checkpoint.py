@@ -53,9 +53,11 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     with naming_file(file):
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():  # a pipe might never end
+                raise CheckpointError("must be a plain file")
             with path.open("rb"):  # so that a missing or forbidden file says so in the system's words
                 pass
-            document = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+            document = load_file(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error.strerror or error}") from error
         except SafetensorError as error:
@@ -91,7 +93,7 @@ def _read_pickle(path: Path) -> object:
 def _unwrapped(document: object) -> dict[str, Tensor]:
     for _ in range(2):  # a `model` inside a `state_dict` has been seen, nothing deeper
         if isinstance(document, Mapping):
-            inner = next((document[key] for key in WRAPPERS if isinstance(document.get(key), Mapping)), None)
+            inner = next((d for key in WRAPPERS if isinstance(d := document.get(key), Mapping) and d), None)
             document = document if inner is None else inner
     if not isinstance(document, Mapping) or not document:
         raise CheckpointError("holds no tensors by name", value=type(document).__name__)
@@ -100,6 +102,8 @@ def _unwrapped(document: object) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"must hold tensors by name, alone or under one of {', '.join(WRAPPERS)}", place=str(name)
             )
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError("must be a dense tensor with its values", place=name, value=str(tensor.layout))
     return dict(document)
 
 

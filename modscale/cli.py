@@ -7,6 +7,7 @@ the user can mend, 1 for a fault of ours, 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import replace
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without this sign, a path that is no Unicode
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arguments, prog_name="modscale", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -173,7 +177,7 @@ def latency(
     models: ModelsArgument,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Intra-op threads.")] = None,
-    runs: Annotated[int | None, typer.Option(min=10, help="Timed runs.")] = None,
+    runs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="Timed runs.")] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's protocol: 4 threads, 4000 runs.")] = False,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
@@ -282,7 +286,7 @@ def scale(
     best: Annotated[int, typer.Option(min=0, max=10_000, help="With --space: how many of the nearest to list.")] = 10,
     provider: Annotated[str, typer.Option(help="For --latency-ms: cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="For --latency-ms: threads.")] = None,
-    runs: Annotated[int | None, typer.Option(min=10, help="For --latency-ms: timed runs a network.")] = None,
+    runs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="For --latency-ms: timed runs.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the scaled spec to this file.")] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -391,7 +395,8 @@ def _show(document: Any, as_json: bool, show: Any) -> None:
 
 
 def _complain(text: str, *, command: str = "modscale") -> None:
-    sys.stderr.write(f"{command}: {text}\n")
+    if sys.stderr is not None:  # closed by whoever called
+        sys.stderr.write(f"{command}: {text}\n")
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from modscale.errors import DataError
-from modscale.synthetic import FULL_TRAIN, FULL_VAL, make_synthetic
+from modscale.files import path_text
+from modscale.synthetic import CLASS_NAMES, FULL_TRAIN, FULL_VAL, make_synthetic
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -80,18 +82,21 @@ def load_dataset(
         numbers = [
             full if cap is None else min(cap, full) for cap, full in zip(caps, (FULL_TRAIN, FULL_VAL), strict=True)
         ]
+        if min(numbers) < len(CLASS_NAMES):
+            rule = f"needs at least one image a class, {len(CLASS_NAMES)} in all, but the cap is {min(numbers)}"
+            raise DataError(rule, file=source)
         *arrays, names = make_synthetic(num_train=numbers[0], num_val=numbers[1], resolution=resolution, seed=seed)
         return _dataset("synthetic", names, *arrays)
     path = Path(source).expanduser()
     with _reading(path):
         is_folder = path.is_dir()
         if not path.exists():
-            raise DataError(f"no such file or folder; {RULE}", file=_text(path))
-        if not is_folder and path.suffix.lower() != ".npz":
-            raise DataError(RULE, file=_text(path))
+            raise DataError(f"no such file or folder; {RULE}", file=path_text(path))
+        if not is_folder and (path.suffix.lower() != ".npz" or not path.is_file()):
+            raise DataError(RULE, file=path_text(path))
     load = _load_folder if is_folder else _load_npz
     names, arrays = load(path, resolution, caps, seed)
-    return _dataset(path.resolve().name, names, *arrays)
+    return _dataset(path_text(path.resolve().name), names, *arrays)
 
 
 def balanced_subset(
@@ -143,12 +148,12 @@ def _load_folder(
     classes = {split: _class_folders(root, split) for split in ("train", "val")}
     names = sorted(classes["train"])
     if len(names) < 2:
-        raise DataError("needs at least two classes", file=_text(root / "train"), value=names)
+        raise DataError("needs at least two classes", file=path_text(root / "train"), value=names)
     for one, other, split in ((classes["val"], classes["train"], "val"), (classes["train"], classes["val"], "train")):
         unknown = sorted(set(one) - set(other))
         if unknown:
             twin = "train" if split == "val" else "val"
-            raise DataError(f"has no folder of that name in {twin}/", file=_text(one[unknown[0]]))
+            raise DataError(f"has no folder of that name in {twin}/", file=path_text(one[unknown[0]]))
     arrays: list[Any] = []
     for number, split in enumerate(("train", "val")):
         files, labels = [], []
@@ -160,18 +165,18 @@ def _load_folder(
         with _naming(root / split):
             chosen = balanced_subset(y, caps[number], len(names), np.random.default_rng([seed, number]))
         arrays += [_decode(files, chosen, resolution), y[chosen]]
-    return tuple(_text(name) for name in names), arrays
+    return tuple(path_text(name) for name in names), arrays
 
 
 def _class_folders(root: Path, split: str) -> dict[str, Path]:
     folder = root / split
     with _reading(folder):
         if not folder.is_dir():
-            raise DataError(f"has no folder {split}/; {RULE}", file=_text(root))
+            raise DataError(f"has no folder {split}/; {RULE}", file=path_text(root))
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
         classes = {entry.name: entry for entry in entries if entry.is_dir()}
     if not classes:
-        raise DataError("holds no class: each class is a folder of its own", file=_text(folder))
+        raise DataError("holds no class: each class is a folder of its own", file=path_text(folder))
     return classes
 
 
@@ -179,10 +184,13 @@ def _image_files(folder: Path) -> list[Path]:
     with _reading(folder):
         files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
         for file in files:
+            name = path_text(file)
             if file.is_dir():
-                raise DataError("a folder inside a class; its images must lie in the class's folder", file=_text(file))
+                raise DataError("a folder inside a class; its images must lie in the class's folder", file=name)
+            if file.exists() and not file.is_file():  # a pipe might never end
+                raise DataError("must be a plain file", file=name)
     if not files:
-        raise DataError("a class without images", file=_text(folder))
+        raise DataError("a class without images", file=path_text(folder))
     return files
 
 
@@ -240,9 +248,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
     keys = ("x_train", "y_train", "x_val", "y_val")
     with _reading(path, "not a readable .npz"), ExitStack() as stack:
         stream = stack.enter_context(path.open("rb"))
+        if not zipfile.is_zipfile(stream):
+            raise DataError("not a readable .npz archive of named arrays")
+        stream.seek(0)
         archive = np.load(stream, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError("not a .npz archive of named arrays")
         stack.enter_context(archive)
         for key in keys:
             if key not in archive.files:
@@ -302,7 +311,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _check_pixels(image: Image.Image, file: Path) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise DataError(f"must have at most {MAX_PIXELS} pixels", file=_text(file), value=f"{width}x{height}")
+        raise DataError(f"must have at most {MAX_PIXELS} pixels", file=path_text(file), value=f"{width}x{height}")
 
 
 @contextmanager
@@ -318,7 +327,7 @@ def _naming(file: Path) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        error.file = error.file or _text(file)
+        error.file = error.file or path_text(file)
         raise
 
 
@@ -328,16 +337,11 @@ def _reading(file: Path, what: str = "cannot be read", *, place: str = "") -> It
     try:
         yield
     except DataError as error:
-        error.file = error.file or _text(file)
+        error.file = error.file or path_text(file)
         raise
     except Exception as error:  # decoders raise what broken bytes lead them to: two dozen kinds
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{what} ({reason or type(error).__name__})", file=_text(file), place=place) from error
-
-
-def _text(path: Path | str) -> str:
-    """A path that can be printed whatever its bytes are."""
-    return os.fsencode(path).decode("utf-8", "replace")
+        raise DataError(f"{what} ({reason or type(error).__name__})", file=path_text(file), place=place) from error
 
 
 def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:

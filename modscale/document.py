@@ -1,7 +1,8 @@
 """Reading YAML that nobody vouches for: safe loading, and mappings whose every value is asked for by rule.
 
-YAML 1.2 numbers (`1e-4`, `14e6`) are numbers here; PyYAML alone reads them as text, and would write the text `1e4`
-without quotes. Duplicate keys are refused, since the first value would be dropped without a word.
+Numbers are those of YAML 1.2: `1e-4` and `14e6`, which PyYAML alone reads as text, and `010` is ten and `1:30` a text,
+where PyYAML alone reads eight and ninety. Duplicate keys are refused, since the first value would be dropped without
+a word.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(Base):  # type: ignore[misc]  # the base is PyYAML's C loader where there is one
-    """PyYAML's safe loader with YAML 1.2 floats and without duplicate keys."""
+    """PyYAML's safe loader with YAML 1.2 numbers and without duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -53,9 +54,32 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_YAML_1_2_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_INTEGER, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_NUMBERS = (  # YAML 1.2's core schema, and underscores between digits
+    (_INTEGER, re.compile(r"^(?:[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+)$"), "-+0123456789"),
+    (
+        _FLOAT,
+        re.compile(
+            r"^[-+]?(?:(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+        ),
+        "-+.0123456789",
+    ),
+)
 for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _YAML_1_2_FLOAT, list("-+.0123456789"))
+    _kind.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INTEGER, _FLOAT)]
+        for first, resolvers in _kind.yaml_implicit_resolvers.items()
+    }
+    for _tag, _pattern, _first in _NUMBERS:
+        _kind.add_implicit_resolver(_tag, _pattern, list(_first))
+
+
+def _construct_integer(loader: Any, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+
+
+_Loader.add_constructor(_INTEGER, _construct_integer)
 
 
 def read_yaml(file: str | Path) -> object:

@@ -10,9 +10,16 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 
-_UNSET = object()
+
+class _Unset(Enum):
+    """Says that no value was given; an enum, so that it is the same object in every process an error travels to."""
+
+    UNSET = 0
+
+
 MAX_VALUE_CHARS = 120
 """A message is one line: a value that takes more is cut."""
 
@@ -44,7 +51,7 @@ class InputError(ModscaleError):
 
     exit_code = 2
 
-    def __init__(self, rule: str, *, file: str | Path = "", place: str = "", value: object = _UNSET) -> None:
+    def __init__(self, rule: str, *, file: str | Path = "", place: str = "", value: object = _Unset.UNSET) -> None:
         super().__init__(rule)
         self.rule = rule
         self.file = str(file)
@@ -53,7 +60,7 @@ class InputError(ModscaleError):
 
     def __str__(self) -> str:
         where = [part for part in (self.file, self.place) if part]
-        got = "" if self.value is _UNSET else f", got {shorten(self.value)}"
+        got = "" if self.value is _Unset.UNSET else f", got {shorten(self.value)}"
         return " ".join((": ".join([*where, self.rule]) + got).split())
 
 

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -164,7 +164,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, source, proxy, seed, debug), daemon=True)
-        self.process.start()
+        with _ignoring_interrupts():
+            self.process.start()
         theirs.close()
 
     def ask(self, task: str, *arguments: Any) -> Any:
@@ -192,6 +193,19 @@ class _Worker:
         self.process.join()
 
 
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """A process that starts in here is deaf to Ctrl-C from its first instruction on: that is the parent's to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _cause_of_death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
@@ -202,7 +216,6 @@ def _cause_of_death(exitcode: int | None) -> str:
 
 def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug: bool) -> None:
     """The worker's life: answers tasks until the pipe closes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):  # if memory runs out, this process goes, not the search
         Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")

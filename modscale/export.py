@@ -103,7 +103,12 @@ def export_model(spec: ModelSpec, out_dir: str | Path, *, weights: Path | None =
 
 
 def fresh_network(spec: ModelSpec, *, seed: int) -> nn.Module:
-    """The network of `spec`, freshly initialised and fit for eval mode: BatchNorm has seen some noise."""
+    """The network of `spec`, freshly initialised and fit for eval mode: BatchNorm has seen some noise.
+
+    Raises:
+        TooLargeError: its weights are too large for one ONNX file; they are not even drawn.
+    """
+    _check_size(4 * count_model(spec).params)
     network = build_network(spec, seed=seed)
     settle_norms(network, spec, seed=seed)
     return network
@@ -121,8 +126,7 @@ def export_onnx(network: nn.Module, spec: ModelSpec, file: str | Path) -> float:
     """
     network = copy.deepcopy(network).cpu().float().eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    if size > MAX_BYTES:
-        raise TooLargeError("an ONNX file holds at most 2 GiB of weights", file=file, place="network", value=size)
+    _check_size(size)
     images = probe_images(spec)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a few single images: on a busy machine, waiting for a second thread costs far more
@@ -181,7 +185,8 @@ def loud_copy(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> nn.Modul
 def settle_norms(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> None:
     """Sets BatchNorm's running statistics, where there are any, to those of two images of noise.
 
-    A fresh network has none yet, and without them one of many `van` blocks overflows. Leaves `network` in eval mode.
+    A fresh network has none yet, and without them one of many `van` blocks overflows. A variance below 1 is set to 1: a
+    channel that hardly varies would else have its rounding errors blown up. Leaves `network` in eval mode.
     """
     norms = [module for module in network.eval().modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -194,6 +199,8 @@ def settle_norms(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> None:
         network(torch.randn(2, spec.in_chans, spec.resolution, spec.resolution, generator=generator))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum
+        if norm.running_var is not None:
+            norm.running_var.clamp_(min=1.0)
 
 
 def compare(network: nn.Module, model: bytes, images: dict[str, np.ndarray], *, what: str) -> float:
@@ -260,6 +267,11 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(kept)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in known.items() if name in used)
     return model
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise TooLargeError("an ONNX file holds at most 2 GiB of weights", place="network", value=size)
 
 
 def main() -> int:

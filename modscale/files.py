@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, so that no reader ever sees half of one."""
+"""Files that are written whole or not at all, so that no reader ever sees half of one; names that can be printed."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
             raise
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
+
+
+def path_text(path: str | Path) -> str:
+    """A path that can be printed and stored as text, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _umask() -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from modscale import __version__
 from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.document import dump_yaml
+from modscale.files import path_text
 from modscale.front import Front, accuracy_error, limits_text, objective_values
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
@@ -223,7 +224,9 @@ def _command(run: Run) -> str:
     source = str(section(run.document, "data").get("source", "synthetic"))
     search = run.space.search
     words = ["modscale", "search", str(run.document.get("space_file", "SPACE.yaml")), "--data", source]
-    return shlex.join([*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", str(run.folder)])
+    return shlex.join(
+        [*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", path_text(run.folder)]
+    )
 
 
 def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def check_folder(folder: Path, space: SearchSpace) -> bool:
     if not folder.is_dir():
         raise RunError("must be a folder, and is a file", file=folder)
     if not (folder / RUN_FILE).exists():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK_FILE)
+        # Hidden files are the lock, the system's, or what a killed search had half written.
+        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if others:
             raise RunError(f"must be empty or a run's folder: it has {others[0]} and no {RUN_FILE}", file=folder)
         return False

@@ -14,6 +14,7 @@ from modscale.console import SearchProgress, say
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
 from modscale.evaluate import Evaluator, summary_to_dict
 from modscale.feasibility import require_feasible
+from modscale.files import path_text
 from modscale.report import build_report
 from modscale.runs import (
     REFERENCES_FILE,
@@ -35,7 +36,7 @@ from modscale.spec import ModelSpec
 from modscale.study import SearchStudy
 from modscale.tables import build_tables
 from modscale.trials import Trial, read_trials
-from modscale.variants import published, resolve_model
+from modscale.variants import is_published, published, resolve_model
 
 
 def search_space(
@@ -63,6 +64,8 @@ def search_space(
         except (KeyboardInterrupt, AllTrialsFailed) as error:
             stop = error
         if not (folder / RUN_FILE).exists():
+            if isinstance(stop, KeyboardInterrupt):
+                say("stopped before anything was measured")
             raise stop or RunError("nothing was measured", file=folder)
         summary = report_run(folder)
         if isinstance(stop, KeyboardInterrupt):
@@ -102,8 +105,9 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
         InputError: no such model, band or trial; or a run without saying which of its networks.
     """
     folder = Path(model)
-    if not folder.is_dir():
-        if pick is not None or trial is not None:
+    chooses = pick is not None or trial is not None
+    if not folder.is_dir() or (is_published(model) and not chooses):
+        if chooses:
             raise InputError("--pick and --trial choose from a run's folder; this is none", value=model)
         return resolve_model(model)
     read_run(folder)
@@ -123,7 +127,7 @@ def _search(
     references = [published_reference(name, space) for name in space.search.references]
     finished = len(read_trials(folder / REFERENCES_FILE))
     is_over = resumed and done >= space.search.trials and finished >= len(references)
-    if is_over and section(read_run(folder), "data").get("source") == source:
+    if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         require_complete(read_trials(folder / TRIALS_FILE))
         return
     if resumed and not is_over:
@@ -131,12 +135,12 @@ def _search(
             say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
     with Evaluator(space, source, debug=debug) as evaluator:
-        data = summary_to_dict(evaluator.summary)
+        data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             _check_same_data(folder, data)
             update_run(folder, space)
         else:
-            write_run(folder, space, space_file, data)
+            write_run(folder, space, path_text(space_file), data)
         study = SearchStudy(space, build_tables(space), seed=space.search.seed, file=folder / STUDY_FILE)
         progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
         with progress:
@@ -186,12 +190,14 @@ def _picked(folder: Path, band: str) -> int:
     file = folder / "front.json"
     try:
         bands = json.loads(file.read_text(encoding="utf-8"))["bands"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        numbers = {str(name): None if number is None else int(number) for name, number in bands.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError("cannot be read; `modscale report` rebuilds it", file=file) from error
-    if band not in bands:
+    if band not in numbers:
         raise InputError(
-            f"must be one of the run's bands: {', '.join(bands) or 'it has none'}", place="--pick", value=band
+            f"must be one of the run's bands: {', '.join(numbers) or 'it has none'}", place="--pick", value=band
         )
-    if bands[band] is None:
+    chosen = numbers[band]
+    if chosen is None:
         raise InputError("no trial of the run fits this band; report.md says why", place="--pick", value=band)
-    return int(bands[band])
+    return chosen

@@ -15,6 +15,7 @@ from modscale.errors import InputError
 PROVIDERS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("tpe", "random")
+MAX_THREADS = 1024
 PUBLISHED = ("xxs", "xs", "s", "s_conv")
 
 
@@ -106,7 +107,7 @@ def parse_proxy(document: object, place: str) -> ProxySettings:
         train_images=_optional_integer(section, "train_images", default.train_images),
         val_images=_optional_integer(section, "val_images", default.val_images),
         device=section.choice("device", default.device, DEVICES),
-        threads=_optional_integer(section, "threads", default.threads),
+        threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
     )
 
 
@@ -115,7 +116,7 @@ def parse_latency(document: object, place: str) -> LatencySettings:
     section, default = _open(document, place, LatencySettings)
     return LatencySettings(
         provider=section.choice("provider", default.provider, PROVIDERS),
-        threads=_optional_integer(section, "threads", default.threads),
+        threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
         warmup=section.integer("warmup", default.warmup, low=1, high=100_000),
         runs=section.integer("runs", default.runs, low=10, high=1_000_000),
     )
@@ -157,6 +158,6 @@ def _boolean(section: Section, key: str, default: bool) -> bool:
     return value
 
 
-def _optional_integer(section: Section, key: str, default: int | None) -> int | None:
+def _optional_integer(section: Section, key: str, default: int | None, *, high: int = 2**31) -> int | None:
     value = section.raw(key, default)
-    return None if value is None else check_integer(value, section.at(key))
+    return None if value is None else check_integer(value, section.at(key), high=high)

@@ -14,6 +14,7 @@ The paper is "Efficient Modulation for Vision Networks" (ICLR 2024, arXiv 2403.1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class StageSpec:
             mlp_ratios=_shortest_cycle(self.block_ratios()),
             kernel_size=kernel_size,
             attention_depth=self.attention_depth,
-            attention_mlp_ratio=self.attention_mlp_ratio if self.attention_depth else 4,
+            attention_mlp_ratio=_ratio_of(self.attention_hidden(), self.dim) if self.attention_depth else 4,
             block=self.block,
             context=self.context if uses_context else CONTEXT_PARTS,
             fusion=self.fusion if uses_context else "mul",
@@ -294,6 +295,12 @@ def focal_kernels(stage: StageSpec) -> tuple[int, ...]:
 def attention_width(dim: int) -> int:
     """Channels of all heads of an attention block together: 8 heads of `max(dim // 8, 32)` (contract)."""
     return ATTENTION_HEADS * max(dim // ATTENTION_HEADS, 32)
+
+
+def _ratio_of(hidden: int, dim: int) -> float:
+    """The least ratio whose product with `dim` is cut off to `hidden`."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _stage_to_dict(stage: StageSpec) -> dict[str, Any]:

@@ -153,9 +153,11 @@ def _same_networks(axes: dict[str, list[Any]], base: StageSpec, strides: dict[st
     first_ratio = _first_equal_prefix(axes["mlp_ratios"], axes["depth"]) * strides["mlp_ratios"]
     total = total + _along("depth", first_ratio)
 
-    ratio = np.arange(len(axes["attention_mlp_ratio"]), dtype=np.int64) * strides["attention_mlp_ratio"]
+    ratio = _first_equal_hidden(axes["dim"], axes["attention_mlp_ratio"]) * strides["attention_mlp_ratio"]
     has_attention = np.array([depth > 0 for depth in axes["attention_depth"]])
-    total = total + _along("attention_depth", np.where(has_attention[:, None], ratio, 0))
+    # [dim, attention_depth, attention_mlp_ratio]
+    stand_in_ratio = np.where(has_attention[:, None], ratio[:, None, :], 0)
+    total = total + stand_in_ratio[:, None, None, None, :, :, None, None, None]
 
     keys = ("kernel_size", "block", "context", "fusion")
     first: dict[StageSpec, int] = {}
@@ -179,6 +181,15 @@ def _first_equal_prefix(cycles: list[tuple[int, ...]], depths: list[int]) -> Int
         if depth in wanted:
             first[wanted[depth]] = members[group]
     return first
+
+
+def _first_equal_hidden(dims: list[int], ratios: list[float]) -> IntArray:
+    """[dims, ratios] the first ratio with the same hidden width of the attention's MLP."""
+    first = []
+    for dim in dims:
+        hidden = [StageSpec(dim=dim, depth=1, attention_mlp_ratio=ratio).attention_hidden() for ratio in ratios]
+        first.append([hidden.index(width) for width in hidden])
+    return np.array(first, dtype=np.int64)
 
 
 def _along(key: str, values: IntArray) -> IntArray:

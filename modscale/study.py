@@ -40,6 +40,8 @@ from modscale.trials import Trial
 STUDY_NAME = "modscale"
 TPE_ATTEMPTS = 64
 """Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
+MAX_MISSING = 1000
+"""Numbers that the finished trials may lack: lines can be lost, but a number typed by hand must not take for ever."""
 BATCH = 2048
 """Architectures drawn at a time."""
 
@@ -75,9 +77,9 @@ class SearchStudy:
                 load_if_exists=True,
             )
         except Exception as error:  # SQLAlchemy and Optuna each have their own tree
+            reason = _database_reason(error)
             raise RunError(
-                "is not a usable Optuna study; remove it and it is rebuilt from trials.jsonl"
-                f" ({' '.join(str(error).split())[:120]})",
+                f"cannot be used as an Optuna study ({reason}); if it is removed, it is rebuilt from trials.jsonl",
                 file=self.file,
             ) from error
 
@@ -92,15 +94,19 @@ class SearchStudy:
 
     def _reconcile(self, finished: Sequence[Trial]) -> list[Candidate]:
         known = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+        done = {trial.number: trial for trial in finished}
         interrupted = []
-        for trial in sorted(finished, key=lambda trial: trial.number):
-            stored = known.get(trial.number)
-            if stored is None:
-                self.study.add_trial(self._frozen(trial))
-            elif stored.state == TrialState.RUNNING:
+        last = max(done, default=-1)
+        if last >= len(done) + MAX_MISSING:
+            raise RunError(f"must not leave more than {MAX_MISSING} numbers out", place="number", value=last)
+        for number in range(last + 1):
+            trial, stored = done.get(number), known.get(number)
+            if stored is None:  # Optuna numbers without gaps, so a number that is not on file is kept free
+                self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._frozen(trial))
+            elif trial is not None and stored.state == TrialState.RUNNING:
                 self._tell(trial)
-            self.sampler.taken.add(network_key(trial.spec))
-        done = {trial.number for trial in finished}
+            if trial is not None:
+                self.sampler.taken.add(network_key(trial.spec))
         for number, stored in sorted(known.items()):
             if number not in done and stored.state == TrialState.RUNNING:
                 interrupted.append(self._draw(optuna.trial.Trial(self.study, stored._trial_id)))
@@ -129,12 +135,10 @@ class SearchStudy:
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
-            cause = error.__cause__ or error
-            reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]  # the database's own words
-            rule = (
-                f"cannot be read or written ({reason}); no finished trial is lost, the same command goes on from there"
-            )
-            raise RunError(rule, file=self.file) from error
+            rule = f"cannot be read or written ({_database_reason(error)})"
+            raise RunError(
+                f"{rule}; no finished trial is lost, the same command goes on from there", file=self.file
+            ) from error
 
     def _tell(self, trial: Trial) -> None:
         if trial.state == "complete":
@@ -274,6 +278,12 @@ def parameter_importances(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         importances = optuna.importance.get_param_importances(study, normalize=normalize)
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
+
+
+def _database_reason(error: BaseException) -> str:
+    """The database's own words, in one line."""
+    cause = error if getattr(error, "orig", None) else error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).splitlines()[0][:120]
 
 
 def _storage(file: Path) -> optuna.storages.RDBStorage:

@@ -63,9 +63,14 @@ def resolve_model(model: str) -> ModelSpec:
     Raises:
         InputError: neither, or a file that is no valid spec.
     """
-    if model not in _entries() and _looks_like_file(model):
+    if not is_published(model) and _looks_like_file(model):
         return load_spec(model)
     return published(model)
+
+
+def is_published(model: str) -> bool:
+    """Whether `modscale models` lists this name; it then means that network, whatever lies beside it."""
+    return model in _entries()
 
 
 def list_models() -> tuple[NamedModel, ...]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modscale.checkpoint import load_weights, save_weights
+from modscale.checkpoint import load_weights, read_tensors, save_weights
 from modscale.errors import CheckpointError
 from modscale.network import build_network
 from modscale.spec import parse_spec
@@ -229,3 +229,26 @@ def test_files_that_cannot_be_opened(tmp_path):
     assert "cannot be read: No such file" in message(tmp_path / "none.pth")
     (tmp_path / "d.safetensors").mkdir()
     assert "cannot be read: Is a directory" in message(tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize("make", [lambda t: t.to_sparse_coo(), lambda t: t.to("meta")])
+def test_a_tensor_without_plain_values_is_named(tmp_path, make):
+    """Sparse tensors, and tensors that are a shape alone, are no weights."""
+    state = weights()
+    state["head.weight"] = make(state["head.weight"])
+    torch.save(state, tmp_path / "w.pth")
+    assert "head.weight: must be a dense tensor with its values" in message(tmp_path / "w.pth")
+
+
+def test_an_empty_wrapper_is_passed_over(tmp_path):
+    """A training that kept no averaged weights may still have written the key."""
+    torch.save({"state_dict_ema": {}, "state_dict": weights()}, tmp_path / "w.pth")
+    assert set(read_tensors(tmp_path / "w.pth")) == set(weights())
+
+
+def test_a_suffix_in_capitals_and_a_pipe(tmp_path):
+    """FILE.SAFETENSORS is safetensors; a pipe, which might never end, is refused at once."""
+    save_file(weights(), tmp_path / "W.SAFETENSORS")
+    assert set(read_tensors(tmp_path / "W.SAFETENSORS")) == set(weights())
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert ": must be a plain file" in message(tmp_path / "pipe.pth")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +180,30 @@ def test_help_and_version_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in ("search", "space", "count", "latency", "report", "export"))
     assert main([]) == 0
     assert main(["--version"]) == 0
+
+
+def test_a_terminal_that_knows_only_ascii() -> None:
+    """What it cannot show is escaped; the command does not fail for it."""
+    command = [sys.executable, "-m", "modscale.cli", "scale", "xxs", "--params", "4e6"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"params" in done.stdout
+
+
+def test_a_closed_standard_error_keeps_the_exit_code() -> None:
+    """The line has nowhere to go; the code still says whose fault it is."""
+    command = f"exec {shlex.quote(sys.executable)} -m modscale.cli count nope 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 2
+
+
+def test_a_published_name_is_exported_again_into_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`export xxs --out xxs` twice: the folder of the first is no run."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["export", "xxs", "--resolution", "64", "--out", "xxs", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["export", "xxs", "--trial", "0", "--out", "o"]) == 2
+    assert "is no run's folder: it has no run.yaml" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Data sets from folders, archives and the generator; every way in which they can be broken."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -314,7 +315,7 @@ def test_archive_that_is_damaged_is_refused(tmp_path: Path) -> None:
     assert_refused(file, "a.npz", "not a readable .npz")
     with file.open("wb") as stream:
         np.save(stream, arrays()["x_train"])
-    assert_refused(file, "a.npz", "not a .npz archive")
+    assert_refused(file, "a.npz", "not a readable .npz archive of named arrays")
     file.write_bytes(whole[:300] + b"\0" * 50 + whole[350:])
     assert_refused(file, "a.npz", "x_train", "cannot be read")
     with zipfile.ZipFile(file, "w") as archive:
@@ -329,3 +330,18 @@ def test_cap_below_the_number_of_classes_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     with pytest.raises(DataError, match="train: needs at least one image a class, 2 in all, but the cap is 1"):
         load(root, train=1)
+
+
+def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
+    """A pipe in place of an archive or of an image might never end."""
+    os.mkfifo(tmp_path / "a.npz")
+    assert_refused(tmp_path / "a.npz", "a.npz", "must be `synthetic`")
+    root = write_folder(tmp_path / "images")
+    os.mkfifo(root / "train" / "cat" / "9.png")
+    assert_refused(root, "9.png", "must be a plain file")
+
+
+def test_generated_images_are_at_least_one_a_class() -> None:
+    """As it is with a folder: a cap below the number of classes is refused."""
+    with pytest.raises(DataError, match="needs at least one image a class, 20 in all, but the cap is 3"):
+        load_dataset("synthetic", resolution=16, train_images=3, val_images=40, seed=0)

@@ -29,6 +29,22 @@ def test_yaml_1_2_floats_are_numbers(text, value):
     assert (type(got), got) == (float, value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("-07", -7), ("+3", 3), ("0o17", 15), ("0xff", 255), ("14_000_000", 14_000_000), ("0", 0)],
+)
+def test_yaml_1_2_integers_are_numbers(text, value):
+    """A leading zero is no octal, and underscores part digits."""
+    got = parse_yaml(f"x: {text}")["x"]
+    assert (type(got), got) == (int, value)
+
+
+@pytest.mark.parametrize("text", ["1:30", "1:30.5", "0b11", "0o8", "_1"])
+def test_numbers_of_yaml_1_1_alone_are_text(text):
+    """Ninety must not come of 1:30 without a word."""
+    assert parse_yaml(f"x: {text}")["x"] == text
+
+
 @pytest.mark.parametrize("text", ["e5", "1e", "1e5x", "0x1e", "v1e-4"])
 def test_what_only_looks_like_a_float_is_none(text):
     """Text with digits and an e in it stays text."""
@@ -74,7 +90,15 @@ def test_what_is_no_yaml_names_the_line(text, place, reason):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: !!bool maybe", 'a: !!int ""', 'a: !!float ""', "a: !!timestamp soon", "a: 2001-99-99", "a: !!int x", "a: 0x_"],
+    [
+        "a: !!bool maybe",
+        'a: !!int ""',
+        'a: !!float ""',
+        "a: !!timestamp soon",
+        "a: 2001-99-99",
+        "a: !!int x",
+        "a: !!int 1:30",
+    ],
 )
 def test_a_value_that_does_not_fit_its_type(text):
     """PyYAML's constructors raise whatever comes; here it is a refusal."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from modscale.errors import (
@@ -13,6 +15,7 @@ from modscale.errors import (
     ModscaleError,
     ProviderError,
     RunError,
+    TooLargeError,
     TrialFailed,
     naming_file,
     shorten,
@@ -79,5 +82,13 @@ def test_naming_file_adds_the_file_once():
 
 def test_exit_codes():
     """What the user can mend ends with 2, faults of ours with 1."""
-    assert {kind("x").exit_code for kind in (InputError, DataError, CheckpointError, RunError, ProviderError)} == {2}
-    assert {kind("x").exit_code for kind in (ModscaleError, MismatchError, TrialFailed, AllTrialsFailed)} == {1}
+    mended = (InputError, DataError, CheckpointError, RunError, ProviderError, TooLargeError, TrialFailed)
+    assert {kind("x").exit_code for kind in mended} == {2}
+    assert {kind("x").exit_code for kind in (ModscaleError, MismatchError, AllTrialsFailed)} == {1}
+
+
+@pytest.mark.parametrize("error", [InputError("must be 1"), DataError("must be 1", file="a", place="b", value=None)])
+def test_an_error_travels_to_another_process_as_it_is(error: InputError) -> None:
+    """Without a value it has none afterwards; None is a value."""
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301  # our own bytes
+    assert ("got None" in str(error)) == (error.file == "a")

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from modscale import export
 from modscale.checkpoint import load_weights, save_weights
 from modscale.counts import count_model
-from modscale.errors import CheckpointError, InputError, MismatchError
+from modscale.errors import CheckpointError, InputError, MismatchError, TooLargeError
 from modscale.export import export_model, export_onnx, fresh_network, probe_images
 from modscale.network import build_network
 from modscale.runtime import run_images
@@ -196,3 +196,19 @@ def test_a_network_too_large_for_one_file(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match="at most 2 GiB"):
         export_model(SMALL, tmp_path / "out")
+
+
+@pytest.mark.parametrize("block", ["mbconv", "van", "focal"])
+def test_a_channel_that_hardly_varies_does_not_blow_up_its_rounding(block, tmp_path):
+    """LayerNorm over one channel is constant: BatchNorm must not divide by the deviation of its rounding errors."""
+    stages = [{"dim": 1, "depth": 3, "block": block}, {"dim": 32, "depth": 2, "block": block}]
+    spec = parse_spec({"resolution": 32, "num_classes": 10, "stages": stages})
+    assert export_onnx(fresh_network(spec, seed=0), spec, tmp_path / "m.onnx") < 1e-5
+
+
+def test_a_network_too_large_is_not_even_drawn(monkeypatch):
+    """2 GiB is asked of the closed form, before a tensor is made."""
+    monkeypatch.setattr(export, "build_network", None)
+    spec = parse_spec({"stages": [{"dim": 16384, "depth": 4, "mlp_ratios": [64]}]})
+    with pytest.raises(TooLargeError, match="at most 2 GiB"):
+        fresh_network(spec, seed=0)

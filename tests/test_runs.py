@@ -52,6 +52,8 @@ def test_a_run_reads_back_the_space_it_was_made_with(tmp_path: Path) -> None:
 def test_a_folder_of_another_space_is_refused_with_the_part_that_differs(tmp_path: Path) -> None:
     """Only the number of trials may change between two starts of a run."""
     assert check_folder(tmp_path, toy()) is False
+    (tmp_path / ".run.yaml.k8x2").write_text("half")  # as a search leaves it that is killed while it writes
+    assert check_folder(tmp_path, toy()) is False
     write_run(tmp_path, toy(), "toy.yaml", {})
     assert check_folder(tmp_path, toy()) is True
     more = toy()

@@ -246,3 +246,27 @@ def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert "of 40 trials finished" in errors
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_names_that_are_no_unicode_lose_no_run(tmp_path: Path) -> None:
+    """A space file, a data file and a folder with any bytes in their names: searched, reported, and gone on with."""
+    space, folder, data = (tmp_path / f"\udcff{name}" for name in ("space.yaml", "run", "data.npz"))
+    space.write_text(SPACE.replace("trials: 5", "trials: 1").replace("[xxs]", "[]"))
+    write_data(data)
+    for trials in ("1", "2"):
+        command = [sys.executable, "-m", "modscale.cli", "search", space, "--data", data, "--out", folder]
+        done = subprocess.run([*command, "--trials", trials], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(read_trials(folder)) == 2
+
+
+@pytest.mark.parametrize("content", ["[", '{"bands": ["any"]}', '{"bands": {"any": "q"}}', '{"bands": 5}', "[]"])
+def test_a_front_that_is_broken_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """front.json may have been edited by hand."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "front.json").write_text(content)
+    assert main(["export", str(copy), "--pick", "any", "--out", str(tmp_path / "out")]) == 2
+    assert "front.json: cannot be read; `modscale report` rebuilds it" in capsys.readouterr().err

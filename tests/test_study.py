@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def test_the_sampler_learns_from_what_it_is_told() -> None:
 def test_a_broken_study_file_is_one_clear_error(tmp_path: Path) -> None:
     """A study.db that is no database is named, with what to do."""
     (tmp_path / "study.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(RunError, match=r"study.db: is not a usable Optuna study; remove it"):
+    with pytest.raises(
+        RunError, match=r"study.db: cannot be used as an Optuna study \(.*\); if it is removed, it is rebuilt"
+    ):
         study_of(space_of(), tmp_path / "study.db")
 
 
@@ -161,3 +164,24 @@ def test_start_up_trials_cover_fixed_steps_of_size() -> None:
     everything = np.log(tables.count(np.array(list(tables.iter_feasible())))[0].astype(float))
     edges = np.linspace(everything.min(), everything.max(), 7)
     assert sorted(np.searchsorted(edges[1:-1], sizes)) == list(range(6))
+
+
+def test_a_study_is_rebuilt_around_numbers_that_are_missing(tmp_path: Path) -> None:
+    """A lost line leaves a gap: the study is made again with the same numbers, and hands out new ones after them."""
+    space = space_of(search={"startup_trials": 2})
+    study = study_of(space)
+    trials = [finish(candidate) for candidate in (study.ask() for _ in range(6)) if candidate]
+    left = [trial for trial in trials if trial.number not in (1, 4)]
+    for _ in range(2):  # rebuilt from nothing, then opened again
+        again = study_of(space, tmp_path / "study.db")
+        again.reconcile(left)
+        stored = {t.number: t for t in again.study.get_trials()}
+        assert sorted(stored) == list(range(6))
+        assert [n for n, t in stored.items() if t.state.name == "COMPLETE"] == [0, 2, 3, 5]
+        assert all(stored[trial.number].params == dict(trial.choice) for trial in left)
+    candidate = again.ask()
+    assert candidate is not None
+    assert candidate.number == 6
+    far = replace(left[-1], number=10**9)
+    with pytest.raises(RunError, match="must not leave more than 1000 numbers out, got 1000000000"):
+        study_of(space).reconcile([far])

@@ -18,7 +18,7 @@ MIXED = {
     "stages": [
         {"dim": [8, 12], "depth": [1, 2, 5], "mlp_ratios": [[1, 6], [2], [1, 6, 1]], "block": ["modulation", "van"]},
         {"dim": [16, 12], "depth": [1, 3], "expansion": [1, 4], "attention_depth": [0, 2],
-         "attention_mlp_ratio": [4, 2.5]},
+         "attention_mlp_ratio": [4, 2.5, 2.55, 4.01]},
         {"dim": 16, "depth": 2, "kernel_size": [[3], [3, 5]], "block": ["mbconv", "focal", "separate_mlp"],
          "context": [["f"], ["conv", "g"]], "fusion": ["mul", "sum"]},
     ],
@@ -163,3 +163,16 @@ def test_a_stage_with_too_many_combinations_is_refused() -> None:
     stage = {"dim": {"low": 1, "high": 4000}, "depth": {"low": 1, "high": 1000}, "expansion": [1, 2]}
     with pytest.raises(InputError, match=r"5,000,000 combinations.*8000000"):
         build_tables(parse_space({"stages": [stage]}))
+
+
+def test_ratios_with_one_hidden_width_make_one_network() -> None:
+    """int(32 * 4.01) is 128 as 32 * 4 is: neither the census nor a search may take them for two networks."""
+    ratios = {"attention_mlp_ratio": [4, 4.01, 4.04], "attention_depth": [0, 1]}
+    tables = build_tables(parse_space({"stages": [{"dim": [32, 64], "depth": 1, **ratios}]}))
+    (stage,) = tables.stages
+    networks = {
+        (s.dim, s.attention_depth, s.attention_depth and s.attention_hidden())
+        for s in map(stage.spec, range(stage.size))
+    }
+    assert len(set(stage.network.tolist())) == len(networks) == 6
+    assert len({stage.spec(k).canonical() for k in range(stage.size)}) == 6
