@@ -207,3 +207,13 @@ def test_a_published_name_is_exported_again_into_a_folder_of_that_name(
     capsys.readouterr()
     assert main(["export", "xxs", "--trial", "0", "--out", "o"]) == 2
     assert "is no run's folder: it has no run.yaml" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line() -> None:
+    """Where what is printed goes, or temporary files: no fault of ours."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "modscale.cli", "models"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("modscale: output or temporary files: No space left on device")

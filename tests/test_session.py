@@ -38,6 +38,7 @@ INTERRUPTIBLE = """
 import signal, sys
 from modscale.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(main())
 """
 
@@ -224,8 +225,9 @@ def test_a_pick_is_the_trial_that_front_json_names(run: Path) -> None:
     assert network_key(load_spec(run / "models" / "any.yaml")) == network_key(spec)
 
 
-def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path) -> None:
-    """SIGINT: a report of what is finished, exit code 130, no traceback.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGINT, and what ends a job or closes a terminal: a report of what is finished, exit code 130, no traceback.
 
     The handler is set by hand, since a job started in the background inherits that SIGINT is ignored.
     """
@@ -240,7 +242,7 @@ def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path) -> None:
         deadline = time.monotonic() + 120
         while not (trials.exists() and trials.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
