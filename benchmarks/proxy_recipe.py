@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from modscale import proxy
+from modscale import recipe as recipe_parts
 from modscale.data import load_dataset
 from modscale.errors import TrialFailed
 from modscale.settings import ProxySettings
@@ -54,11 +55,11 @@ def no_ends(network: nn.Module) -> list[nn.Module]:
 
 def full_rate(network: nn.Module, settings: ProxySettings) -> list[dict[str, Any]]:
     """In place of `parameter_groups`: branches without LayerScale start at its share, but learn at the full rate."""
-    with patch.object(proxy, "branch_ends", no_ends):
+    with patch.object(recipe_parts, "branch_ends", no_ends):
         return OWN_PARTS["parameter_groups"](network, settings)
 
 
-OWN_PARTS = {name: getattr(proxy, name) for name in ("parameter_groups", "rescale_weights", "branch_ends")}
+OWN_PARTS = {name: getattr(recipe_parts, name) for name in ("parameter_groups", "rescale_weights", "branch_ends")}
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "naive": (
         {"layer_scale": 1e-4},
@@ -69,7 +70,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full_rate": ({}, {"parameter_groups": full_rate}),
     "ours": ({}, {}),
 }
-"""Of each recipe: the settings it changes, and the parts of `modscale.proxy` it puts others in place of."""
+"""Of each recipe: the settings it changes, and the parts of `modscale.recipe` it puts others in place of."""
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def train_all(options: argparse.Namespace) -> None:
         spec = TOY if model == "toy" else published(model)
         start = process_time()
         try:
-            with patch.multiple(proxy, **(OWN_PARTS | parts)):
+            with patch.multiple(recipe_parts, **(OWN_PARTS | parts)):
                 result = asdict(proxy.train_proxy(spec, data, settings, seed=seed))
         except TrialFailed as error:
             result = {"accuracy": 0.0, "val_images": len(data.y_val), "reason": str(error)}

@@ -7,13 +7,10 @@ the user can mend, 1 for a fault of ours, 130 after Ctrl-C.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
-import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,10 +108,9 @@ def search(
         seed=space.search.seed if seed is None else seed,
     )
     folder = Path("reports") / space.name if out is None else out
-    with _stopped_like_ctrl_c():
-        summary = search_space(
-            replace(space, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
-        )
+    summary = search_space(
+        replace(space, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
+    )
     _show(summary, as_json, lambda: _show_run(summary))
 
 
@@ -341,21 +337,6 @@ def scale(
         show_scaled(scaled)
 
     _show(scaled_to_json(scaled), as_json, show)
-
-
-@contextlib.contextmanager
-def _stopped_like_ctrl_c() -> Iterator[None]:
-    """A polite kill and a terminal that is closed stop a search as Ctrl-C does, unless they are to be ignored."""
-    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    changed = {number: handler for number, handler in before.items() if handler == signal.SIG_DFL}
-    for number in changed:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in changed.items():
-            signal.signal(number, handler)
 
 
 def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, best: int, as_json: bool) -> None:

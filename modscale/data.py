@@ -1,9 +1,7 @@
 """Images for the proxy task, as plain uint8 arrays: generated, from a folder in ImageNet's layout, or from a `.npz`.
 
-Folder: `train/CLASS/*` and `val/CLASS/*`, any image Pillow reads. The centre square of each image is resized to the
-asked side with an antialiasing bicubic filter (the same as: shorter side first, then a centre crop). Transparent
-pixels lie on white, 16-bit grey is brought to 8 bits, EXIF rotation is undone. Names that start with a dot are
-passed over; any other file that is no readable image is an error, because silently fewer images is a different task.
+Folder: `train/CLASS/*` and `val/CLASS/*`, any image Pillow reads (`images.py`). Names that start with a dot are passed
+over; any other file that is no readable image is an error, because silently fewer images is a different task.
 
 `.npz`: `x_train`, `x_val` uint8 [N, H, W, C] with C of 1 or 3, `y_train`, `y_val` whole numbers [N].
 
@@ -14,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,18 +22,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from modscale.errors import DataError
 from modscale.files import path_text
+from modscale.images import Images, quiet_pillow, read_image, reading, resize_all
 from modscale.synthetic import CLASS_NAMES, FULL_TRAIN, FULL_VAL, make_synthetic
 
-Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 RULE = "must be `synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz"
-MAX_PIXELS = 89_000_000
-"""A larger image is refused: a few kilobytes can claim gigabytes (a decompression bomb)."""
 DECODE_ALL_BYTES = 128_000_000
 """A folder up to this size is decoded whole, so that a broken file is found even where a subset leaves it out."""
 
@@ -88,7 +82,7 @@ def load_dataset(
         *arrays, names = make_synthetic(num_train=numbers[0], num_val=numbers[1], resolution=resolution, seed=seed)
         return _dataset("synthetic", names, *arrays)
     path = Path(source).expanduser()
-    with _reading(path):
+    with reading(path):
         is_folder = path.is_dir()
         if not path.exists():
             raise DataError(f"no such file or folder; {RULE}", file=path_text(path))
@@ -129,19 +123,6 @@ def count_leaked(x_train: Images, x_val: Images) -> int:
     return sum(hashlib.sha256(image).digest() in seen for image in x_val)
 
 
-def read_image(file: Path, resolution: int) -> Images:
-    """The image's centre square at [R, R, 3].
-
-    Raises:
-        DataError: not a readable image, or larger than `MAX_PIXELS`.
-    """
-    with _reading(file, "not a readable image"), Image.open(file) as image:
-        _check_pixels(image, file)
-        image.draft(None, (2 * resolution, 2 * resolution))  # JPEG: decode no more pixels than the resize will use
-        image.load()
-        return np.asarray(_centre_square(_to_rgb(ImageOps.exif_transpose(image)), resolution))
-
-
 def _load_folder(
     root: Path, resolution: int, caps: tuple[int | None, int | None], seed: int
 ) -> tuple[tuple[str, ...], list[Any]]:
@@ -170,7 +151,7 @@ def _load_folder(
 
 def _class_folders(root: Path, split: str) -> dict[str, Path]:
     folder = root / split
-    with _reading(folder):
+    with reading(folder):
         if not folder.is_dir():
             raise DataError(f"has no folder {split}/; {RULE}", file=path_text(root))
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -181,7 +162,7 @@ def _class_folders(root: Path, split: str) -> dict[str, Path]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    with _reading(folder):
+    with reading(folder):
         files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
         for file in files:
             name = path_text(file)
@@ -205,7 +186,7 @@ def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int
             x[row[index]] = image
 
     wanted = range(len(files)) if _is_small(files) else [int(index) for index in chosen]
-    with _quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(fill, wanted, chunksize=1):
             pass
     return x
@@ -214,7 +195,7 @@ def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int
 def _is_small(files: Sequence[Path]) -> bool:
     total = 0
     for file in files:
-        with _reading(file):
+        with reading(file):
             total += file.stat().st_size
         if total > DECODE_ALL_BYTES:
             return False
@@ -238,7 +219,7 @@ def _load_npz(
             y = labels[split]
             num_classes = len(np.unique(y))
             chosen = balanced_subset(_compact(y), caps[number], num_classes, np.random.default_rng([seed, number]))
-            arrays += [_resize_all(raw[f"x_{split}"][chosen], resolution), y[chosen]]
+            arrays += [resize_all(raw[f"x_{split}"][chosen], resolution), y[chosen]]
         if arrays[0].shape[1:] != arrays[2].shape[1:]:
             raise DataError("must have as many channels as x_train", place="x_val", value=raw["x_val"].shape)
     return tuple(str(label) for label in known.tolist()), arrays
@@ -246,7 +227,7 @@ def _load_npz(
 
 def _read_npz(path: Path) -> dict[str, Any]:
     keys = ("x_train", "y_train", "x_val", "y_val")
-    with _reading(path, "not a readable .npz"), ExitStack() as stack:
+    with reading(path, "not a readable .npz"), ExitStack() as stack:
         stream = stack.enter_context(path.open("rb"))
         if not zipfile.is_zipfile(stream):
             raise DataError("not a readable .npz archive of named arrays")
@@ -258,7 +239,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 raise DataError(f"is missing; a .npz needs {', '.join(keys)}", place=key)
         raw = {}
         for key in keys:
-            with _reading(path, "cannot be read", place=key):
+            with reading(path, "cannot be read", place=key):
                 raw[key] = archive[key]
     for split in ("train", "val"):
         x, y = raw[f"x_{split}"], raw[f"y_{split}"]
@@ -278,50 +259,6 @@ def _compact(labels: Labels) -> Labels:
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def _resize_all(x: Images, resolution: int) -> Images:
-    if x.shape[1:3] == (resolution, resolution):
-        return np.ascontiguousarray(x)
-    out = np.empty((len(x), resolution, resolution, x.shape[3]), dtype=np.uint8)
-    for i, image in enumerate(x):
-        picture = Image.fromarray(image[..., 0] if x.shape[3] == 1 else image)
-        out[i] = np.asarray(_centre_square(picture, resolution)).reshape(out[i].shape)
-    return out
-
-
-def _centre_square(image: Image.Image, resolution: int) -> Image.Image:
-    side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    box = (left, top, left + side, top + side)
-    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as 8-bit RGB."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, in 32 where a format knows no better
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(grey, 0, 65_535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise DataError("pixels are floats of unknown range; 8 or 16 bits are needed")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
-
-
-def _check_pixels(image: Image.Image, file: Path) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"must have at most {MAX_PIXELS} pixels", file=path_text(file), value=f"{width}x{height}")
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Pillow warns of metadata that does not concern the pixels; size is checked by `_check_pixels`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
     try:
@@ -329,19 +266,6 @@ def _naming(file: Path) -> Iterator[None]:
     except DataError as error:
         error.file = error.file or path_text(file)
         raise
-
-
-@contextmanager
-def _reading(file: Path, what: str = "cannot be read", *, place: str = "") -> Iterator[None]:
-    """Whatever a decoder makes of foreign bytes becomes a DataError that names the file."""
-    try:
-        yield
-    except DataError as error:
-        error.file = error.file or path_text(file)
-        raise
-    except Exception as error:  # decoders raise what broken bytes lead them to: two dozen kinds
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{what} ({reason or type(error).__name__})", file=path_text(file), place=place) from error
 
 
 def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:

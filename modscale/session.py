@@ -5,7 +5,10 @@ This is where the parts meet: the run's folder, the study, the evaluator, the lo
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,8 @@ def search_space(
             say(f"resuming {folder}: {done} of {limit} trials finished")
         stop: BaseException | None = None
         try:
-            _search(space, space_file, source, folder, resumed=resumed, done=done, debug=debug)
+            with _stopped_like_ctrl_c():
+                _search(space, space_file, source, folder, resumed=resumed, done=done, debug=debug)
         except (KeyboardInterrupt, AllTrialsFailed) as error:
             stop = error
         if not (folder / RUN_FILE).exists():
@@ -119,6 +123,21 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
     if trial not in trials:
         raise InputError(f"has no finished trial of this number; it has {len(trials)}", file=folder, value=trial)
     return trials[trial].spec
+
+
+@contextlib.contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """A polite kill and a terminal that is closed stop a search as Ctrl-C does, unless they are to be ignored."""
+    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    changed = {number: handler for number, handler in before.items() if handler == signal.SIG_DFL}
+    for number in changed:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in changed.items():
+            signal.signal(number, handler)
 
 
 def _search(

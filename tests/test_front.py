@@ -14,6 +14,7 @@ from modscale.front import (
     accuracy_error,
     find_front,
     front_probability,
+    half_width,
     metric_error,
     pick_band,
     tied_with,
@@ -174,3 +175,16 @@ def test_no_pick_says_why(limits: dict[str, Bounds], reason: str) -> None:
     members = [trial(0, 0.5, 30, params=9 * 10**6), trial(1, 0.4, 10, params=6_100_000)]
     pick = pick_band(limits, members, [trial(7, 0.2, 13)], BOTH)
     assert (pick.trial, pick.reason) == (None, reason)
+
+
+def test_latency_is_drawn_by_its_standard_error_and_tied_by_its_interval() -> None:
+    """Few processes make an interval wider than 1.96 standard errors; a line without the error is drawn by the interval."""
+    measured = replace(trial(0, 0.5, 10.0), latency_ci95_ms=0.5, latency_standard_error_ms=0.18)
+    assert metric_error(measured, "latency_ms") == 0.18
+    assert half_width(measured, "latency_ms") == 0.5
+    assert metric_error(replace(measured, latency_standard_error_ms=None), "latency_ms") == pytest.approx(
+        0.5 / 1.959964
+    )
+    assert metric_error(replace(measured, latency_standard_error_ms=0.0), "latency_ms") == 0.0
+    assert half_width(measured, "params") == metric_error(measured, "params") == 0.0
+    assert half_width(measured, "accuracy") == pytest.approx(1.96 * (0.5 * 0.5 / 1000) ** 0.5, rel=1e-4)
