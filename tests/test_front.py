@@ -178,7 +178,7 @@ def test_no_pick_says_why(limits: dict[str, Bounds], reason: str) -> None:
 
 
 def test_latency_is_drawn_by_its_standard_error_and_tied_by_its_interval() -> None:
-    """Few processes make an interval wider than 1.96 standard errors; a line without the error is drawn by the interval."""
+    """Few processes make an interval wider than 1.96 standard errors; without the error the interval is drawn by."""
     measured = replace(trial(0, 0.5, 10.0), latency_ci95_ms=0.5, latency_standard_error_ms=0.18)
     assert metric_error(measured, "latency_ms") == 0.18
     assert half_width(measured, "latency_ms") == 0.5
