@@ -101,13 +101,17 @@ def check_machine(folder: Path) -> list[str]:
     """What is not as it was when the run began, and may move its numbers: versions of packages, a line each.
 
     Raises:
-        RunError: the processor or the GPU is another one; latencies of two machines have no common front.
+        RunError: the processor, or a GPU that it used, is another one; latencies of two machines have no common front.
     """
     run = read_run(folder)
     machine, versions = section(run, "machine"), section(run, "versions")
-    for part, now in describe_machine().items():
+    provider = section(section(run, "space"), "latency").get("provider")
+    uses_gpu = provider == "cuda" or str(section(run, "data").get("device")).startswith("cuda")
+    now_here = describe_machine()
+    for part in ("cpu", "gpu") if uses_gpu else ("cpu",):
+        now = now_here[part]
         before = machine.get(part, now)
-        if part in ("cpu", "gpu") and before != now:
+        if before != now:
             rule = f"was measured on another machine: its {part} is {_told(before)}, and {_told(now)} here"
             raise RunError(f"{rule}; give another --out", file=folder)
     here = describe_versions()

@@ -76,7 +76,7 @@ def test_a_folder_of_another_space_is_refused_with_the_part_that_differs(tmp_pat
 
 def test_a_run_is_not_continued_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies of two processors or GPUs have no common front; a new version of a package is told."""
-    write_run(tmp_path, toy(), "toy.yaml", {})
+    write_run(tmp_path, toy(), "toy.yaml", {"device": "cuda (a GPU)"})
     assert check_machine(tmp_path) == []
     here, versions = describe_machine(), describe_versions()
     monkeypatch.setattr(runs, "describe_versions", lambda: {**versions, "torch": "9.9"})
@@ -86,6 +86,10 @@ def test_a_run_is_not_continued_on_another_machine(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(runs, "describe_machine", lambda machine=machine: machine)
         with pytest.raises(RunError, match=f"another machine: its {part} is .* 9000"):
             check_machine(tmp_path)
+    monkeypatch.setattr(runs, "describe_machine", lambda: here)
+    write_run(tmp_path, toy(), "toy.yaml", {"device": "cpu"})
+    monkeypatch.setattr(runs, "describe_machine", lambda: {**here, "gpu": "Another 9000"})
+    check_machine(tmp_path)  # a GPU that the run has no use for may come and go
 
 
 def test_the_gpu_is_named_where_there_is_a_tool_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
