@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from modscale import latency, runtime
 from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed
 from modscale.latency import Latency, confidence_interval, latency_to_json, measure_files, measure_latency
+from modscale.runs import describe_machine
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings
 from modscale.spec import BLOCKS, parse_spec
@@ -212,7 +213,8 @@ def test_a_provider_that_computes_something_else_is_not_timed(wrong):
 
 
 @pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA in ONNX Runtime"
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or describe_machine()["gpu"] is None,
+    reason="needs ONNX Runtime with CUDA, and a GPU",
 )
 @pytest.mark.parametrize("block", BLOCKS)
 def test_cuda_times_every_block(block):
