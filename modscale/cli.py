@@ -7,6 +7,7 @@ the user can mend, 1 for a fault of ours, 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -400,7 +401,8 @@ def _show(document: Any, as_json: bool, show: Any) -> None:
 
 def _complain(text: str, *, command: str = "modscale") -> None:
     if sys.stderr is not None:  # closed by whoever called
-        sys.stderr.write(f"{command}: {text}\n")
+        with contextlib.suppress(OSError):  # or a terminal that is gone
+            sys.stderr.write(f"{command}: {text}\n")
 
 
 def run() -> None:

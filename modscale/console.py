@@ -5,6 +5,7 @@ Only this module knows rich.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ err = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One line to the person, on standard error."""
-    err.print(escape(text), soft_wrap=True)
+    """One line to the person, on standard error; a terminal that is gone stops nothing."""
+    with contextlib.suppress(OSError):
+        err.print(escape(text), soft_wrap=True)
 
 
 def show_count(spec: ModelSpec, count: ModelCount, traced: tuple[int, int] | None) -> None:
@@ -250,7 +252,8 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        with contextlib.suppress(OSError):  # the terminal is gone
+            self.bar.stop()
 
     def started(self, label: str, spec: ModelSpec) -> None:
         self.label = label
@@ -261,15 +264,16 @@ class SearchProgress:
 
     def finished(self, label: str, trial: Trial) -> None:
         self.bar.advance(self.task)
-        self.bar.console.print(escape(describe_trial(label, trial)), soft_wrap=True)
+        say(describe_trial(label, trial))
 
 
 def describe_trial(label: str, trial: Trial) -> str:
     """A finished trial in one line."""
     size = f"{trial.params / 1e6:5.2f} M params, {trial.flops / 1e9:.3f} GFLOPs"
     if trial.state == "complete" and trial.accuracy is not None and trial.latency_ms is not None:
+        interval = "" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.2f}"
         return (
-            f"{label:<10} accuracy {trial.accuracy:6.2%}, {trial.latency_ms:6.2f} ± {trial.latency_ci95_ms:.2f} ms,"
+            f"{label:<10} accuracy {trial.accuracy:6.2%}, {trial.latency_ms:6.2f}{interval} ms,"
             f" {size} ({trial.seconds:.0f} s)"
         )
     return f"{label:<10} {trial.state}: {trial.reason} ({size})"

@@ -94,6 +94,12 @@ class TrialFailed(ModscaleError):
     exit_code = 2
 
 
+class WorkerFault(TrialFailed):
+    """A process of ours ended without an answer: the trial's failure in a search, ours anywhere else."""
+
+    exit_code = 1
+
+
 class AllTrialsFailed(ModscaleError):
     """A search in which no candidate could be evaluated."""
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -195,15 +196,19 @@ class _Worker:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """A process that starts in here is deaf to Ctrl-C from its first instruction on: that is the parent's to handle."""
-    if threading.current_thread() is not threading.main_thread():
+    """A process that starts in here is deaf to Ctrl-C from its first instruction on: that is the parent's to handle.
+
+    The parent hears of it when it leaves.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # the one that multiprocessing starts unblocks what is blocked here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause_of_death(exitcode: int | None) -> str:
@@ -226,6 +231,8 @@ def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug
         except (EOFError, OSError):
             return
         pipe.send(_answer(tasks, task, arguments, debug))
+        if task == "train":
+            tasks.release()
 
 
 def _answer(tasks: _Tasks, task: str, arguments: tuple[Any, ...], debug: bool) -> tuple[str, Any]:
@@ -288,13 +295,16 @@ class _Tasks:
         return export_onnx(fresh_network(spec, seed=self.seed), spec, file)
 
     def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
-        from modscale.proxy import release_memory, train_proxy
+        from modscale.proxy import train_proxy
 
-        try:
-            result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
-        finally:
-            release_memory(self.prepared)
+        result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
         return result.accuracy, result.val_images
+
+    def release(self) -> None:
+        """Called when a task's answer, and an error's hold on its frames, are gone."""
+        from modscale.proxy import release_memory
+
+        release_memory(self.prepared)
 
 
 def _die_with_parent() -> None:

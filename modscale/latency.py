@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
-from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed
+from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed, WorkerFault
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings, available_cores
 from modscale.spec import ModelSpec, spec_to_dict
@@ -229,7 +229,7 @@ def _ask(module: str, question: object) -> dict[str, Any]:
         answer = json.loads(done.stdout)
     except ValueError as error:
         last = "".join(done.stderr.strip().splitlines()[-1:])[:300]
-        raise TrialFailed(f"{module} ended with code {done.returncode}: {last or 'it said nothing'}") from error
+        raise WorkerFault(f"{module} ended with code {done.returncode}: {last or 'it said nothing'}") from error
     for key, kind in _ERRORS.items():
         if key in answer:
             raise kind(answer[key] + _missing_library(done.stderr))

@@ -110,12 +110,13 @@ def check_machine(folder: Path) -> list[str]:
     now_here = describe_machine()
     for part in ("cpu", "gpu") if uses_gpu else ("cpu",):
         now = now_here[part]
-        before = machine.get(part, now)
-        if before != now:
+        before = machine.get(part)
+        if None not in (before, now) and before != now:
             rule = f"was measured on another machine: its {part} is {_told(before)}, and {_told(now)} here"
             raise RunError(f"{rule}; give another --out", file=folder)
     here = describe_versions()
     pairs = [(package, versions.get(package), here.get(package)) for package in TIMERS]
+    pairs += [("the GPU's driver", machine.get("gpu_driver"), now_here["gpu_driver"])] if uses_gpu else []
     return [f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, old, new in pairs if old != new]
 
 
@@ -171,7 +172,7 @@ def describe_machine() -> dict[str, Any]:
     """The machine that measures, as far as it tells."""
     return {
         "cpu": _cpu_name(),
-        "gpu": _gpu_name(),
+        **dict(zip(("gpu", "gpu_driver"), _gpus(), strict=True)),
         "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -217,13 +218,16 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpu_name() -> str | None:
-    """The NVIDIA GPUs and their driver, as in `NVIDIA H200, 580.95.05`; None where there is none, or no tool to ask."""
+def _gpus() -> tuple[str | None, str | None]:
+    """The kinds of NVIDIA GPU there are, and their driver; None where there is none, or no tool to ask."""
     question = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(question, capture_output=True, text=True, timeout=30, check=True).stdout
-        return "; ".join(line.strip() for line in answer.splitlines() if line.strip()) or None
-    return None
+        pairs = [line.rpartition(", ") for line in answer.splitlines() if ", " in line]
+        if pairs:
+            names, drivers = ({pair[k].strip() for pair in pairs} for k in (0, 2))
+            return "; ".join(sorted(names)), "; ".join(sorted(drivers))
+    return None, None
 
 
 def _memory_gib() -> float | None:

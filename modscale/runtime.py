@@ -86,7 +86,11 @@ def open_session(model: str | bytes, *, provider: str = "cpu", threads: int = 1)
     except Exception as error:  # ONNX Runtime raises a dozen kinds, one for each status code
         if provider == "cpu":
             raise
-        check_provider(provider)
+        try:
+            check_provider(provider)
+        except ProviderError as broken:
+            if "memory" not in str(broken):  # a GPU that is full still starts when there is room again
+                raise
         raise TrialFailed(f"{PROVIDERS[provider]} cannot run the model: {_first_line(error)}") from error
     check_session(session, provider)
     return session

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modscale.counts import count_model
-from modscale.errors import AllTrialsFailed, TrialFailed
+from modscale.errors import AllTrialsFailed, TrialFailed, naming_file
 from modscale.evaluate import Evaluation
 from modscale.spec import ModelSpec, network_key
 from modscale.study import Candidate, SearchStudy
@@ -66,10 +66,10 @@ def run_search(
         RunError: the run's folder can no longer be written to.
     """
     trials, measured = read_trials(trials_file), read_trials(references_file)
-    pending = study.reconcile(trials)
-    known = {network_key(trial.spec) for trial in measured}
-    networks = [Candidate(number=i, choice={}, spec=spec) for i, spec in enumerate(references)]
-    waiting = [network for network in networks if network_key(network.spec) not in known]
+    with naming_file(trials_file):
+        pending = study.reconcile(trials)
+    known = {trial.number for trial in measured}
+    waiting = [Candidate(number=i, choice={}, spec=spec) for i, spec in enumerate(references) if i not in known]
     exhausted = False
 
     def finish(label: str, candidate: Candidate, file: Path, finished: list[Trial]) -> Trial:

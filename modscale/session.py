@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,9 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
 @contextlib.contextmanager
 def _stopped_like_ctrl_c() -> Iterator[None]:
     """A polite kill and a terminal that is closed stop a search as Ctrl-C does, unless they are to be ignored."""
+    if threading.current_thread() is not threading.main_thread():  # Python hears signals in that one alone
+        yield
+        return
     numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     changed = {number: handler for number, handler in before.items() if handler == signal.SIG_DFL}

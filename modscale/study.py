@@ -102,14 +102,18 @@ class SearchStudy:
         for number in range(last + 1):
             trial, stored = done.get(number), known.get(number)
             if stored is None:  # Optuna numbers without gaps, so a number that is not on file is kept free
-                self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._frozen(trial))
+                self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
             elif trial is not None and stored.state == TrialState.RUNNING:
+                self._checked(trial)
                 self._tell(trial)
             if trial is not None:
                 self.sampler.taken.add(network_key(trial.spec))
         for number, stored in sorted(known.items()):
             if number not in done and stored.state == TrialState.RUNNING:
-                interrupted.append(self._draw(optuna.trial.Trial(self.study, stored._trial_id)))
+                try:
+                    interrupted.append(self._draw(optuna.trial.Trial(self.study, stored._trial_id)))
+                except SpaceExhausted:  # it was looking for one when it was killed; `ask` will say the same
+                    self.study.tell(number, state=TrialState.FAIL)
         return interrupted
 
     def ask(self) -> Candidate | None:
@@ -157,6 +161,16 @@ class SearchStudy:
 
     def _values(self, trial: Trial) -> list[float]:
         return [float(getattr(trial, metric)) for metric in self.metrics]
+
+    def _checked(self, trial: Trial) -> FrozenTrial:
+        """As `_frozen`; RunError where the trial, which may have been edited by hand, does not fit the space."""
+        try:
+            frozen = self._frozen(trial)
+            frozen._validate()
+        except (ValueError, TypeError, KeyError) as error:
+            rule = f"does not fit the space's parameters or objectives ({str(error).splitlines()[0][:120]})"
+            raise RunError(rule, place=f"trial {trial.number}") from error
+        return frozen
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         complete = trial.state == "complete"

@@ -195,6 +195,20 @@ def test_a_model_the_provider_cannot_take_is_that_models_failure(monkeypatch, mo
         runtime.time_model(job(model_file, provider="cuda"))
 
 
+def test_a_gpu_that_is_full_is_that_models_failure(monkeypatch, model_file):
+    """Not even one node starts while another process holds all of the memory: the search must not end for it."""
+
+    def start(*_, **__):
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(TrialFailed, match="cannot run the model: CUDA failure 2: out of memory"):
+        runtime.time_model(job(model_file, provider="cuda"))
+
+
 def test_the_one_node_is_a_valid_model():
     """ONNX's own checker accepts it, and it is what it is said to be."""
     model = onnx.load_from_string(runtime.ONE_NODE)
@@ -315,8 +329,9 @@ def test_a_worker_that_dies(tmp_path, monkeypatch, body, kind, expected):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     if "sleep" in body:
         monkeypatch.setattr(latency, "LIMIT_S", 1.5)
-    with pytest.raises(kind, match=expected):
+    with pytest.raises(kind, match=expected) as caught:
         latency._ask("bad_worker", {})
+    assert caught.value.exit_code == (1 if kind is MismatchError or "with code" in expected else 2)
 
 
 # The interval

@@ -81,6 +81,9 @@ def test_a_run_is_not_continued_on_another_machine(tmp_path: Path, monkeypatch: 
     here, versions = describe_machine(), describe_versions()
     monkeypatch.setattr(runs, "describe_versions", lambda: {**versions, "torch": "9.9"})
     assert check_machine(tmp_path) == [f"torch was {versions['torch']} and is 9.9"]
+    here["gpu"] = "NVIDIA H200"
+    monkeypatch.setattr(runs, "describe_machine", lambda: here)
+    write_run(tmp_path, toy(), "toy.yaml", {"device": "cuda (a GPU)"})
     for part in ("cpu", "gpu"):
         machine = {**here, part: "Another 9000"}
         monkeypatch.setattr(runs, "describe_machine", lambda machine=machine: machine)
@@ -97,7 +100,10 @@ def test_the_gpu_is_named_where_there_is_a_tool_to_ask(tmp_path: Path, monkeypat
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert describe_machine()["gpu"] is None
-    for script, gpu in (("echo 'NVIDIA H200, 580.95'; echo", "NVIDIA H200, 580.95"), ("echo broken; exit 9", None)):
+    for script, gpu in (
+        ("echo 'NVIDIA H200, 580.95'; echo 'NVIDIA H200, 580.95'", "NVIDIA H200"),
+        ("echo a, 1; exit 9", None),
+    ):
         tool.write_text(f"#!/bin/sh\n{script}\n")
         tool.chmod(0o755)
         assert describe_machine()["gpu"] == gpu

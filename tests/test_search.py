@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from modscale.console import describe_trial
 from modscale.counts import count_model
-from modscale.errors import AllTrialsFailed, TrialFailed
+from modscale.errors import AllTrialsFailed, RunError, TrialFailed
 from modscale.evaluate import Evaluation
 from modscale.search import Outcome, run_search
 from modscale.space import SearchSpace, parse_space
@@ -229,3 +231,30 @@ def test_a_reference_that_is_a_candidate_too_is_measured_once(tmp_path: Path) ->
         (twin,) = [t for t in outcome.trials if network_key(t.spec) == network_key(published("xxs"))]
         assert (reference.accuracy, reference.latency_ms) == (twin.accuracy, twin.latency_ms)
         assert (reference.spec.name, reference.number, dict(reference.choice)) == ("xxs", 0, {})
+
+
+def test_a_reference_measured_before_is_not_measured_again(tmp_path: Path) -> None:
+    """It is known by its number: what else of it a later version sets otherwise must not double its line."""
+    search(tmp_path, limit=1, references=("xxs", "s"))
+    file = tmp_path / "references.jsonl"
+    file.write_text(file.read_text().replace('"drop_path_rate": 0.0', '"drop_path_rate": 0.1'))
+    assert [trial.number for trial in search(tmp_path, limit=2, references=("xxs", "s")).references] == [0, 1]
+
+
+def test_trials_that_do_not_fit_the_space_are_one_line(tmp_path: Path) -> None:
+    """trials.jsonl may have been edited by hand: the file and the trial are named."""
+    search(tmp_path, limit=2)
+    file = tmp_path / "trials.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for change in ({"accuracy": None}, {"choice": {}}, {"choice": {"stages[0].dim": "wide"}}):
+        (tmp_path / "study.db").unlink()
+        file.write_text("\n".join(json.dumps(line) for line in (lines[0], lines[1] | change)) + "\n")
+        with pytest.raises(RunError, match=r"trials.jsonl: trial 1: does not fit the space's parameters or objectives"):
+            search(tmp_path, limit=3)
+
+
+def test_a_trial_is_told_with_what_is_known_of_it(tmp_path: Path) -> None:
+    """The line of a trial, also of one whose file has no interval."""
+    (trial,) = search(tmp_path, limit=1).trials
+    assert " ± 0.10 ms" in describe_trial("trial 0", trial)
+    assert "±" not in describe_trial("trial 0", replace(trial, latency_ci95_ms=None))

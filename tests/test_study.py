@@ -185,3 +185,16 @@ def test_a_study_is_rebuilt_around_numbers_that_are_missing(tmp_path: Path) -> N
     far = replace(left[-1], number=10**9)
     with pytest.raises(RunError, match="must not leave more than 1000 numbers out, got 1000000000"):
         study_of(space).reconcile([far])
+
+
+def test_a_search_killed_while_it_looked_for_a_last_network_ends(tmp_path: Path) -> None:
+    """The study may hold a trial for which nothing was found yet, and nothing is left."""
+    space = parse_space({"stages": [{"dim": [16, 24], "depth": 1}]})
+    study = study_of(space, tmp_path / "study.db")
+    trials = [finish(candidate) for candidate in (study.ask(), study.ask()) if candidate]
+    for trial in trials:
+        study.tell(trial)
+    study.study._storage.create_new_trial(study.study._study_id)  # what `ask` stores before the sampler is asked
+    again = study_of(space, tmp_path / "study.db")
+    assert again.reconcile(trials) == []
+    assert again.ask() is None
