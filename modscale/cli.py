@@ -189,13 +189,13 @@ def latency(
     debug: DebugOption = False,
 ) -> None:
     """ONNX Runtime latency, batch 1, each model timed in a process of its own."""
-    from modscale.console import LatencyProgress
+    from modscale.console import latency_progress
     from modscale.latency import latency_to_json, measure_models
 
     settings = _latency_settings(provider, threads, runs, paper=paper)
     specs = [_resolve(model, resolution) for model in models]
-    with LatencyProgress(settings) as progress:
-        results = measure_models(specs, settings, on_round=progress.advance)
+    with latency_progress(settings) as on_round:
+        results = measure_models(specs, settings, on_round=on_round)
     measured = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
 
     def show() -> None:

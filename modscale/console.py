@@ -5,9 +5,8 @@ Only this module knows rich.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,7 +18,9 @@ from modscale.settings import LatencySettings, available_cores
 from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial, metric_text
 
-if TYPE_CHECKING:  # these pull in numpy, which `count` does not need
+if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs none of them
+    from rich.progress import Progress
+
     from modscale.budgets import Matches
     from modscale.census import Census
     from modscale.scaling import ScaledModel
@@ -30,7 +31,7 @@ err = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """One line to the person, on standard error; a terminal that is gone stops nothing."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         err.print(escape(text), soft_wrap=True)
 
 
@@ -203,30 +204,32 @@ def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]
     return table
 
 
-class LatencyProgress:
-    """A bar of the timing processes where there is a terminal; says beforehand where threads outnumber cores."""
+@contextmanager
+def latency_progress(settings: LatencySettings) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the timing processes where there is a terminal; gives what is to hear `(done, total)` of each.
 
-    def __init__(self, settings: LatencySettings) -> None:
-        from rich.progress import Progress
+    Says beforehand where threads outnumber cores.
+    """
+    from rich.progress import Progress
 
-        if settings.resolved_threads() > available_cores():
-            say(f"note: {settings.resolved_threads()} threads on {available_cores()} cores slow each other down")
-        # It must not draw while a model is timed, nor leave a blank line where there is no terminal.
-        self.bar = Progress(console=err, transient=True, auto_refresh=False, disable=not err.is_terminal)
-        self.task = self.bar.add_task("export", total=None)
+    if settings.resolved_threads() > available_cores():
+        say(f"note: {settings.resolved_threads()} threads on {available_cores()} cores slow each other down")
+    # It must not draw while a model is timed, nor leave a blank line where there is no terminal.
+    bar = Progress(console=err, transient=True, auto_refresh=False, disable=not err.is_terminal)
+    task = bar.add_task("export", total=None)
+    with _drawn(bar):
+        yield lambda done, total: bar.update(task, description="latency", completed=done, total=total, refresh=True)
 
-    def __enter__(self) -> LatencyProgress:
-        self.bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def advance(self, done: int, total: int) -> None:
-        """`done` of `total` timing processes have finished."""
-        self.bar.update(self.task, description="latency", completed=done, total=total, refresh=True)
+@contextmanager
+def _drawn(bar: Progress) -> Iterator[None]:
+    """Shows a bar; a terminal that is gone by the end stops nothing."""
+    bar.start()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            bar.stop()
 
 
 class SearchProgress:
@@ -245,15 +248,9 @@ class SearchProgress:
         self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="")
         self.label = ""
 
-    def __enter__(self) -> SearchProgress:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):  # the terminal is gone
-            self.bar.stop()
+    def shown(self) -> AbstractContextManager[None]:
+        """Draws the bar as long as the context lasts."""
+        return _drawn(self.bar)
 
     def started(self, label: str, spec: ModelSpec) -> None:
         self.label = label

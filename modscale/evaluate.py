@@ -230,7 +230,11 @@ def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug
             task, arguments = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(_answer(tasks, task, arguments, debug))
+        kind, value = _answer(tasks, task, arguments, debug)
+        pipe.send((kind, value))
+        if kind == "broken":
+            return
+        del value  # an error holds the frames it passed through, and they the network
         if task == "train":
             tasks.release()
 
@@ -261,9 +265,10 @@ class _Tasks:
 
     def load(self) -> DataSummary:
         from modscale.data import load_dataset
-        from modscale.proxy import describe_device, is_out_of_memory, prepare
+        from modscale.proxy import describe_device, out_of_memory_as, prepare
 
-        try:
+        rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
+        with out_of_memory_as(DataError(rule, file=self.source)):
             dataset = load_dataset(
                 self.source,
                 resolution=self.proxy.resolution,
@@ -272,11 +277,6 @@ class _Tasks:
                 seed=self.seed,
             )
             self.prepared = prepare(dataset, self.proxy)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
-                raise DataError(rule, file=self.source) from error
-            raise
         return DataSummary(
             source=self.source,
             name=dataset.name,

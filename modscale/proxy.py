@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from modscale import recipe
 from modscale.data import Dataset
-from modscale.errors import ProviderError, TrialFailed
+from modscale.errors import ModscaleError, ProviderError, TrialFailed
 from modscale.network import build_network
 from modscale.settings import ProxySettings, available_cores
 from modscale.spec import ModelSpec
@@ -146,7 +146,8 @@ def train_proxy(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, se
     """
     start = time.perf_counter()
     spec = proxy_spec(spec, data, settings)
-    with _threads(settings.threads or available_cores()), _failures(), _seeded(seed, data.device):
+    out_of_memory = TrialFailed("out of memory in the proxy training")
+    with _threads(settings.threads or available_cores()), out_of_memory_as(out_of_memory), _seeded(seed, data.device):
         network = build_network(spec, seed=seed)
         recipe.rescale_weights(network)
         recipe.damp_branches(network, settings.layer_scale)
@@ -251,18 +252,12 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
-    """Out of memory, on either device, is the trial's failure and not the search's."""
+def out_of_memory_as(failure: ModscaleError) -> Iterator[None]:
+    """Raises `failure` in place of torch's, or Python's, errors of having no memory left, on either device."""
+    texts = ("not enough memory", "can't allocate memory", "out of memory")
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise TrialFailed("out of memory in the proxy training") from error
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in texts):
+            raise failure from error
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is torch's, or Python's, of having no memory left."""
-    texts = ("not enough memory", "can't allocate memory", "out of memory")
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and any(t in str(error) for t in texts))

@@ -166,7 +166,7 @@ def _search(
             write_run(folder, space, path_text(space_file), data)
         study = SearchStudy(space, build_tables(space), seed=space.search.seed, file=folder / STUDY_FILE)
         progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
-        with progress:
+        with progress.shown():
             outcome = run_search(
                 study,
                 evaluator,

@@ -191,8 +191,8 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
 
     The first `startup_trials` are spread over the feasible sizes: trial i is drawn uniformly from the feasible
     architectures in one of as many equal steps of log(params), between the least and the most of a first sample, in
-    shuffled order. Uniform draws alone would leave the
-    small networks out, since most architectures of a space are near its largest.
+    shuffled order. Uniform draws alone would leave the small networks out, since most architectures of a space are near
+    its largest.
     """
 
     def __init__(self, space: SearchSpace, tables: SpaceTables, seed: int) -> None:

@@ -188,7 +188,8 @@ def test_out_of_memory_is_the_trials_failure(
 
 def test_real_allocation_failure_is_recognised(data: ProxyData) -> None:
     """torch's own words for a CPU allocation that cannot be met."""
-    with pytest.raises(TrialFailed, match="out of memory"), proxy._failures():
+    failure = TrialFailed("out of memory in this test")
+    with pytest.raises(TrialFailed, match="out of memory in this test"), proxy.out_of_memory_as(failure):
         torch.empty(2**48)
 
 
