@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from modscale import __version__
-from modscale.errors import InputError, ModscaleError
+from modscale.errors import InputError, ModscaleError, one_line
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        _complain(" ".join(error.format_message().split()), command=context.command_path if context else "modscale")
+        _complain(error.format_message(), command=context.command_path if context else "modscale")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -70,8 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _complain(f"{error.filename or 'output or temporary files'}: {error.strerror}")
             return 2
-        text = " ".join(str(error).split())
-        _complain(f"internal error: {type(error).__name__}: {text} (--debug shows where; please report it)")
+        _complain(f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)")
         return 1
 
 
@@ -400,9 +399,10 @@ def _show(document: Any, as_json: bool, show: Any) -> None:
 
 
 def _complain(text: str, *, command: str = "modscale") -> None:
+    """One line on standard error, whatever an argument, a file or a library put into it."""
     if sys.stderr is not None:  # closed by whoever called
         with contextlib.suppress(OSError):  # or a terminal that is gone
-            sys.stderr.write(f"{command}: {text}\n")
+            sys.stderr.write(f"{command}: {one_line(text)}\n")
 
 
 def run() -> None:

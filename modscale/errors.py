@@ -8,6 +8,7 @@ The command line turns them into one line in one place; nothing below it prints.
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -61,7 +62,7 @@ class InputError(ModscaleError):
     def __str__(self) -> str:
         where = [part for part in (self.file, self.place) if part]
         got = "" if self.value is _Unset.UNSET else f", got {shorten(self.value)}"
-        return " ".join((": ".join([*where, self.rule]) + got).split())
+        return one_line(": ".join([*where, self.rule]) + got)
 
 
 class DataError(InputError):
@@ -104,9 +105,26 @@ class AllTrialsFailed(ModscaleError):
     """A search in which no candidate could be evaluated."""
 
 
+def printable(text: str) -> str:
+    """`text` with everything that could steer a terminal or hide in a page as a visible escape, as in `\\x1b]0;`.
+
+    Escaped are control characters (line breaks among them), invisible format characters such as those that turn the
+    direction of writing, line separators, and half characters, which stand for bytes of a path that are no Unicode.
+    The two joiners that Persian, Indic scripts and emoji are written with stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(ascii(sign)[1:-1] if _is_unseen(sign) else sign for sign in text)
+
+
+def one_line(text: str) -> str:
+    """`text` in one printable line; line breaks and runs of blanks become one blank."""
+    return printable(" ".join(text.split()))
+
+
 def shorten(value: object) -> str:
     """`repr(value)` in at most `MAX_VALUE_CHARS` characters, all printable."""
-    text = _SHORT.repr(value)
+    text = printable(_SHORT.repr(value))
     return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 3] + "..."
 
 
@@ -118,3 +136,7 @@ def naming_file(file: str | Path) -> Iterator[None]:
     except InputError as error:
         error.file = error.file or str(file)
         raise
+
+
+def _is_unseen(sign: str) -> bool:
+    return unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in "\u200c\u200d"

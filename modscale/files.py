@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from modscale.errors import InputError
+from modscale.errors import InputError, printable
 
 
 def write_whole(file: str | Path, content: bytes | str) -> None:
@@ -34,7 +34,7 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
 
 def path_text(path: str | Path) -> str:
     """A path that can be printed and stored as text, whatever its bytes are."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    return printable(os.fspath(path))
 
 
 def _umask() -> int:

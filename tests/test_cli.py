@@ -173,6 +173,24 @@ def test_a_fault_of_ours_is_one_line_and_exit_code_1(
         main(["count", "xxs", "--debug"])
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["count", "{raw}"], ["{raw}"], ["count", "xxs", "--{raw}"], ["count", "xxs", "--resolution", "{raw}"],
+        ["space", "{raw}"], ["report", "{raw}"], ["scale", "xxs", "--params", "1e6", "--rule", "{raw}"],
+        ["latency", "xxs", "--provider", "{raw}"], ["search", "{raw}.yaml"],
+    ],
+)  # fmt: skip
+def test_an_argument_is_never_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """The command line's own messages escape what was typed, too."""
+    raw = "\x1b]0;pwned\x07\u202e\udcff"
+    assert main([argument.format(raw=raw) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.isprintable()
+
+
 def test_help_and_version_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     """Every command of the contract stands in the help."""
     assert main(["--help"]) == 0

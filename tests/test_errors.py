@@ -18,6 +18,8 @@ from modscale.errors import (
     TooLargeError,
     TrialFailed,
     naming_file,
+    one_line,
+    printable,
     shorten,
 )
 
@@ -66,6 +68,45 @@ def test_a_list_that_holds_itself_is_shown():
 def test_control_characters_are_escaped():
     """A value cannot recolour the terminal."""
     assert shorten("\x1b[31m") == r"'\x1b[31m'"
+
+
+HOSTILE_SIGNS = {
+    "\x1b]0;pwned\x07": r"\x1b]0;pwned\x07",  # sets a terminal's title
+    "a\nb\tc\r": r"a\nb\tc\r",
+    "\x7f\x80\x9b2J": r"\x7f\x80\x9b2J",  # DEL, and C1's one-byte form of ESC [
+    "user\u202egnp.exe\u2066": r"user\u202egnp.exe\u2066",  # reads as userexe.png
+    "a\u2028b\u2029c": r"a\u2028b\u2029c",
+    "a\u200bb\ufeffc\U000e0041": r"a\u200bb\ufeffc\U000e0041",
+    "\udc80\ud800": r"\udc80\ud800",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE_SIGNS, ids=ascii)
+def test_signs_that_steer_a_terminal_are_seen_and_not_obeyed(text: str) -> None:
+    """Control characters, turned directions, line separators and half characters become visible escapes."""
+    assert printable(text) == HOSTILE_SIGNS[text]
+    assert printable(text).encode().isascii()
+
+
+def test_writing_of_every_kind_stays() -> None:
+    """Letters with accents of their own, other scripts, their joiners, odd blanks and emoji are no attack."""
+    for text in (
+        "e\u0301",
+        "\u6a21\u578b",
+        "\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645",
+        "5\u202fPM\u00a0x",
+        "\U0001f469\u200d\U0001f52c",
+    ):
+        assert printable(text) == text
+
+
+def test_no_part_of_a_message_reaches_the_terminal_raw() -> None:
+    """File, place, rule and value are all somebody's text."""
+    raw = "\x1b[31m\u202e\udcff"
+    message = str(InputError(raw, file=raw, place=raw, value=raw))
+    assert message.isprintable()
+    assert message.count(r"\x1b[31m\u202e\udcff") == 4
+    assert one_line(" a\r\n b\x1b ") == r"a b\x1b"
 
 
 def test_naming_file_adds_the_file_once():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modscale.errors import InputError
-from modscale.files import write_whole
+from modscale.files import path_text, write_whole
 
 
 def test_nothing_is_lost_when_a_write_fails(tmp_path: Path) -> None:
@@ -39,3 +39,9 @@ def test_a_file_is_replaced_and_has_the_usual_mode(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o640
+
+
+def test_a_path_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
+    """Two paths that are no Unicode stay apart, and neither steers a terminal."""
+    paths = [Path(os.fsdecode(name)) for name in (b"a\xff\x1b[0m", b"a\xfe\x1b[0m", "é".encode())]
+    assert [path_text(path) for path in paths] == [r"a\udcff\x1b[0m", r"a\udcfe\x1b[0m", "é"]
