@@ -19,16 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from modscale.arrays import MAX_COUNT, FloatArray, IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.document import check_choice, check_number
 from modscale.errors import InputError
 from modscale.half_lists import HalfLists
 from modscale.halves import build_halves
 from modscale.points import Corner
-from modscale.ray import FloatArray
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
-from modscale.stage_tables import MAX_COUNT, IntArray
 from modscale.tables import build_tables, whole_bounds
 
 MAX_PAIRS = 100_000_000

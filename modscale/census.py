@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from modscale.arrays import IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.errors import MismatchError
 from modscale.feasibility import ANY, ConstrainedSpace, explain_infeasible
@@ -23,7 +24,6 @@ from modscale.partials import KINDS, MAX_MET, MAX_POINTS
 from modscale.points import Corner, Limits
 from modscale.space import Constraints, SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
-from modscale.stage_tables import IntArray
 from modscale.tables import SpaceTables, build_tables
 
 BINS = 16

@@ -7,12 +7,12 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from modscale.arrays import MAX_COUNT, IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.errors import InputError
 from modscale.halves import Extreme, Halves, build_halves
 from modscale.points import Limits
 from modscale.space import Bounds, SearchSpace
-from modscale.stage_tables import MAX_COUNT, IntArray
 from modscale.tables import SpaceTables, build_tables, whole_bounds
 
 ANY: Limits = (-MAX_COUNT, MAX_COUNT)

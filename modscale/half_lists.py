@@ -13,9 +13,9 @@ from math import prod
 
 import numpy as np
 
+from modscale.arrays import MAX_COUNT, IntArray
 from modscale.errors import InputError
 from modscale.points import Corner
-from modscale.stage_tables import MAX_COUNT, IntArray
 from modscale.tables import SpaceTables
 
 MAX_HALF = 12_000_000

@@ -17,9 +17,9 @@ from itertools import combinations
 
 import numpy as np
 
-from modscale.ray import SMALLEST_PHI, FloatArray, Ray, largest_phi_within
+from modscale.arrays import FloatArray, IntArray
+from modscale.ray import SMALLEST_PHI, Ray, largest_phi_within
 from modscale.spec import ModelSpec
-from modscale.stage_tables import IntArray
 
 MAX_MEASUREMENTS = 24
 """Networks measured at most for one budget."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from modscale.arrays import MAX_COUNT, IntArray
 from modscale.points import (
     Corner,
     Limits,
@@ -24,7 +25,6 @@ from modscale.points import (
     total_weight,
     weighted_sum,
 )
-from modscale.stage_tables import MAX_COUNT, IntArray
 
 DIGIT_BITS = 2
 """Of a rank, looked up at a time."""

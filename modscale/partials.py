@@ -23,8 +23,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from modscale.arrays import MAX_COUNT, IntArray
 from modscale.points import Corner, Points, Weights, as_pair, combined, merged, total_weight
-from modscale.stage_tables import MAX_COUNT, IntArray, StageTable
+from modscale.stage_tables import StageTable
 from modscale.tables import SpaceTables
 
 MAX_POINTS = 12_000_000

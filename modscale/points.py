@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modscale.stage_tables import MAX_COUNT, IntArray
+from modscale.arrays import MAX_COUNT, IntArray
 
 Weights = NDArray[Any]
 Limits = tuple[int, int]

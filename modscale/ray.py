@@ -20,15 +20,12 @@ from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modscale.arrays import FloatArray, IntArray
 from modscale.settings import LatencySettings, ProxySettings, SearchSettings
 from modscale.space import Constraints, Parameter, SearchSpace
 from modscale.spec import MAX_DEPTH, MAX_DIM, MAX_RESOLUTION, STAGE_KEYS, ModelSpec
-from modscale.stage_tables import IntArray
 from modscale.tables import build_tables
-
-FloatArray = NDArray[np.float64]
 
 RESOLUTION_STEP = 32
 """Pixels between two resolutions."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from modscale.arrays import IntArray
 from modscale.counts import COUNT_METRICS, count_model
 from modscale.document import check_number
 from modscale.errors import InputError
 from modscale.latency_budget import fit_latency
 from modscale.ray import EFFICIENTNET, RULES, SMALLEST_PHI, Ray, ScalingRule, largest_phi_within
 from modscale.spec import MAX_DIM, ModelSpec, parse_spec, spec_to_dict
-from modscale.stage_tables import IntArray
 from modscale.variants import published
 
 WIDTH_STEPS = (8, 4, 2, 1)

@@ -5,28 +5,30 @@ blocks of each ratio times the cost of one such block, plus its attention blocks
 `counts.py`, so that there is one source of truth. The tests hold the tables against `count_model` and
 `StageSpec.canonical`.
 
-Shapes: n options of the stage.
+Shapes: n options of the stage; columns of costs are params (0) and FLOPs (1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modscale.arrays import MAX_COUNT, IntArray
 from modscale.counts import tally_stage
 from modscale.errors import InputError
 from modscale.space import Parameter
 from modscale.spec import STAGE_KEYS, StageSpec
 
-IntArray = NDArray[np.int64]
-
-MAX_COUNT = 2**62
-"""No architecture of a tabled space reaches this many params or FLOPs: half of int64's range, so sums are safe."""
+KIND_KEYS = ("kernel_size", "block", "context")
+Values = Mapping[str, list[Any]]
+"""By stage key, the values that it may take."""
+Places = Mapping[str, IntArray]
+"""By stage key, [n] the place among them of each option's value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,18 +49,13 @@ class StageTable:
         return len(self.dim)
 
     @property
-    def params(self) -> IntArray:
-        """[n] learned numbers of the stage's blocks."""
-        return self.cost[:, 0]
-
-    @property
-    def flops(self) -> IntArray:
-        """[n] multiply-adds of the stage's blocks on one image."""
-        return self.cost[:, 1]
+    def shape(self) -> list[int]:
+        """Options of each parameter."""
+        return [len(parameter.options) for parameter in self.parameters]
 
     def values(self, index: int) -> tuple[Any, ...]:
         """The value of each parameter at option `index`."""
-        places = np.unravel_index(index, [len(p.options) for p in self.parameters])
+        places = np.unravel_index(index, self.shape)
         return tuple(p.options[place] for p, place in zip(self.parameters, places, strict=True))
 
     def spec(self, index: int) -> StageSpec:
@@ -69,108 +66,107 @@ class StageTable:
 def build_stage_table(
     parameters: tuple[Parameter, ...], base: StageSpec, side: int, layer_scale: float | None, index: int
 ) -> StageTable:
-    """One stage's table: filled over the axes of `STAGE_KEYS`, then laid out in the order of its parameters."""
-    axes: dict[str, list[Any]] = {key: [getattr(base, key)] for key in STAGE_KEYS}
-    for parameter in parameters:
-        axes[parameter.field(parameter.options[0])[0]] = [parameter.field(option)[1] for option in parameter.options]
-    order = [parameter.field(parameter.options[0])[0] for parameter in parameters]
-    order += [key for key in STAGE_KEYS if key not in order]
-    strides = {key: prod(len(axes[later]) for later in order[i + 1 :]) for i, key in enumerate(order)}
-
-    shape = [len(axes[key]) for key in STAGE_KEYS]
-    permutation = [STAGE_KEYS.index(key) for key in order]
-
-    def lay_out(values: IntArray) -> IntArray:
-        return np.ascontiguousarray(np.broadcast_to(values, shape).transpose(permutation)).reshape(-1)
-
-    params, flops = _stage_costs(axes, base, side, layer_scale, f"stages[{index}]")
+    """The table of stage `index`, of `side` x `side` tokens. Raises InputError where a count could leave int64."""
+    shape = [len(parameter.options) for parameter in parameters]
+    places = np.unravel_index(np.arange(prod(shape)), shape)
+    values: dict[str, list[Any]] = {key: [getattr(base, key)] for key in STAGE_KEYS}
+    place = dict.fromkeys(STAGE_KEYS, np.broadcast_to(np.int64(0), prod(shape)))
+    stride = dict.fromkeys(STAGE_KEYS, 0)
+    for i, parameter in enumerate(parameters):
+        key = parameter.field(parameter.options[0])[0]
+        values[key] = [parameter.field(option)[1] for option in parameter.options]
+        place[key], stride[key] = places[i], prod(shape[i + 1 :])
     return StageTable(
         parameters=parameters,
-        dim=lay_out(_along("dim", np.array(axes["dim"], dtype=np.int64))),
-        cost=np.stack([lay_out(params), lay_out(flops)], axis=1),
-        network=lay_out(_same_networks(axes, base, strides)),
+        dim=np.array(values["dim"], dtype=np.int64)[place["dim"]],
+        cost=_costs(values, place, base, side, layer_scale, f"stages[{index}]"),
+        network=_stand_ins(values, place, stride, base),
     )
 
 
-def _stage_costs(
-    axes: dict[str, list[Any]], base: StageSpec, side: int, layer_scale: float | None, place: str
-) -> tuple[IntArray, IntArray]:
-    """Params and FLOPs over the axes of `STAGE_KEYS` (those without effect have length 1)."""
+def _costs(
+    values: Values, place: Places, base: StageSpec, side: int, layer_scale: float | None, where: str
+) -> IntArray:
+    """[n, 2] what each option costs."""
 
-    def one_block(**values: Any) -> tuple[int, int]:
-        return tally_stage(replace(base, depth=1, attention_depth=0, **values), side, layer_scale).totals()
+    def block(dim: Any, ratio: Any, kind: Mapping[str, Any]) -> tuple[Any, Any]:
+        one = replace(base, dim=dim, depth=1, mlp_ratios=(ratio,), attention_depth=0, **kind)
+        return tally_stage(one, side, layer_scale).totals()
 
-    def one_attention(dim: int, ratio: float) -> tuple[int, int]:
-        bare = replace(base, dim=dim, depth=1, attention_mlp_ratio=ratio)
+    def attention(dim: int, ratio: float) -> tuple[int, int]:
+        bare = replace(base, dim=dim, depth=1, attention_depth=0, attention_mlp_ratio=ratio)
         with_one = tally_stage(replace(bare, attention_depth=1), side, layer_scale).totals()
-        without = tally_stage(replace(bare, attention_depth=0), side, layer_scale).totals()
+        without = tally_stage(bare, side, layer_scale).totals()
         return with_one[0] - without[0], with_one[1] - without[1]
 
-    ratios = sorted({ratio for cycle in axes["mlp_ratios"] for ratio in cycle})
-    block_keys = ("dim", "kernel_size", "block", "context")
-    grid = list(product(ratios, *(axes[key] for key in block_keys)))
-    blocks = [one_block(mlp_ratios=(ratio,), **dict(zip(block_keys, values, strict=True))) for ratio, *values in grid]
-    deepest = max(axes["attention_depth"])
-    attentions = [
-        one_attention(dim, ratio) if deepest else (0, 0)
-        for dim, ratio in product(axes["dim"], axes["attention_mlp_ratio"])
-    ]
-    check_range(max(map(max, blocks)) * max(axes["depth"]) + max(map(max, attentions)) * deepest, place)
+    dims, depths, deepest = values["dim"], values["depth"], max(values["attention_depth"])
+    ratios = sorted({ratio for cycle in values["mlp_ratios"] for ratio in cycle})
+    kinds = [dict(zip(KIND_KEYS, kind, strict=True)) for kind in product(*(values[key] for key in KIND_KEYS))]
+    pairs = product(dims, values["attention_mlp_ratio"])
+    attentions = [attention(*pair) if deepest else (0, 0) for pair in pairs]
+    dearest = max(max(block(max(dims), ratios[-1], kind)) for kind in kinds)
+    check_range(dearest * max(depths) + max(map(max, attentions)) * deepest, where)
 
-    depths = np.array(axes["depth"], dtype=np.int64)
-    block_shape = [len(axes[key]) for key in block_keys]
-    per_ratio = np.array(blocks, dtype=np.int64).T.reshape(2, len(ratios), *block_shape)
-    conv = np.empty((2, len(axes["mlp_ratios"]), len(depths), *block_shape), dtype=np.int64)
-    for i, cycle in enumerate(axes["mlp_ratios"]):
-        conv[:, i] = np.einsum("dr,cr...->cd...", _ratio_counts(cycle, ratios, depths), per_ratio)
-    attention = np.array(attentions, dtype=np.int64).T.reshape(2, len(axes["dim"]), -1)
-
-    # conv: [2, mlp_ratios, depth, dim, kernel_size, block, context] to the order of STAGE_KEYS
-    costs = conv.transpose(0, 3, 2, 1, 4, 5, 6)[:, :, :, :, :, None, None, :, :, None]
-    deep = np.array(axes["attention_depth"], dtype=np.int64)
-    costs = costs + (attention[:, :, None, :] * deep[:, None])[:, :, None, None, None, :, :, None, None, None]
-    return costs[0], costs[1]
+    # The closed forms are sums and products: they take all dims [D] and ratios [R, 1] at once, none of them too large.
+    blocks = np.empty((len(kinds), len(ratios), len(dims), 2), dtype=np.int64)
+    for i, kind in enumerate(kinds):
+        params, flops = block(np.array(dims, dtype=np.int64), np.array(ratios, dtype=np.int64)[:, None], kind)
+        blocks[i, :, :, 0], blocks[i, :, :, 1] = params, flops
+    kind_place = np.ravel_multi_index([place[key] for key in KIND_KEYS], [len(values[key]) for key in KIND_KEYS])
+    by_attention = np.array(attentions, dtype=np.int64).reshape(len(dims), -1, 2)
+    cost = by_attention[place["dim"], place["attention_mlp_ratio"]]
+    cost *= np.array(values["attention_depth"], dtype=np.int64)[place["attention_depth"], None]
+    for ratio, number in _ratio_counts(values["mlp_ratios"], ratios, depths):
+        of_ratio = blocks[kind_place, ratio[place["mlp_ratios"]], place["dim"]]
+        cost += number[place["mlp_ratios"], place["depth"], None] * of_ratio
+    return cost
 
 
-def _ratio_counts(cycle: tuple[int, ...], ratios: list[int], depths: IntArray) -> IntArray:
-    """[depths, ratios] how many of a stage's blocks have each ratio."""
-    seen = np.zeros((len(cycle) + 1, len(ratios)), dtype=np.int64)
-    for i, ratio in enumerate(cycle):
-        seen[i + 1] = seen[i]
-        seen[i + 1, ratios.index(ratio)] += 1
-    return (depths // len(cycle))[:, None] * seen[-1] + seen[depths % len(cycle)]
+def _ratio_counts(
+    cycles: Sequence[tuple[int, ...]], ratios: list[int], depths: Sequence[int]
+) -> list[tuple[IntArray, IntArray]]:
+    """The j-th ratio of each cycle, [cycles] by its place in `ratios`, and [cycles, depths] how many blocks have it."""
+    own = [sorted(set(cycle)) for cycle in cycles]
+    found = []
+    for j in range(max(map(len, own))):
+        place = np.zeros(len(cycles), dtype=np.int64)
+        number = np.zeros((len(cycles), len(depths)), dtype=np.int64)
+        for i, (cycle, members) in enumerate(zip(cycles, own, strict=True)):
+            if j < len(members):
+                seen = np.r_[0, np.cumsum(np.array(cycle) == members[j])]
+                whole, rest = np.divmod(np.array(depths, dtype=np.int64), len(cycle))
+                place[i], number[i] = ratios.index(members[j]), whole * seen[-1] + seen[rest]
+        found.append((place, number))
+    return found
 
 
-def _same_networks(axes: dict[str, list[Any]], base: StageSpec, strides: dict[str, int]) -> IntArray:
-    """The flat index of each option's stand-in, over the axes of `STAGE_KEYS`.
+def _stand_ins(values: Values, place: Places, stride: Mapping[str, int], base: StageSpec) -> IntArray:
+    """[n] each option's stand-in: the first with the same network.
 
     `StageSpec.canonical` decides; it is asked once for each way in which fields interact, not for each option.
     """
-    total = np.zeros([1] * len(STAGE_KEYS), dtype=np.int64)
-    for key in ("dim", "depth", "attention_depth"):
-        total = total + _along(key, np.arange(len(axes[key]), dtype=np.int64) * strides[key])
+    cycle = _first_equal_prefix(values["mlp_ratios"], values["depth"])
+    hidden = _first_equal_hidden(values["dim"], values["attention_mlp_ratio"])
+    has_attention = np.array(values["attention_depth"])[place["attention_depth"]] > 0
 
-    first_ratio = _first_equal_prefix(axes["mlp_ratios"], axes["depth"]) * strides["mlp_ratios"]
-    total = total + _along("depth", first_ratio)
-
-    ratio = _first_equal_hidden(axes["dim"], axes["attention_mlp_ratio"]) * strides["attention_mlp_ratio"]
-    has_attention = np.array([depth > 0 for depth in axes["attention_depth"]])
-    # [dim, attention_depth, attention_mlp_ratio]
-    stand_in_ratio = np.where(has_attention[:, None], ratio[:, None, :], 0)
-    total = total + stand_in_ratio[:, None, None, None, :, :, None, None, None]
-
-    keys = ("kernel_size", "block", "context", "fusion")
+    keys = (*KIND_KEYS, "fusion")
+    lengths = [len(values[key]) for key in keys]
     first: dict[StageSpec, int] = {}
-    stand_in = []
-    for places in product(*(range(len(axes[key])) for key in keys)):
-        values = {key: axes[key][place] for key, place in zip(keys, places, strict=True)}
-        flat = sum(place * strides[key] for key, place in zip(keys, places, strict=True))
-        stand_in.append(first.setdefault(replace(base, **values).canonical(), flat))
-    block = np.array(stand_in, dtype=np.int64).reshape([len(axes[key]) for key in keys])
-    return total + block[None, None, None, :, None, None, :, :, :]
+    kind = np.empty(prod(lengths), dtype=np.int64)  # of each combination of `keys`, the index of its stand-in
+    for i, places in enumerate(product(*map(range, lengths))):
+        fields = {key: values[key][p] for key, p in zip(keys, places, strict=True)}
+        index = sum(p * stride[key] for key, p in zip(keys, places, strict=True))
+        kind[i] = first.setdefault(replace(base, **fields).canonical(), index)
+
+    stand_in = kind[np.ravel_multi_index([place[key] for key in keys], lengths)]
+    for key in ("dim", "depth", "attention_depth"):
+        stand_in += place[key] * stride[key]
+    stand_in += cycle[place["depth"], place["mlp_ratios"]] * stride["mlp_ratios"]
+    ratio = hidden[place["dim"], place["attention_mlp_ratio"]]
+    return stand_in + np.where(has_attention, ratio, 0) * stride["attention_mlp_ratio"]
 
 
-def _first_equal_prefix(cycles: list[tuple[int, ...]], depths: list[int]) -> IntArray:
+def _first_equal_prefix(cycles: Sequence[tuple[int, ...]], depths: Sequence[int]) -> IntArray:
     """[depths, cycles] the first cycle with the same ratios over that many blocks."""
     first = np.zeros((len(depths), len(cycles)), dtype=np.int64)
     wanted = {depth: i for i, depth in enumerate(depths)}
@@ -183,19 +179,13 @@ def _first_equal_prefix(cycles: list[tuple[int, ...]], depths: list[int]) -> Int
     return first
 
 
-def _first_equal_hidden(dims: list[int], ratios: list[float]) -> IntArray:
+def _first_equal_hidden(dims: Sequence[int], ratios: Sequence[float]) -> IntArray:
     """[dims, ratios] the first ratio with the same hidden width of the attention's MLP."""
     first = []
     for dim in dims:
         hidden = [StageSpec(dim=dim, depth=1, attention_mlp_ratio=ratio).attention_hidden() for ratio in ratios]
         first.append([hidden.index(width) for width in hidden])
     return np.array(first, dtype=np.int64)
-
-
-def _along(key: str, values: IntArray) -> IntArray:
-    """`values` as a view whose axes start at the axis of `key`, the others of length 1."""
-    start = STAGE_KEYS.index(key)
-    return values.reshape([1] * start + list(values.shape) + [1] * (len(STAGE_KEYS) - start - values.ndim))
 
 
 def check_range(largest: int, place: str) -> None:

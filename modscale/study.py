@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -30,10 +29,10 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from modscale.arrays import FloatArray, IntArray
 from modscale.errors import RunError
 from modscale.space import Parameter, SearchSpace
 from modscale.spec import ModelSpec, network_key
-from modscale.stage_tables import IntArray
 from modscale.tables import SpaceTables
 from modscale.trials import Trial
 
@@ -201,7 +200,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.seed = seed
         self.distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
         self.taken: set[Any] = set()
-        self.edges: NDArray[np.float64] | None = None
+        self.edges: FloatArray | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.distributions
@@ -257,7 +256,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
                 return options
         return self._uniform(rng)
 
-    def _log_params(self, rows: IntArray) -> NDArray[np.float64]:
+    def _log_params(self, rows: IntArray) -> FloatArray:
         return np.log(self.tables.count(rows)[0].astype(np.float64))
 
     def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:

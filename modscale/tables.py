@@ -12,20 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil, floor, prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.counts import Tally, tally_downsample, tally_head, tally_stem
 from modscale.errors import InputError
 from modscale.space import Bounds, Parameter, SearchSpace
 from modscale.spec import ModelSpec
-from modscale.stage_tables import MAX_COUNT, IntArray, StageTable, build_stage_table, check_range
-
-BoolArray = NDArray[np.bool_]
+from modscale.stage_tables import StageTable, build_stage_table, check_range
 
 MAX_TABLED_OPTIONS = 5_000_000
 """Combinations of options over all stages together: about 0.4 GB of tables."""
@@ -211,7 +209,7 @@ def build_tables(space: SearchSpace) -> SpaceTables:
     entry, slope = [_by_dim(stages[0].dim, lambda dim: tally_stem(base, dim))], [np.zeros_like(stages[0].cost)]
     for stage, side in zip(stages[1:], sides[1:], strict=True):
         # Linear in the channels that enter: two values fix the line, and thousands of dims need no square table.
-        one, two = (_by_dim(stage.dim, _downsample_from(channels, side)) for channels in (1, 2))
+        one, two = (_by_dim(stage.dim, partial(_downsample, channels, side)) for channels in (1, 2))
         slope.append(two - one)
         entry.append(one - slope[-1])
     entry[-1] = entry[-1] + _by_dim(stages[-1].dim, lambda dim: tally_head(dim, sides[-1], base.num_classes))
@@ -235,16 +233,14 @@ def whole_bounds(bounds: Bounds) -> tuple[int, int]:
     return low, high
 
 
-def _downsample_from(channels: int, side: int) -> Callable[[int], Tally]:
-    return lambda dim: tally_downsample(channels, dim, side)
+def _downsample(channels: int, side: int, dim: Any) -> Tally:
+    return tally_downsample(channels, dim, side)
 
 
-def _by_dim(dims: IntArray, tally: Callable[[int], Tally]) -> IntArray:
-    """[n, 2] params and FLOPs of what depends on a stage's channels alone."""
-    distinct, place = np.unique(dims, return_inverse=True)
-    totals = [tally(int(dim)).totals() for dim in distinct]
-    check_range(max(map(max, totals)), "stages")
-    return np.array(totals, dtype=np.int64)[place]
+def _by_dim(dims: IntArray, tally: Callable[[Any], Tally]) -> IntArray:
+    """[n, 2] params and FLOPs of what depends on the channels alone: a closed form that takes all dims at once."""
+    check_range(max(tally(int(dims.max())).totals()), "stages")
+    return np.stack(np.broadcast_arrays(*tally(dims).totals()), axis=1)
 
 
 def _option_index(parameters: tuple[Parameter, ...], choice: Mapping[str, Any]) -> int:

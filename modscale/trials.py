@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modscale.arrays import MAX_COUNT
 from modscale.document import Section, check_integer, check_number
 from modscale.errors import InputError, RunError
 from modscale.spec import ModelSpec, parse_spec, spec_to_dict
 
 STATES = ("complete", "failed", "stopped")
-MAX_COUNT = 2**62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
