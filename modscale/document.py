@@ -7,6 +7,7 @@ a word.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -123,9 +124,22 @@ def dump_yaml(value: object, *, flow: bool | None = None, width: int = 110) -> s
 
 
 def _check_nesting(text: bytes | str) -> None:
-    """Refuses a depth that would overflow the stack of PyYAML's C composer and end the process."""
+    """Refuses a depth that would overflow the stack of PyYAML's C composer and end the process.
+
+    libyaml reads ahead, and its newer versions refuse deep nesting themselves before they have said where it begins;
+    what they refuse is read once more by PyYAML's own parser, which does not, so that the rule told is always ours.
+    """
+    try:
+        _count_nesting(text, _Loader)
+    except yaml.YAMLError:
+        with contextlib.suppress(yaml.YAMLError):
+            _count_nesting(text, yaml.SafeLoader)
+        raise
+
+
+def _count_nesting(text: bytes | str, loader: Any) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING:
             rule = f"lists and mappings must be nested at most {MAX_NESTING} deep"
