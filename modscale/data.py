@@ -55,6 +55,8 @@ class Dataset:
     """SHA-256 over the class names and the four arrays."""
     leaked: int
     """Validation images whose pixels are also those of a training image; more than 0 flatters every accuracy."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of these data, a line each."""
 
     @property
     def num_classes(self) -> int:
@@ -274,6 +276,7 @@ def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:
     for array in (x_train, y_train, x_val, y_val):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.data)
+    leaked = count_leaked(x_train, x_val)
     return Dataset(
         name=name,
         class_names=tuple(class_names),
@@ -282,5 +285,13 @@ def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:
         x_val=x_val,
         y_val=y_val,
         fingerprint=digest.hexdigest(),
-        leaked=count_leaked(x_train, x_val),
+        leaked=leaked,
+        notes=(_leak_note(leaked, len(x_val)),) if leaked else (),
+    )
+
+
+def _leak_note(leaked: int, total: int) -> str:
+    return (
+        f"{leaked} of {total} validation images stand in the training set too, pixel for pixel: the accuracies are"
+        " flattered by what was seen in training"
     )

@@ -68,6 +68,8 @@ class DataSummary:
     """Validation images that stand in the training set too, pixel for pixel."""
     device: str
     """Where the proxy trains, as in `cpu` or `cuda (NVIDIA H200)`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the data, a line each: told at the start, in `run.yaml` and in the report."""
 
 
 class Evaluator:
@@ -287,6 +289,7 @@ class _Tasks:
             fingerprint=dataset.fingerprint,
             leaked=dataset.leaked,
             device=describe_device(self.proxy),
+            notes=dataset.notes,
         )
 
     def export(self, spec: ModelSpec, file: Path) -> float:
@@ -316,4 +319,4 @@ def _die_with_parent() -> None:
 
 def summary_to_dict(summary: DataSummary) -> dict[str, Any]:
     """The summary as it stands in `run.yaml`."""
-    return asdict(summary)
+    return {**asdict(summary), "notes": list(summary.notes)}

@@ -59,6 +59,7 @@ def write_context(
         "started": str(run.document.get("started", "not recorded")),
         "objectives": [f"{METRIC_NAMES[m]} ({d})" for m, d in space.objectives.items()],
         "proxy_sentence": _proxy_sentence(run),
+        "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
         "front": [rows[t.number] for t in front.members],
         "dominated": [rows[t.number] for t in front.dominated],
@@ -72,7 +73,7 @@ def write_context(
         "settings": _settings(run),
         "machine": _pairs(section(run.document, "machine")),
         "versions": _pairs(section(run.document, "versions")),
-        "data": _pairs(section(run.document, "data")),
+        "data": _pairs({key: v for key, v in section(run.document, "data").items() if key != "notes"}),
         "command": _command(run),
         "space_yaml": dump_yaml(run.document["space"]),
         "reading": _reading_view(reading, reading_picture),
@@ -118,6 +119,12 @@ def _proxy_sentence(run: Run) -> str:
         f" {proxy.resolution} px. It ranks the candidates of this run against each other. It is not ImageNet accuracy,"
         " and a network that learns slowly may rank lower here than it would after full training."
     )
+
+
+def _data_notes(run: Run) -> list[str]:
+    """What was told of the data when they were loaded; runs of older versions hold none."""
+    notes = section(run.document, "data").get("notes")
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]]) -> dict[str, str]:

@@ -158,6 +158,8 @@ def _search(
             say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
     with Evaluator(space, source, debug=debug) as evaluator:
+        for note in evaluator.summary.notes:
+            say(f"note: {note}")
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             _check_same_data(folder, data)

@@ -128,7 +128,9 @@ def test_images_shared_by_training_and_validation_are_counted(tmp_path: Path) ->
     """An exact copy in val/ is reported, however it is stored."""
     root = write_folder(tmp_path)
     Image.open(root / "train" / "dog" / "1.png").save(root / "val" / "dog" / "copy.bmp")
-    assert load(root).leaked == 1
+    found = load(root)
+    assert found.leaked == 1
+    assert found.notes[0].startswith("1 of 5 validation images stand in the training set too")
     x = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
     assert count_leaked(x, x[[2, 2]]) == 2
     assert count_leaked(x, x + 100) == 0

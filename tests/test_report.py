@@ -341,3 +341,15 @@ def test_the_report_needs_no_torch() -> None:
     """A report is rebuilt without loading torch."""
     code = "import sys, modscale.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_notes_on_the_data_stand_in_the_report(tmp_path: Path) -> None:
+    """Each is told in both reports, whatever is in it; a run of an older version has none."""
+    old = write_run(tmp_path / "old", fake_trials(FAKE, 4), [])
+    assert "Note:" not in build_report(old)["markdown"].read_text()
+    data = {"source": "x", "classes": 2, "train_images": 60, "val_images": 30, "notes": ["30 of 30 leak", HOSTILE]}
+    files = build_report(write_run(tmp_path / "new", fake_trials(FAKE, 4), [], data=data))
+    assert "> Note: 30 of 30 leak." in files["markdown"].read_text()
+    page = Page(files["html"].read_text())
+    assert f"Note: {HOSTILE}." in page.text
+    assert not any("onerror" in attributes for _, attributes in page.tags)
