@@ -225,6 +225,12 @@ def export(
     pick: Annotated[str | None, typer.Option(metavar="BAND", help="The run's pick for this band.")] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="The run's trial of this number.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Where in the checkpoint they lie, as in ema.module [default: found].")
+    ] = None,
+    fresh_head: Annotated[
+        bool, typer.Option("--fresh-head", help="Start the classifier fresh; load the rest.")
+    ] = False,
     resolution: ResolutionOption = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seed of the initial weights, without --weights.")
@@ -235,15 +241,19 @@ def export(
     """Write a network's spec, ONNX (checked against torch) and weights."""
     from modscale.session import choose_spec
 
+    if weights is None and (key is not None or fresh_head):
+        raise InputError("goes with --weights", place="--fresh-head" if fresh_head else "--key")
     spec = _at(choose_spec(model, pick=pick, trial=trial), resolution)
+    from modscale.checkpoint import loaded_to_json
     from modscale.export import export_model
 
-    result = export_model(spec, out, weights=weights, seed=seed)
+    result = export_model(spec, out, weights=weights, key=key, fresh_head=fresh_head, seed=seed)
     document = {
         "spec": str(result.spec),
         "onnx": str(result.onnx),
         "weights": str(result.weights),
-        "trained": weights is not None,
+        "trained": result.loaded is not None,
+        "loaded": None if result.loaded is None else {"file": str(weights), **loaded_to_json(result.loaded)},
         "params": result.params,
         "flops": result.flops,
         "max_abs_error": result.max_abs_error,

@@ -185,10 +185,27 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
     size = f"{result['params']:,} params, {result['flops']:,} FLOPs"
     out.print(f"[bold]{escape(spec.name)}[/] at {spec.resolution} x {spec.resolution}: {size}")
     error = f"ONNX Runtime against torch: max abs error {result['max_abs_error']:.1e}"
-    weights = "loaded" if result["trained"] else "initial, not trained; --weights FILE puts in a checkpoint"
+    loaded = result["loaded"]
+    weights = "initial, not trained; --weights FILE puts in a checkpoint" if loaded is None else _loaded_text(loaded)
     out.print(f"spec     {result['spec']}", soft_wrap=True)
     out.print(f"ONNX     {result['onnx']} ({error})", soft_wrap=True)
     out.print(f"weights  {result['weights']} ({weights})", soft_wrap=True)
+
+
+def _loaded_text(loaded: Mapping[str, Any]) -> str:
+    """What was loaded from where, and what was not."""
+    where = "" if loaded["key"] == "." else f" under {loaded['key']}"
+    parts = [f"loaded from {loaded['file']}{where}"]
+    if loaded["averaged"]:
+        parts.append("the averaged weights")
+    if loaded["buffers_from"]:
+        parts.append(f"BatchNorm's statistics from {loaded['buffers_from']}")
+    if loaded["fresh"]:
+        parts.append("the head is fresh, not trained")
+    if passed := loaded["passed_over"]:
+        more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
+        parts.append(f"passed over: {', '.join(passed[:3])}{more}")
+    return "; ".join(parts)
 
 
 def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False) -> Table:

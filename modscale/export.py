@@ -31,7 +31,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from modscale import runtime
-from modscale.checkpoint import load_weights, save_weights
+from modscale.checkpoint import LoadedWeights, load_weights, save_weights
 from modscale.counts import count_model
 from modscale.errors import InputError, MismatchError, TooLargeError
 from modscale.files import write_whole
@@ -63,12 +63,23 @@ class ExportResult:
     """Multiply-adds of one image."""
     max_abs_error: float
     """Largest difference between a logit of ONNX Runtime and of PyTorch, real weights."""
+    loaded: LoadedWeights | None
+    """What was taken from a checkpoint; None where the network is freshly initialised."""
 
 
-def export_model(spec: ModelSpec, out_dir: str | Path, *, weights: Path | None = None, seed: int = 0) -> ExportResult:
+def export_model(
+    spec: ModelSpec,
+    out_dir: str | Path,
+    *,
+    weights: Path | None = None,
+    key: str | None = None,
+    fresh_head: bool = False,
+    seed: int = 0,
+) -> ExportResult:
     """Writes `spec.yaml`, `model.onnx` and `model.safetensors` into `out_dir`, which is created.
 
-    Without `weights` the network is freshly initialised from `seed`.
+    Without `weights` the network is freshly initialised from `seed`; `key` and `fresh_head` are those of
+    `load_weights`.
 
     Raises:
         InputError: `out_dir` cannot be written.
@@ -81,8 +92,7 @@ def export_model(spec: ModelSpec, out_dir: str | Path, *, weights: Path | None =
     params = sum(parameter.numel() for parameter in network.parameters())
     if params != counted.params:
         raise MismatchError(f"{spec.name} has {params} params where the closed form counts {counted.params}")
-    if weights is not None:
-        load_weights(network, weights)
+    loaded = None if weights is None else load_weights(network, weights, key=key, fresh_head=fresh_head)
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +109,7 @@ def export_model(spec: ModelSpec, out_dir: str | Path, *, weights: Path | None =
         params=params,
         flops=counted.flops,
         max_abs_error=max_abs_error,
+        loaded=loaded,
     )
 
 

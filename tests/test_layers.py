@@ -22,7 +22,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "search report report_text console plots",
     "evaluate design_reading study ranking",
     "latency proxy",
-    "export recipe network blocks tracing checkpoint data synthetic images runtime",
+    "export recipe network blocks tracing checkpoint candidates pickled data synthetic images runtime",
     "census feasibility scaling budgets latency_budget ray half_lists halves partials pairs points",
     "variants tables stage_tables",
     "counts pareto front trials runs space",
