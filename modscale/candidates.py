@@ -36,6 +36,9 @@ WORDS: dict[str, Role] = {
 MAX_NESTING = 60
 """Deepest nesting that is looked into."""
 
+MAX_NAME = 80
+"""Characters of a name that a message holds."""
+
 _NAMED = 3
 """How many candidates a message names."""
 
@@ -165,7 +168,7 @@ def choose(
     others = [leaf for leaf in leaves if _words_role(leaf.name) == "averaged"]
     if key is None and not averaged and 2 * len(others) >= len(wanted):
         raise CheckpointError(
-            f"holds averaged weights whose names are not the network's ({others[0].name}); "
+            f"holds averaged weights whose names are not the network's ({cut(others[0].name)}); "
             f"--key loads the raw ones: {_keys(candidates)}"
         )
     pool = averaged or [one for one in candidates if one.role != "raw"] or list(candidates)
@@ -195,6 +198,11 @@ def extras(chosen: Candidate, candidates: Sequence[Candidate], leaves: Sequence[
     return inside, beside
 
 
+def cut(name: str) -> str:
+    """A tensor's name as a message holds it, however long the file has it."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+
+
 def _fits(candidate: Candidate, wanted: Mapping[str, Tensor]) -> bool:
     return all(
         name in candidate.leaves and candidate.leaves[name].tensor.shape == tensor.shape
@@ -213,7 +221,7 @@ def _equal(one: Candidate, other: Candidate) -> bool:
 
 def _keys(candidates: Sequence[Candidate]) -> str:
     more = f" and {len(candidates) - _NAMED} more" if len(candidates) > _NAMED else ""
-    return ", ".join(one.key for one in candidates[:_NAMED]) + more
+    return ", ".join(cut(one.key) for one in candidates[:_NAMED]) + more
 
 
 def _role(prefix: str, layout: Mapping[str, Role], leaves: Sequence[Leaf]) -> Role:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from modscale.candidates import Candidate, Leaf, choose, extras, find_candidates
+from modscale.candidates import Candidate, Leaf, choose, cut, extras, find_candidates
 from modscale.errors import CheckpointError, naming_file
 from modscale.files import write_whole
 from modscale.pickled import read_pickle
@@ -191,7 +191,7 @@ def _remedies(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list
 
 
 def _note(problems: list[str], what: str, names: Iterable[str]) -> None:
-    listed = list(names)
+    listed = [cut(name) for name in names]
     if listed:
         more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
         problems.append(f"{len(listed)} {what}: {', '.join(listed[:_NAMED])}{more}")

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from modscale.counts import ModelCount, count_model, sum_by
+from modscale.errors import one_line
 from modscale.settings import LatencySettings, available_cores
 from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial, metric_text
@@ -205,7 +206,7 @@ def _loaded_text(loaded: Mapping[str, Any]) -> str:
     if passed := loaded["passed_over"]:
         more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
         parts.append(f"passed over: {', '.join(passed[:3])}{more}")
-    return "; ".join(parts)
+    return escape(one_line("; ".join(parts)))
 
 
 def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False) -> Table:

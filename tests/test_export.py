@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from safetensors.torch import load_file
 
 from modscale import export
 from modscale.checkpoint import load_weights, save_weights
+from modscale.cli import main
 from modscale.counts import count_model
 from modscale.errors import CheckpointError, InputError, MismatchError, TooLargeError
 from modscale.export import export_model, export_onnx, fresh_network, probe_images
@@ -212,3 +217,26 @@ def test_a_network_too_large_is_not_even_drawn(monkeypatch):
     spec = parse_spec({"stages": [{"dim": 16384, "depth": 4, "mlp_ratios": [64]}]})
     with pytest.raises(TooLargeError, match="at most 2 GiB"):
         fresh_network(spec, seed=0)
+
+
+def test_an_export_tells_what_it_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which weights of a checkpoint, and what was passed over, in JSON and in text; the averaged ones are written."""
+    spec_file = tmp_path / "net.yaml"
+    spec_file.write_text("resolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n")
+    raw, averaged = (fresh_network(load_spec(spec_file), seed=seed).state_dict() for seed in (1, 2))
+    torch.save({"model": raw, "ema": {**averaged, "n_averaged": torch.tensor(3)}}, tmp_path / "w.pth")
+    command = ["export", str(spec_file), "--weights", str(tmp_path / "w.pth"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["trained"] is True
+    assert document["loaded"] == {
+        "file": str(tmp_path / "w.pth"), "key": "ema", "averaged": True, "passed_over": ["n_averaged"], "fresh": [],
+        "buffers_from": None,
+    }  # fmt: skip
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in averaged.items())
+    assert main([*command, "--fresh-head"]) == 0
+    text = capsys.readouterr().out
+    assert "under ema; the averaged weights; the head is fresh, not trained; passed over: n_averaged" in text
+    assert main([*command[:2], "--key", "ema", "--out", str(tmp_path / "out")]) == 2
+    assert "--key: goes with --weights" in capsys.readouterr().err
