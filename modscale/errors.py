@@ -101,6 +101,12 @@ class WorkerFault(TrialFailed):
     exit_code = 1
 
 
+class WorkerKilled(WorkerFault):
+    """It was ended from outside, for want of memory say, or because it took too long: not a fault of ours."""
+
+    exit_code = 2
+
+
 class AllTrialsFailed(ModscaleError):
     """A search in which no candidate could be evaluated."""
 

@@ -7,23 +7,17 @@ all the memory takes the worker with it, not the search: the worker is started a
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from modscale.counts import count_model
-from modscale.errors import DataError, InputError, MismatchError, ModscaleError, TooLargeError, TrialFailed
+from modscale.errors import DataError, InputError, MismatchError, TooLargeError, TrialFailed, WorkerFault
+from modscale.processes import Child
 from modscale.settings import ProxySettings
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec
@@ -82,7 +76,7 @@ class Evaluator:
         self.space = space
         self.source = source
         self.debug = debug
-        self.worker: _Worker | None = None
+        self.worker: Child | None = None
         self.summary: DataSummary
 
     def __enter__(self) -> Evaluator:
@@ -129,141 +123,39 @@ class Evaluator:
         )
 
     def _ask(self, task: str, *arguments: Any) -> Any:
-        if self.worker is None or not self.worker.is_alive:
+        """The worker's answer. What ended it, or was not foreseen, is this candidate's reason to fail."""
+        if self.worker is None or not self.worker.is_running:
             self.worker = self._start()
         try:
             return self.worker.ask(task, *arguments)
-        except _WorkerDied as death:
-            raise TrialFailed(f"{task}: {death}") from death
+        except (MismatchError, TooLargeError, WorkerFault) as error:
+            raise TrialFailed(f"{task}: {error}") from error
 
-    def _start(self) -> _Worker:
+    def _start(self) -> Child:
         """A worker with the data loaded: the same data, on the same device, as the one before it had."""
-        worker = _Worker(self.source, self.space.proxy, self.space.search.seed, self.debug)
+        arguments = (self.source, self.space.proxy, self.space.search.seed)
         try:
-            summary: DataSummary = worker.ask("load")
-            if self.worker is not None and summary != self.summary:
-                raise InputError("the data or the device changed during the search", file=self.source)
-        except (_WorkerDied, TrialFailed) as error:
-            worker.stop()
+            worker = Child(__name__, "Tasks", arguments, name="the worker process", debug=self.debug)
+            try:
+                summary: DataSummary = worker.ask("load")
+                if self.worker is not None and summary != self.summary:
+                    raise InputError("the data or the device changed during the search", file=self.source)
+            except BaseException:
+                worker.stop()
+                raise
+        except TrialFailed as error:
             raise InputError(f"loading the data: {error}", file=self.source) from error
-        except BaseException:
-            worker.stop()
-            raise
         self.summary = summary
         return worker
 
 
-class _WorkerDied(Exception):
-    """The worker process ended without an answer."""
-
-
-class _Worker:
-    """A process that imports torch, loads the data once, and answers one task at a time.
-
-    It is ended after an error that nobody foresaw: after some of CUDA's, every later call in the process fails too.
-    """
-
-    def __init__(self, source: str, proxy: ProxySettings, seed: int, debug: bool) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, source, proxy, seed, debug), daemon=True)
-        with _ignoring_interrupts():
-            self.process.start()
-        theirs.close()
-
-    def ask(self, task: str, *arguments: Any) -> Any:
-        try:
-            self.pipe.send((task, arguments))
-            answer, value = self.pipe.recv()
-        except (EOFError, OSError) as error:
-            self.process.join(timeout=5)
-            cause = _cause_of_death(self.process.exitcode)
-            self.stop()
-            raise _WorkerDied(cause) from error
-        if answer == "broken":
-            self.stop()
-        if answer != "ok":
-            raise value
-        return value
-
-    @property
-    def is_alive(self) -> bool:
-        return self.process.is_alive()
-
-    def stop(self) -> None:
-        self.pipe.close()
-        self.process.kill()
-        self.process.join()
-
-
-@contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """A process that starts in here is deaf to Ctrl-C from its first instruction on: that is the parent's to handle.
-
-    The parent hears of it when it leaves.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # the one that multiprocessing starts unblocks what is blocked here
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _cause_of_death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = ", as when memory runs out" if name == "SIGKILL" else ""
-        return f"the worker process was ended by {name}{hint}"
-    return f"the worker process ended with exit code {exitcode}"
-
-
-def _serve(pipe: Connection, source: str, proxy: ProxySettings, seed: int, debug: bool) -> None:
-    """The worker's life: answers tasks until the pipe closes or the parent is gone."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    with contextlib.suppress(OSError):  # if memory runs out, this process goes, not the search
-        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
-    tasks = _Tasks(source, proxy, seed)
-    while True:
-        try:
-            task, arguments = pipe.recv()
-        except (EOFError, OSError):
-            return
-        kind, value = _answer(tasks, task, arguments, debug)
-        pipe.send((kind, value))
-        if kind == "broken":
-            return
-        del value  # an error holds the frames it passed through, and they the network
-        if task == "train":
-            tasks.release()
-
-
-def _answer(tasks: _Tasks, task: str, arguments: tuple[Any, ...], debug: bool) -> tuple[str, Any]:
-    """`ok` and the result, `error` and what the caller is to raise, or `broken` where the process must not go on."""
-    try:
-        return "ok", getattr(tasks, task)(*arguments)
-    except (MismatchError, TooLargeError) as error:
-        return "error", TrialFailed(f"{task}: {error}")
-    except ModscaleError as error:
-        return "error", error
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is this candidate's reason to fail
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        reason = " ".join(str(error).split())[:300]
-        return "broken", TrialFailed(f"{task}: {type(error).__name__}: {reason}")
-
-
-class _Tasks:
+class Tasks:
     """What the worker can be asked; everything heavy is imported here."""
 
     def __init__(self, source: str, proxy: ProxySettings, seed: int) -> None:
         self.source, self.proxy, self.seed = source, proxy, seed
         self.prepared: Any = None
+        self.has_trained = False
 
     def load(self) -> DataSummary:
         from modscale.data import load_dataset
@@ -300,21 +192,17 @@ class _Tasks:
     def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
         from modscale.proxy import train_proxy
 
+        self.has_trained = True
         result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
         return result.accuracy, result.val_images
 
-    def release(self) -> None:
+    def after_answer(self) -> None:
         """Called when a task's answer, and an error's hold on its frames, are gone."""
-        from modscale.proxy import release_memory
+        if self.has_trained:
+            from modscale.proxy import release_memory
 
-        release_memory(self.prepared)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+            release_memory(self.prepared)
+            self.has_trained = False
 
 
 def summary_to_dict(summary: DataSummary) -> dict[str, Any]:

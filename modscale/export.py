@@ -14,11 +14,10 @@ The runs use ONNX Runtime with the graph optimisations that are timed later. Not
 from __future__ import annotations
 
 import copy
-import json
 import math
-import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from modscale.counts import count_model
 from modscale.errors import InputError, MismatchError, TooLargeError
 from modscale.files import write_whole
 from modscale.network import build_network
-from modscale.spec import ModelSpec, parse_spec, spec_to_yaml
+from modscale.spec import ModelSpec, spec_to_yaml
 
 OPSET = 17
 
@@ -285,18 +284,10 @@ def _check_size(size: int) -> None:
         raise TooLargeError("an ONNX file holds at most 2 GiB of weights", place="network", value=size)
 
 
-def main() -> int:
-    """A process of its own for exports: `[[spec, out_dir, seed], ...]` as JSON in, one JSON line out."""
-    try:
-        for document, out_dir, seed in json.load(sys.stdin):
-            export_model(parse_spec(document), out_dir, seed=seed)
-        answer = {}
-    except InputError as error:
-        answer = {"input_error": str(error)}
-    except MismatchError as error:
-        answer = {"mismatch": str(error)}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return 0
+def export_all(specs: Sequence[ModelSpec], folders: Sequence[Path]) -> None:
+    """Exports each spec, freshly initialised, into its folder; what a child process is asked. See `export_model`."""
+    for spec, folder in zip(specs, folders, strict=True):
+        export_model(spec, folder)
 
 
 def _output_types(
@@ -337,7 +328,3 @@ def _trace(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
             training=torch.onnx.TrainingMode.PRESERVE,
         )
         return onnx.load(file)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,12 +14,8 @@ The paper's protocol is `threads: 4, runs: 4000` and the mean.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,10 +23,11 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
-from modscale.errors import InputError, MismatchError, ProviderError, TrialFailed, WorkerFault
+from modscale.errors import ProviderError
+from modscale.processes import Child
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings, available_cores
-from modscale.spec import ModelSpec, spec_to_dict
+from modscale.spec import ModelSpec
 
 PROCESSES = 5
 """Fresh processes that share the runs of one model."""
@@ -38,13 +35,8 @@ PROCESSES = 5
 BATCHES = 5
 """Batches of consecutive runs in each process, whose means give the interval."""
 
-PACKAGE_ROOT = Path(__file__).resolve().parents[1]
-
 LIMIT_S = 1200.0
 """Seconds one worker may take before its model is given up."""
-
-_ERRORS = {"provider_error": ProviderError, "failed": TrialFailed, "input_error": InputError, "mismatch": MismatchError}
-"""What a worker's answer is raised as, by the key it stands under."""
 
 # Student's t, 97.5 %, by degrees of freedom (any statistics table); beyond, see `_student_t`.
 _STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
@@ -82,7 +74,7 @@ class Latency:
 
 def check_provider(provider: str) -> None:
     """Raises ProviderError where ONNX Runtime lacks `provider` or it does not start; asked in a process of its own."""
-    _ask("modscale.runtime", {"available": provider})
+    _ask("modscale.runtime", "answer_provider", provider)
 
 
 def measure_latency(onnx_file: str | Path, settings: LatencySettings) -> Latency:
@@ -127,7 +119,7 @@ def measure_models(
     """
     with tempfile.TemporaryDirectory(prefix="modscale-latency-") as folder:
         outs = [Path(folder) / str(i) for i in range(len(specs))]
-        _ask("modscale.export", [[spec_to_dict(spec), str(out), 0] for spec, out in zip(specs, outs, strict=True)])
+        _ask("modscale.export", "export_all", list(specs), outs)
         return measure_files([out / "model.onnx" for out in outs], settings, on_round=on_round)
 
 
@@ -209,38 +201,22 @@ def _job(onnx_file: str | Path, settings: LatencySettings, runs: int) -> Job:
 
 
 def _run_worker(job: Job) -> Timings:
-    timings = _ask("modscale.runtime", asdict(job))["timings"]
-    return Timings(**{**timings, "times_ns": tuple(timings["times_ns"])})
+    return _ask("modscale.runtime", "answer_timing", job)
 
 
-def _ask(module: str, question: object) -> dict[str, Any]:
-    """Runs `module` in a fresh process and returns its one line of JSON to `question`, or raises what that says."""
-    # -P: a file of the user's folder must not be taken for a module; the package itself may lie in it, uninstalled.
-    code = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], None, '__main__', True)"
-    command = [sys.executable, "-P", "-c", code, str(PACKAGE_ROOT), module]
-    try:
-        done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired as error:
-        raise TrialFailed(f"{module} took longer than {LIMIT_S:g} s") from error
-    if done.returncode < 0:
-        raise TrialFailed(f"{module} was ended by {_signal_name(-done.returncode)}")
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError as error:
-        last = "".join(done.stderr.strip().splitlines()[-1:])[:300]
-        raise WorkerFault(f"{module} ended with code {done.returncode}: {last or 'it said nothing'}") from error
-    for key, kind in _ERRORS.items():
-        if key in answer:
-            raise kind(answer[key] + _missing_library(done.stderr))
-    return answer
+def _ask(module: str, function: str, *arguments: Any) -> Any:
+    """What `function` of `module` returns in a fresh process. Raises as `Child.ask` does."""
+    # numpy's BLAS would otherwise start a pool of its own on import, beside the model that is timed.
+    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} if module == "modscale.runtime" else {}
+    with Child(module, name=module, environment=alone, limit_s=LIMIT_S, keeps_log=True) as child:
+        try:
+            return child.ask(function, *arguments)
+        except ProviderError as error:
+            error.rule += _missing_library(child.log)
+            raise
 
 
 def _missing_library(log: str) -> str:
     """The library that ONNX Runtime could not load, which stands in its log and not in its exception."""
     found = re.search(r"Failed to load library .* with error: ([^:]+: cannot open shared object file)", log)
     return f" ({found[1]})" if found else ""
-
-
-def _signal_name(number: int) -> str:
-    name = signal.Signals(number).name
-    return f"{name}, as when memory runs out" if name == "SIGKILL" else name

@@ -1,8 +1,7 @@
 """ONNX Runtime: the one module that imports it, and the process in which a model is timed.
 
-`latency.py` starts `python -m modscale.runtime` afresh for every timing, so that no thread pool but the session's own
-is alive: the worker imports neither torch nor anything else that starts threads, and counts its threads to be sure.
-It reads one question as JSON on standard input, a `Job` or `{"available": provider}`, and answers with one JSON line.
+`latency.py` has `answer_timing` called in a fresh process for every timing, so that no thread pool but the session's
+own is alive: that process imports neither torch nor anything else that starts threads, and counts them to be sure.
 
 A provider is taken at its word only when ONNX Runtime has it, accepts it without a fallback for a single node, and
 names it first in the finished session; anything else is a `ProviderError` and never a number. A model that such a
@@ -15,16 +14,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modscale.errors import ProviderError, TrialFailed
+from modscale.errors import ModscaleError, ProviderError, TrialFailed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -208,25 +206,27 @@ def check_logits(found: Any, expected: Any, provider: str) -> None:
         )
 
 
-def main() -> int:
-    """The worker: one question in, one line out; what the user can mend is part of the answer."""
-    answer: dict[str, Any]
+def answer_provider(provider: str) -> None:
+    """`check_provider` as a child process answers it: what ONNX Runtime raises is a TrialFailed."""
+    with _in_one_line():
+        check_provider(provider)
+
+
+def answer_timing(job: Job) -> Timings:
+    """`time_model` as a child process answers it, once it is sure to be alone. Raises ProviderError and TrialFailed."""
+    with _in_one_line():
+        _require_alone()
+        return time_model(job)
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
     try:
-        question = json.load(sys.stdin)
-        if "available" in question:
-            check_provider(question["available"])
-            answer = {}
-        else:
-            _require_alone()
-            answer = {"timings": asdict(time_model(Job(**question)))}
-    except ProviderError as error:
-        answer = {"provider_error": str(error)}
-    except TrialFailed as error:
-        answer = {"failed": str(error)}
-    except Exception as error:  # noqa: BLE001  # whatever it is, the parent must hear it in a line
-        answer = {"failed": f"{type(error).__name__}: {_first_line(error)}"}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return 0
+        yield
+    except ModscaleError:
+        raise
+    except Exception as error:  # ONNX Runtime raises a dozen kinds, one for each status code
+        raise TrialFailed(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _require_alone() -> None:
@@ -250,9 +250,3 @@ def _preemptions() -> int:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
-
-
-if __name__ == "__main__":
-    # numpy's BLAS would otherwise start a pool of its own on import.
-    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
-    sys.exit(main())
