@@ -26,6 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median, stdev
 
+from modscale.machine import available_cores
+
 SITUATIONS = ("alone", "beside idle torch", "torch inside", "two sessions", "beside a busy core")
 
 TRAIN = """
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--other", default="s")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=min(4, available_cores()))
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
@@ -125,7 +127,7 @@ def run_inside(situation: str, other: str) -> None:
 
 def report(options: argparse.Namespace, seen: dict[str, list[list[float]]]) -> None:
     print(
-        f"{options.model}, {options.threads} threads on {os.cpu_count()} cores, {options.rounds} rounds of "
+        f"{options.model}, {options.threads} threads on {available_cores()} cores, {options.rounds} rounds of "
         f"{options.runs} runs, alternating; load average at the end {os.getloadavg()[0]:.1f}\n"
     )
     print("| situation | median ms | mean ms | fastest run ms | median ratio to alone, by round (range) |")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from dataclasses import replace
 from statistics import fmean, median, stdev
@@ -21,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modscale.blocks import ContextLayer, ModulationMlp
+from modscale.machine import available_cores
 from modscale.network import PatchEmbedding, build_network
 from modscale.variants import resolve_model
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=available_cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

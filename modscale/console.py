@@ -15,7 +15,8 @@ from rich.table import Table
 
 from modscale.counts import ModelCount, count_model, sum_by
 from modscale.errors import one_line
-from modscale.settings import LatencySettings, available_cores
+from modscale.machine import available_cores
+from modscale.settings import LatencySettings
 from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial, metric_text
 

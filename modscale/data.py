@@ -11,7 +11,6 @@ Shapes: N images, H x W pixels, C channels, R the asked side, K classes.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from modscale.errors import DataError
 from modscale.files import path_text
 from modscale.images import Images, quiet_pillow, read_image, reading, resize_all
+from modscale.machine import available_cores
 from modscale.synthetic import CLASS_NAMES, FULL_TRAIN, FULL_VAL, make_synthetic
 
 Labels = npt.NDArray[np.int64]
@@ -188,7 +188,7 @@ def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int
             x[row[index]] = image
 
     wanted = range(len(files)) if _is_small(files) else [int(index) for index in chosen]
-    with quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, available_cores())) as pool:
         for _ in pool.map(fill, wanted, chunksize=1):
             pass
     return x

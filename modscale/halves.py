@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modscale.arrays import MAX_COUNT, IntArray
+from modscale.machine import available_cores
 from modscale.pairs import Totals, corner_counts, highest_pair
 from modscale.partials import Meeting, TooManyPoints, build_meetings, entry_slopes
 from modscale.points import Corner, Limits, Points, as_pair
-from modscale.settings import available_cores
 from modscale.space import Bounds
 from modscale.tables import SpaceTables
 

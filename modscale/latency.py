@@ -24,9 +24,10 @@ from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
 from modscale.errors import ProviderError
+from modscale.machine import available_cores
 from modscale.processes import Child
 from modscale.runtime import Job, Timings
-from modscale.settings import LatencySettings, available_cores
+from modscale.settings import LatencySettings
 from modscale.spec import ModelSpec
 
 PROCESSES = 5

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from modscale import recipe
 from modscale.data import Dataset
 from modscale.errors import ModscaleError, ProviderError, TrialFailed
+from modscale.machine import available_cores
 from modscale.network import build_network
-from modscale.settings import ProxySettings, available_cores
+from modscale.settings import ProxySettings
 from modscale.spec import ModelSpec
 
 EVAL_BATCH = 250

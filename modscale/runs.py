@@ -23,7 +23,7 @@ from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError, shorten
 from modscale.files import write_whole
-from modscale.settings import available_cores
+from modscale.machine import available_cores
 from modscale.space import SearchSpace, parse_space, space_to_dict
 
 RUN_FILE = "run.yaml"

@@ -19,6 +19,7 @@ from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, 
 from modscale.evaluate import Evaluator, summary_to_dict
 from modscale.feasibility import require_feasible
 from modscale.files import path_text
+from modscale.machine import available_cores
 from modscale.report import build_report
 from modscale.runs import (
     REFERENCES_FILE,
@@ -34,7 +35,6 @@ from modscale.runs import (
     write_run,
 )
 from modscale.search import require_complete, run_search
-from modscale.settings import available_cores
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec
 from modscale.study import SearchStudy

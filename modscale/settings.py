@@ -5,12 +5,12 @@ Each is a section of the search-space file; `run.yaml` records it resolved.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from typing import Any
 
 from modscale.document import Section, check_choice, check_integer
 from modscale.errors import InputError
+from modscale.machine import available_cores
 
 PROVIDERS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
@@ -82,13 +82,6 @@ class SearchSettings:
     """Published networks measured the same way, for comparison."""
     seed: int = 0
     """Seed of the sampler, the initial weights and the order of the batches."""
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def parse_proxy(document: object, place: str) -> ProxySettings:

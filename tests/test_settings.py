@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 
 import pytest
 
 from modscale.errors import InputError
+from modscale.machine import available_cores
 from modscale.settings import (
     LatencySettings,
     ProxySettings,
     SearchSettings,
-    available_cores,
     parse_latency,
     parse_proxy,
     parse_search,
@@ -84,15 +83,3 @@ def test_threads_of_a_measurement():
     """Unless told, as many threads as the paper had, or every core where there are fewer."""
     assert LatencySettings().resolved_threads() == min(4, available_cores())
     assert LatencySettings(threads=7).resolved_threads() == 7
-
-
-def test_cores_are_those_this_process_may_use():
-    """A process that is bound to one core has one."""
-    if not hasattr(os, "sched_setaffinity"):
-        pytest.skip("this system binds no process to cores")
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert available_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)

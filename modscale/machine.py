@@ -1,0 +1,95 @@
+"""What the machine gives this process: cores, and how much of it others take.
+
+A container is often given a share of a machine as a CPU quota of its control group, which the affinity mask does not
+show: a pool of 64 threads on a quota of 2 cores is stopped for most of every period. Both versions of control groups
+are read, as the kernel's `cgroup-v1/cpuacct`, `sched-bwc` and `cgroup-v2` documents define their files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+PROC = Path("/proc")
+
+
+def available_cores(proc: Path = PROC) -> int:
+    """Whole cores this process may use: those it is bound to, or its CPU quota where that is less; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(proc)
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def cpu_quota(proc: Path = PROC) -> float | None:
+    """The least CPU quota, in cores, of this process's control groups and all above them; None without one."""
+    return min((quota for folder in _group_folders(proc / "self") for quota in _quotas(folder)), default=None)
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited for a core in the last minute; None where the system does not say."""
+    with suppress(AttributeError, OSError):
+        return os.getloadavg()[0]
+    return None
+
+
+def stolen_seconds(proc: Path = PROC) -> float | None:
+    """Seconds for which the host gave this virtual machine's cores to others so far; None where it does not say."""
+    with suppress(OSError, ValueError, IndexError):
+        return int((proc / "stat").read_text(encoding="ascii").split()[8]) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def _group_folders(process: Path) -> Iterator[Path]:
+    """The folder of every control group that may hold a CPU quota for the process, from its own up to the mount's."""
+    mounts = list(_mounts(process))
+    for line in _lines(process / "cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        kind = "cgroup2" if number == "0" and not controllers else "cgroup"
+        if kind == "cgroup" and "cpu" not in controllers.split(","):
+            continue
+        for mounted_kind, options, root, point in mounts:
+            if mounted_kind == kind and (kind == "cgroup2" or "cpu" in options):
+                inside = _below(PurePosixPath(group), PurePosixPath(root))
+                yield from (point.joinpath(*inside[:depth]) for depth in range(len(inside), -1, -1))
+
+
+def _below(group: PurePosixPath, root: PurePosixPath) -> tuple[str, ...]:
+    """The steps from a mount's root down to a group; none where the group lies outside of what is mounted."""
+    if ".." in group.parts or not group.is_relative_to(root):
+        return ()
+    return group.relative_to(root).parts
+
+
+def _mounts(process: Path) -> Iterator[tuple[str, list[str], str, Path]]:
+    """File system, options, root within it and mount point of every mount that the process sees."""
+    for line in _lines(process / "mountinfo"):
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")
+        if len(fields) >= 5 and len(kind) >= 3:
+            yield kind[0], kind[2].split(","), _unescaped(fields[3]), Path(_unescaped(fields[4]))
+
+
+def _quotas(folder: Path) -> Iterator[float]:
+    """Cores of the quota that a control group states in its own files, where it does and they are understood."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        words = [word for file in files for line in _lines(folder / file) for word in line.split()]
+        with suppress(ValueError, ZeroDivisionError):
+            quota, period = map(int, words)  # not so `max 100000`; -1 is version 1's word for no quota
+            if quota > 0:
+                yield quota / period
+
+
+def _lines(file: Path) -> list[str]:
+    with suppress(OSError):
+        return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return []
+
+
+def _unescaped(field: str) -> str:
+    r"""A field of mountinfo, in which a space stands as `\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

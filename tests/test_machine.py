@@ -1,0 +1,126 @@
+"""The cores a process may use: those it is bound to and the quotas of control groups, in trees made up here."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+
+from modscale.machine import available_cores, cpu_quota, load_average, stolen_seconds
+
+V2 = "30 23 0:26 {root} {mount} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = "33 32 0:30 {root} {mount} rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+
+
+class Tree:
+    """A made-up /proc/self and the control groups it names."""
+
+    def __init__(self, folder) -> None:
+        self.proc, self.mount = folder / "proc", folder / "sys fs"
+        (self.proc / "self").mkdir(parents=True)
+        self.mount.mkdir()
+
+    def describe(self, cgroup: str, mountinfo: str, root: str = "/") -> None:
+        (self.proc / "self" / "cgroup").write_text(cgroup)
+        mount = str(self.mount).replace(" ", r"\040")
+        (self.proc / "self" / "mountinfo").write_text(
+            "22 1 8:1 / / rw - ext4 /dev/vda rw\n" + mountinfo.format(root=root, mount=mount)
+        )
+
+    def group(self, path: str, **files: str) -> None:
+        folder = self.mount / path
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name.replace("cpu_", "cpu.")).write_text(content + "\n")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("200000 100000", 2.0), ("max 100000", None), ("150000 100000", 1.5), ("50000 200000", 0.25), ("nonsense", None),
+     ("100000 0", None), ("", None)],
+)  # fmt: skip
+def test_a_quota_of_version_2(tree, limit, cores):
+    """`cpu.max` is quota and period in microseconds; `max` is no limit, and what is not understood is none either."""
+    tree.describe("0::/box\n", V2)
+    tree.group("box", cpu_max=limit)
+    assert cpu_quota(tree.proc) == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "period", "cores"), [("200000", "100000", 2.0), ("-1", "100000", None), ("25000", "50000", 0.5)]
+)
+def test_a_quota_of_version_1(tree, quota, period, cores):
+    """Two files, -1 for no limit; the other hierarchies of version 1 and an empty version 2 beside it do not matter."""
+    tree.describe("4:memory:/other\n3:cpu,cpuacct:/box\n2:cpuset:/set\n0::/\n", V1)
+    tree.group("box", cpu_cfs_quota_us=quota, cpu_cfs_period_us=period)
+    tree.group("other", cpu_cfs_quota_us="1000", cpu_cfs_period_us="100000")
+    tree.group("set", cpu_cfs_quota_us="1000", cpu_cfs_period_us="100000")
+    assert cpu_quota(tree.proc) == cores
+
+
+def test_the_lowest_quota_on_the_path_counts(tree):
+    """Every group above the process's own limits it too; groups beside the path do not."""
+    tree.describe("0::/a/b/c\n", V2)
+    tree.group("a/b/c", cpu_max="800000 100000")
+    tree.group("a/b", cpu_max="max 100000")
+    tree.group("a", cpu_max="300000 100000")
+    tree.group("a/b/d", cpu_max="100000 100000")
+    assert cpu_quota(tree.proc) == 3.0
+    tree.group("", cpu_max="250000 100000")
+    assert cpu_quota(tree.proc) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("group", "root"), [("/docker/7f/inner", "/docker/7f"), ("/../host", "/"), ("/elsewhere", "/docker/7f")]
+)
+def test_a_container_sees_a_part_of_the_tree(tree, group, root):
+    """A mount may show only what lies below some group; a process outside of it has the mount's own limits."""
+    tree.describe(f"0::{group}\n", V2, root=root)
+    tree.group("", cpu_max="400000 100000")
+    if group.endswith("inner"):
+        tree.group("inner", cpu_max="200000 100000")
+    assert cpu_quota(tree.proc) == (2.0 if group.endswith("inner") else 4.0)
+
+
+def test_no_control_groups_is_no_quota(tree):
+    """Another system than Linux, or files that cannot be read."""
+    assert cpu_quota(tree.proc) is None
+    tree.describe("not a line\n0::/box\n", "broken\n")
+    assert cpu_quota(tree.proc) is None
+
+
+@pytest.mark.parametrize("limit", ["100000 100000", "199999 100000", "10000 100000", "9900000 100000", "max 100000"])
+def test_cores_are_whole_and_at_least_one(tree, limit):
+    """The quota is rounded down, never below 1, and never adds cores that the process is not bound to."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    tree.describe("0::/box\n", V2)
+    tree.group("box", cpu_max=limit)
+    expected = {"max 100000": bound, "9900000 100000": min(bound, 99)}.get(limit, 1)
+    assert available_cores(tree.proc) == expected
+
+
+def test_cores_are_those_this_process_may_use():
+    """A process that is bound to one core has one."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system binds no process to cores")
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_what_the_host_took(tree):
+    """The eighth figure of /proc/stat's first line, in clock ticks; nothing where there is no such file."""
+    assert stolen_seconds(tree.proc) is None
+    (tree.proc / "stat").write_text("cpu  1 2 3 4 5 6 7 250 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+    assert stolen_seconds(tree.proc) == 250 / os.sysconf("SC_CLK_TCK")
+    load = load_average()
+    assert load is None or (load >= 0 and math.isfinite(load))
