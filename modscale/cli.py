@@ -11,6 +11,8 @@ import contextlib
 import errno
 import io
 import json
+import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ import typer
 
 from modscale import __version__
 from modscale.errors import InputError, ModscaleError, one_line
+from modscale.layout import ENCODING_ERRORS
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -46,9 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without this sign, a path that is no Unicode
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ENCODING_ERRORS)
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("0*[1-9][0-9]{0,5}", os.environ.get(name, "1")):  # no size: rich would print nothing
+            del os.environ[name]
     try:
         code = app(args=arguments, prog_name="modscale", standalone_mode=False)
+        if sys.stdout is not None:  # None where whoever called closed it
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
@@ -62,7 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(str(error))
         return error.exit_code
     except BrokenPipeError:
-        sys.stderr.close()
+        _let_go_of_output()
+        return 0
+    except SystemExit as end:  # typer's own, as for `modscale models | head -1`
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _let_go_of_output()
         return 0
     except Exception as error:
         if debug:
@@ -406,6 +419,14 @@ def _show(document: Any, as_json: bool, show: Any) -> None:
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         show()
+
+
+def _let_go_of_output() -> None:
+    """What is still to be written goes nowhere, so that Python finds no broken pipe when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _complain(text: str, *, command: str = "modscale") -> None:

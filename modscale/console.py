@@ -1,20 +1,24 @@
 """What a person sees in the terminal: tables on standard output, progress on standard error.
 
-Only this module knows rich.
+Only this module knows rich, and takes no markup from any text: what is bold says so beside it.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from modscale.counts import ModelCount, count_model, sum_by
-from modscale.errors import one_line
+from modscale.errors import one_line, printable
+from modscale.layout import Column, for_encoding, lay_out_table, wrap
 from modscale.machine import available_cores
 from modscale.settings import LatencySettings
 from modscale.spec import ModelSpec, architecture_text
@@ -27,29 +31,57 @@ if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs 
     from modscale.census import Census
     from modscale.scaling import ScaledModel
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+ARCHITECTURE = Column(heading="dim × depth + attention", is_text=True, may_move=True)
+UNKNOWN_WIDTH = 80
+"""Columns of a terminal that does not tell."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raises the BrokenPipeError that is being handled, where rich would end the program with exit code 1."""
+        raise
+
+
+out = _Console(highlight=False, markup=False, emoji=False)
+err = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(text: str) -> None:
-    """One line to the person, on standard error; a terminal that is gone stops nothing."""
+    """One message to the person, on standard error; a terminal that is gone stops nothing."""
     with suppress(OSError):
-        err.print(escape(text), soft_wrap=True)
+        _print_lines(err, wrap(_shown(err, text), screen_width(sys.stderr), indent="  "))
+
+
+def note(text: str) -> None:
+    """A sentence below a table, on standard output."""
+    _print_lines(out, wrap(_shown(out, text), screen_width(sys.stdout)))
+
+
+def screen_width(stream: TextIO | None) -> int | None:
+    """Columns to lay text out for: COLUMNS where it is set, else the terminal's; None where there is no terminal."""
+    with suppress(ValueError):
+        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
+            return columns
+    with suppress(OSError, ValueError, AttributeError):  # closed, or no stream of the system's at all
+        if stream is not None and stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns or UNKNOWN_WIDTH
+    return None
 
 
 def show_count(spec: ModelSpec, count: ModelCount, traced: tuple[int, int] | None) -> None:
     """Params and FLOPs by part and by operator."""
     title = f"{spec.name} at {spec.resolution} x {spec.resolution}"
+    sizes = [_figures("params"), _figures("share", spare=1), _figures("FLOPs"), _figures("share", spare=2)]
     for key in ("part", "operator"):
         rows = [
             (name, f"{params:,}", f"{params / count.params:.1%}", f"{flops:,}", f"{flops / count.flops:.1%}")
             for name, (params, flops) in sum_by(count.parts, key).items()
         ]
         rows.append(("total", f"{count.params:,}", "", f"{count.flops:,}", ""))
-        out.print(make_table(title, [key, "params", "share", "FLOPs", "share"], rows, footer=True))
-    out.print("FLOPs: 1 multiply-add = 1, one image.")
+        _show_table(title, [key, *sizes], rows, footer=True)
+    note("FLOPs: 1 multiply-add = 1, one image.")
     if traced is not None:
-        out.print(f"fvcore trace of the network, attention included: {traced[0]:,} params, {traced[1]:,} FLOPs: equal.")
+        note(f"fvcore trace of the network, attention included: {traced[0]:,} params, {traced[1]:,} FLOPs: equal.")
 
 
 def show_census(census: Census) -> None:
@@ -65,32 +97,26 @@ def show_census(census: Census) -> None:
     for name, removed in (census.removed or {}).items():
         rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
         rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
-    out.print(make_table(f"space {census.name}", ["", "number", "share"], rows))
+    _show_table(f"space {census.name}", ["", _figures("number"), _figures("share")], rows)
     reaches = []
     for kind, reach in (("all", census.reach), ("feasible", census.feasible_reach)):
         for metric, ends in (reach or {}).items():
             for end, spec in (("min", ends.min_spec), ("max", ends.max_spec)):
                 reaches.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture_text(spec)))
-    out.print(make_table("Reach, exact", ["count", "value", "attained by (dim × depth + attention)"], reaches))
+    attained = replace(ARCHITECTURE, heading=f"attained by ({ARCHITECTURE.heading})")
+    _show_table("Reach, exact", ["count", _figures("value"), attained], reaches)
     for metric, bars in (census.histograms or {}).items():
         top = max(bars.all)
         bins = []
         for left, right, everything, feasible in zip(bars.edges, bars.edges[1:], bars.all, bars.feasible, strict=False):
             bar = "#" * round(24 * feasible / top) + "." * (round(24 * everything / top) - round(24 * feasible / top))
-            bins.append(
-                (
-                    f"{metric_text(metric, left)} to {metric_text(metric, right)}",
-                    f"{everything:,}",
-                    f"{feasible:,}",
-                    bar,
-                )
-            )
-        table = make_table(f"Architectures by {metric}", [metric, "all", "feasible", "# feasible, . all"], bins)
-        table.columns[-1].justify = "left"
-        out.print(table)
-    for note in (census.rule, census.infeasible):
-        if note:
-            out.print(escape(note), soft_wrap=True)
+            between = f"{metric_text(metric, left)} to {metric_text(metric, right)}"
+            bins.append((between, f"{everything:,}", f"{feasible:,}", bar))
+        bars_column = Column(heading="# feasible, . all", is_text=True, spare=1)
+        _show_table(f"Architectures by {metric}", [metric, _figures("all"), _figures("feasible"), bars_column], bins)
+    for text in (census.rule, census.infeasible):
+        if text:
+            note(text)
 
 
 def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -102,8 +128,11 @@ def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
         )
         for row in rows
     ]  # fmt: skip
-    headings = ["model", "provider", "threads", "runs", "mean ms (95 % CI)", "median ms"]
-    out.print(make_table("ONNX Runtime latency, batch 1", headings, table))
+    columns: list[Column | str] = [
+        "model", Column(heading="provider", is_text=True, spare=2), _figures("threads", spare=1),
+        _figures("runs", spare=3), _figures("mean ms (95 % CI)"), _figures("median ms", spare=4),
+    ]  # fmt: skip
+    _show_table("ONNX Runtime latency, batch 1", columns, table)
 
 
 def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -112,13 +141,18 @@ def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
         paper = row["paper"]
         table.append((
-            row["name"], row["table"], _figure(paper.get("top1")),
+            row["name"], _figure(paper.get("top1")),
             f"{row['params'] / 1e6:.3f}", _figure(paper.get("params_m")),
             f"{row['flops'] / 1e9:.3f}", _figure(paper.get("flops_g")),
-            _figure(paper.get("gpu_ms")), _figure(paper.get("cpu_ms")),
+            _figure(paper.get("gpu_ms")), _figure(paper.get("cpu_ms")), row["table"],
         ))  # fmt: skip
-    headings = ["model", "where", "top-1 %", "params M", "paper", "FLOPs G", "paper", "GPU ms", "CPU ms"]
-    out.print(make_table("Networks of the paper; top-1 and latencies are the paper's", headings, table))
+    columns: list[Column | str] = [
+        "model", _figures("top-1", spare=1), _figures("params"), _figures("paper", spare=4), _figures("FLOPs"),
+        _figures("paper", spare=5), _figures("GPU ms", spare=2), _figures("CPU ms", spare=3),
+        Column(heading="where", is_text=True, spare=6),
+    ]  # fmt: skip
+    _show_table("Networks of the paper", columns, table)
+    note("Params in M, FLOPs in G (1 multiply-add = 1). Top-1 in %, GPU ms and CPU ms are the paper's.")
 
 
 def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
@@ -138,12 +172,16 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
             _text(chosen, "params"), _text(chosen, "flops"),
             "" if probability is None else f"{probability:.0%}", ", ".join(bands),
         ))  # fmt: skip
-    headings = ["trial", "accuracy %", "latency ms", "params", "FLOPs", "on front", "pick of"]
-    out.print(make_table("Pareto front; accuracy is the proxy's, not ImageNet's", headings, rows))
+    columns: list[Column | str] = [
+        _figures("trial"), _figures("accuracy %"), _figures("latency ms"), _figures("params", spare=2),
+        _figures("FLOPs", spare=3), _figures("on front", spare=1),
+        Column(heading="pick of", is_text=True, may_move=True),
+    ]  # fmt: skip
+    _show_table("Pareto front; accuracy is the proxy's, not ImageNet's", columns, rows)
     for band, pick in summary["bands"].items():
         if pick is None:
-            out.print(escape(f"{band}: none: {summary['reasons'][band]}"), soft_wrap=True)
-    out.print(escape(f"report: {summary['files']['html']}"), soft_wrap=True)
+            note(f"{band}: none: {summary['reasons'][band]}")
+    note(f"report: {summary['files']['html']}")
 
 
 def show_scaled(scaled: ScaledModel) -> None:
@@ -151,19 +189,18 @@ def show_scaled(scaled: ScaledModel) -> None:
     rows = []
     for spec in (scaled.source, scaled.spec):
         count = count_model(spec)
-        rows.append((spec.name, architecture_text(spec), str(spec.resolution), f"{count.params:,}", f"{count.flops:,}"))
-    headings = ["network", "dim × depth + attention", "resolution", "params", "FLOPs"]
+        rows.append((spec.name, str(spec.resolution), f"{count.params:,}", f"{count.flops:,}", architecture_text(spec)))
     target = f"{scaled.target:,.0f}" if scaled.metric != "latency_ms" else f"{scaled.target:g}"
-    out.print(make_table(f"{scaled.source.name} scaled to {target} {scaled.metric}", headings, rows))
+    columns: list[Column | str] = ["network", _figures("px"), _figures("params"), _figures("FLOPs"), ARCHITECTURE]
+    _show_table(f"{scaled.source.name} scaled to {target} {scaled.metric}", columns, rows)
     value = f"{scaled.value:,.2f}" if scaled.metric == "latency_ms" else f"{scaled.value:,.0f}"
     verdict = "within" if scaled.within_tolerance else "NOT within"
-    out.print(
+    note(
         f"{value} {scaled.metric}: {scaled.relative_error:+.2%} off the budget, {verdict} {scaled.tolerance:.1%};"
-        f" phi {scaled.phi:.2f}, widths in steps of {scaled.width_step}",
-        soft_wrap=True,
+        f" phi {scaled.phi:.2f}, widths in steps of {scaled.width_step}"
     )
     if scaled.reason:
-        out.print(escape(scaled.reason), soft_wrap=True)
+        note(scaled.reason)
 
 
 def show_matches(matches: Matches) -> None:
@@ -171,27 +208,27 @@ def show_matches(matches: Matches) -> None:
     low, high = matches.count
     number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     budgets = ", ".join(f"{target:,.0f} {metric}" for metric, target in matches.budgets.items())
-    out.print(f"{number} architectures of {escape(matches.space)} are within {matches.tolerance:.1%} of {budgets}")
+    note(f"{number} architectures of {matches.space} are within {matches.tolerance:.1%} of {budgets}")
     rows = [
-        (architecture_text(match.spec), f"{match.params:,}", f"{match.flops:,}", f"{match.distance:.3%}")
+        (f"{match.params:,}", f"{match.flops:,}", f"{match.distance:.3%}", architecture_text(match.spec))
         for match in matches.best or ((matches.nearest_miss,) if matches.nearest_miss else ())
     ]
     title = "The nearest" if matches.best else "A near miss"
-    out.print(make_table(title, ["dim × depth + attention", "params", "FLOPs", "total distance"], rows))
+    _show_table(title, [*map(_figures, ("params", "FLOPs", "total distance")), ARCHITECTURE], rows)
     if matches.best and not matches.complete:
-        out.print("There may be nearer ones: not all pairs of halves were looked at.")
+        note("There may be nearer ones: not all pairs of halves were looked at.")
 
 
 def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
     """The files of an export, and how far ONNX Runtime is from torch."""
     size = f"{result['params']:,} params, {result['flops']:,} FLOPs"
-    out.print(f"[bold]{escape(spec.name)}[/] at {spec.resolution} x {spec.resolution}: {size}")
+    note(f"{spec.name} at {spec.resolution} x {spec.resolution}: {size}")
     error = f"ONNX Runtime against torch: max abs error {result['max_abs_error']:.1e}"
     loaded = result["loaded"]
     weights = "initial, not trained; --weights FILE puts in a checkpoint" if loaded is None else _loaded_text(loaded)
-    out.print(f"spec     {result['spec']}", soft_wrap=True)
-    out.print(f"ONNX     {result['onnx']} ({error})", soft_wrap=True)
-    out.print(f"weights  {result['weights']} ({weights})", soft_wrap=True)
+    note(f"spec     {result['spec']}")
+    note(f"ONNX     {result['onnx']} ({error})")
+    note(f"weights  {result['weights']} ({weights})")
 
 
 def _loaded_text(loaded: Mapping[str, Any]) -> str:
@@ -207,20 +244,7 @@ def _loaded_text(loaded: Mapping[str, Any]) -> str:
     if passed := loaded["passed_over"]:
         more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
         parts.append(f"passed over: {', '.join(passed[:3])}{more}")
-    return escape(one_line("; ".join(parts)))
-
-
-def make_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, footer: bool = False) -> Table:
-    """A table whose first column is text and whose others are figures."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold")
-    rows = list(rows)
-    for i, row in enumerate(rows):
-        if footer and i == len(rows) - 1:
-            table.add_section()
-        table.add_row(*(escape(cell) for cell in row))
-    return table
+    return one_line("; ".join(parts))
 
 
 @contextmanager
@@ -229,12 +253,15 @@ def latency_progress(settings: LatencySettings) -> Iterator[Callable[[int, int],
 
     Says beforehand where threads outnumber cores.
     """
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     if settings.resolved_threads() > available_cores():
         say(f"note: {settings.resolved_threads()} threads on {available_cores()} cores slow each other down")
     # It must not draw while a model is timed, nor leave a blank line where there is no terminal.
-    bar = Progress(console=err, transient=True, auto_refresh=False, disable=not err.is_terminal)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(),
+        console=err, transient=True, auto_refresh=False, disable=not err.is_terminal,
+    )  # fmt: skip
     task = bar.add_task("export", total=None)
     with _drawn(bar):
         yield lambda done, total: bar.update(task, description="latency", completed=done, total=total, refresh=True)
@@ -254,18 +281,22 @@ def _drawn(bar: Progress) -> Iterator[None]:
 class SearchProgress:
     """Follows a search: a bar where there is a terminal, a line a finished trial everywhere."""
 
-    def __init__(self, *, done: int, limit: int, references: int) -> None:
+    def __init__(self, *, done: int, limit: int, references: int, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.limit = limit
         self.bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[stage]}"), console=err, transient=True,
+            TextColumn("{task.description}", markup=False, style="bold"), BarColumn(16), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}", markup=False),
+            TextColumn("{task.fields[stage]}", markup=False), console=err, transient=True,
             refresh_per_second=1,  # drawing takes a core away from the model that is timed
             disable=not err.is_terminal,
         )  # fmt: skip
-        self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="")
+        self.to_do = max(limit - done, 0) + references
+        self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="", left="")
         self.label = ""
+        self.clock = clock
+        self.began, self.finished_here = clock(), 0
 
     def shown(self) -> AbstractContextManager[None]:
         """Draws the bar as long as the context lasts."""
@@ -276,23 +307,78 @@ class SearchProgress:
         self.stage("")
 
     def stage(self, name: str) -> None:
-        self.bar.update(self.task, stage=escape(f"{self.label}: {name}" if name else self.label))
+        text = f"{self.label}: {name}" if name else self.label
+        self.bar.update(self.task, stage=_shown(err, text))
 
     def finished(self, label: str, trial: Trial) -> None:
-        self.bar.advance(self.task)
+        self.finished_here += 1
+        self.bar.update(self.task, advance=1, left=self.time_left())
         say(describe_trial(label, trial))
+
+    def time_left(self) -> str:
+        """How long the rest takes at the pace of what this start of the search has finished; empty before the first."""
+        if not self.finished_here:
+            return ""
+        seconds = (self.clock() - self.began) / self.finished_here * max(self.to_do - self.finished_here, 0)
+        return f"about {duration_text(seconds)} left"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in its two largest units: `40 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def describe_trial(label: str, trial: Trial) -> str:
-    """A finished trial in one line."""
-    size = f"{trial.params / 1e6:5.2f} M params, {trial.flops / 1e9:.3f} GFLOPs"
+    """A finished trial in one line, at most 80 columns for a measured one."""
+    size = f"{trial.params / 1e6:.3g} M params, {trial.flops / 1e9:.3g} GFLOPs"
     if trial.state == "complete" and trial.accuracy is not None and trial.latency_ms is not None:
-        interval = "" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.2f}"
+        digits = 2 if trial.latency_ms < 100 else 1
+        interval = "" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.{digits}f}"
         return (
-            f"{label:<10} accuracy {trial.accuracy:6.2%}, {trial.latency_ms:6.2f}{interval} ms,"
-            f" {size} ({trial.seconds:.0f} s)"
+            f"{label:<9} accuracy {trial.accuracy:.1%}, {trial.latency_ms:.{digits}f}{interval} ms, {size},"
+            f" {trial.seconds:.0f} s"
         )
-    return f"{label:<10} {trial.state}: {trial.reason} ({size})"
+    return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({size})"
+
+
+def _show_table(
+    title: str, columns: Sequence[Column | str], rows: Sequence[Sequence[str]], *, footer: bool = False
+) -> None:
+    """Prints a table as wide as it needs, or as the terminal allows; a heading alone is that of a name."""
+    whole = [Column(heading=column, is_text=True) if isinstance(column, str) else column for column in columns]
+    lines = lay_out_table(
+        _shown(out, title),
+        [replace(column, heading=_shown(out, column.heading)) for column in whole],
+        [[_shown(out, cell) for cell in row] for row in rows],
+        width=screen_width(sys.stdout),
+        rule=_shown(out, "─") if out.is_terminal else "-",
+        footer=footer,
+    )
+    _print_lines(out, lines[:2], style="bold")
+    _print_lines(out, [*lines[2:], ""])
+
+
+def _figures(heading: str, *, spare: int = 0) -> Column:
+    return Column(heading=heading, spare=spare)
+
+
+def _shown(console: Console, text: str) -> str:
+    """Text as this console can show it: nothing in it steers the terminal, and no sign is beyond its encoding."""
+    return for_encoding(printable(text), console.encoding)
+
+
+def _print_lines(console: Console, lines: Iterable[str], *, style: str = "") -> None:
+    """Whole lines, folded by nothing but the terminal itself."""
+    for line in lines:
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
 def _text(trial: Trial, metric: str) -> str:

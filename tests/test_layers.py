@@ -27,7 +27,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "variants tables stage_tables",
     "counts pareto front trials runs space",
     "settings spec",
-    "document files arrays machine processes",
+    "document files arrays layout machine processes",
     "errors interrupts __init__",
 )
 ROW = {module: row for row, names in enumerate(LAYERS) for module in names.split()}
