@@ -135,14 +135,16 @@ def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOp
     from modscale.space import load_space
 
     with naming_file(space_file):
-        census = take_census(load_space(space_file))
+        loaded = load_space(space_file)
+        census = take_census(loaded)
 
     def show() -> None:
-        from modscale.console import show_census
+        from modscale.console import show_assumed, show_census
 
         show_census(census)
+        show_assumed(loaded.assumed)
 
-    _show(census_to_json(census), as_json, show)
+    _show(census_to_json(census) | {"assumed": loaded.assumed}, as_json, show)
 
 
 @app.command()
@@ -371,14 +373,16 @@ def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, bes
     if "latency_ms" in budgets:
         raise InputError("a space is looked through by --params and --flops", place="--latency-ms")
     with naming_file(space_file):
-        matches = within_budgets(load_space(space_file), budgets, tolerance, best=best)
+        loaded = load_space(space_file)
+        matches = within_budgets(loaded, budgets, tolerance, best=best)
 
     def show() -> None:
-        from modscale.console import show_matches
+        from modscale.console import show_assumed, show_matches
 
         show_matches(matches)
+        show_assumed(loaded.assumed)
 
-    _show(matches_to_json(matches), as_json, show)
+    _show(matches_to_json(matches) | {"assumed": loaded.assumed}, as_json, show)
 
 
 def _show_run(summary: Any) -> None:

@@ -219,6 +219,13 @@ def show_matches(matches: Matches) -> None:
         note("There may be nearer ones: not all pairs of halves were looked at.")
 
 
+def show_assumed(assumed: Mapping[str, int]) -> None:
+    """What the counts of a space take for granted, and a search takes from its data."""
+    if assumed:
+        values = " and ".join(f"{key} {value}" for key, value in assumed.items())
+        out.print(f"Counted with {values}: the space leaves them to the data of a search.", soft_wrap=True)
+
+
 def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
     """The files of an export, and how far ONNX Runtime is from torch."""
     size = f"{result['params']:,} params, {result['flops']:,} FLOPs"

@@ -52,6 +52,8 @@ class DataSummary:
     source: str
     name: str
     classes: int
+    channels: int
+    """Channels of its images: 1 or 3."""
     train_images: int
     val_images: int
     resolution: int
@@ -175,6 +177,7 @@ class Tasks:
             source=self.source,
             name=dataset.name,
             classes=dataset.num_classes,
+            channels=dataset.x_train.shape[3],
             train_images=len(dataset.y_train),
             val_images=len(dataset.y_val),
             resolution=self.proxy.resolution,

@@ -21,6 +21,7 @@ from modscale.front import Front, find_front
 from modscale.plots import draw_front, draw_reading
 from modscale.report_text import Run, write_context
 from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_space, section
+from modscale.space import BAND_NAME
 from modscale.spec import spec_to_yaml
 from modscale.trials import complete_trials, read_trials
 
@@ -97,18 +98,28 @@ def _find_front(run: Run) -> Front:
 
 
 def _write_models(run: Run, front: Front) -> None:
-    """One spec a pick; a file of an earlier report whose band has no pick any more goes."""
+    """One spec a pick; a file of an earlier report whose band has no pick any more, or is no band now, goes."""
     models = run.folder / "models"
+    without = [band for band, pick in front.picks.items() if pick.trial is None]
+    without += [band for band in _earlier_bands(run.folder) if band not in front.picks]
     try:
         models.mkdir(exist_ok=True)
-        for band, pick in front.picks.items():
-            if pick.trial is None:
-                (models / f"{band}.yaml").unlink(missing_ok=True)
+        for band in without:
+            (models / f"{band}.yaml").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot be written: {error.strerror or error}", file=models) from error
     for band, pick in front.picks.items():
         if pick.trial is not None:
             write_whole(models / f"{band}.yaml", spec_to_yaml(pick.trial.spec))
+
+
+def _earlier_bands(folder: Path) -> list[str]:
+    """The bands of the report that this one replaces."""
+    try:
+        bands = json.loads((folder / "front.json").read_text(encoding="utf-8"))["bands"]
+        return [band for band in bands if BAND_NAME.fullmatch(band)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _json(document: object) -> bytes:

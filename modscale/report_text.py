@@ -18,9 +18,10 @@ from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.ranking import check_ranking, published_top1
 from modscale.runs import section
-from modscale.space import SearchSpace
+from modscale.space import DATA_KEYS, SearchSpace, mismatch_note
 from modscale.spec import architecture_text
 from modscale.trials import Trial, metric_text
+from modscale.variants import is_published, published
 
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
 METRIC_NAMES = {"accuracy": "accuracy", "latency_ms": "latency", "params": "params", "flops": "FLOPs"}
@@ -66,6 +67,7 @@ def write_context(
         "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
         "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
         "references": [_reference_row(t, front, space.objectives) for t in run.references],
+        "reference_note": _reference_note(run.references),
         "ranking": "" if ranking is None else ranking.sentence(),
         "hypervolume": f"{front.hypervolume:.6g}",
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
@@ -122,9 +124,21 @@ def _proxy_sentence(run: Run) -> str:
 
 
 def _data_notes(run: Run) -> list[str]:
-    """What was told of the data when they were loaded; runs of older versions hold none."""
-    notes = section(run.document, "data").get("notes")
-    return [str(note) for note in notes] if isinstance(notes, list) else []
+    """What was told of the data when they were loaded; in runs of older versions none of it stands."""
+    data = section(run.document, "data")
+    recorded, odd = data.get("notes"), mismatch_note(run.space.base, data)
+    notes = [str(note) for note in recorded] if isinstance(recorded, list) else []
+    return list(dict.fromkeys([*notes, *([odd] if odd else [])]))
+
+
+def _reference_note(references: Sequence[Trial]) -> str:
+    """In what the published networks are not as published; empty where they are."""
+    pairs = [(trial.spec, published(trial.spec.name)) for trial in references if is_published(trial.spec.name)]
+    odd = [key for key in DATA_KEYS if any(getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)]
+    if not odd:
+        return ""
+    ours, theirs = (" and ".join(f"{key} {getattr(pairs[0][k], key)}" for key in odd) for k in (0, 1))
+    return f"All have the head and the input of this run's candidates: {ours}, where the published ones have {theirs}."
 
 
 def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]]) -> dict[str, str]:

@@ -11,7 +11,8 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError, shorten
 from modscale.files import write_whole
 from modscale.machine import available_cores
-from modscale.space import SearchSpace, parse_space, space_to_dict
+from modscale.space import DATA_KEYS, SearchSpace, parse_space, space_to_dict
 
 RUN_FILE = "run.yaml"
 TRIALS_FILE = "trials.jsonl"
@@ -57,9 +58,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_run_space(folder: Path) -> SearchSpace:
-    """The search space of a run, from its `run.yaml`. Raises RunError."""
+    """The search space of a run, from its `run.yaml`: nothing of it is left to the data. Raises RunError."""
     try:
-        return parse_space(read_run(folder)["space"])
+        return replace(parse_space(read_run(folder)["space"]), from_data=())
     except RunError:
         raise
     except InputError as error:
@@ -72,14 +73,17 @@ def section(run: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def check_folder(folder: Path, space: SearchSpace) -> bool:
-    """Whether `folder` already holds a run of this space; the number of trials may differ.
+def check_folder(folder: Path, space: SearchSpace) -> SearchSpace | None:
+    """The space with which the run in `folder` goes on; None where it holds none.
+
+    A run is held to what changes what was measured, or how candidates are drawn. The rest is as `space` has it: its
+    name, its bands, the number of trials, and references after those that the run has.
 
     Raises:
         RunError: it holds a run of another space, or other files.
     """
     if not folder.exists():
-        return False
+        return None
     if not folder.is_dir():
         raise RunError("must be a folder, and is a file", file=folder)
     if not (folder / RUN_FILE).exists():
@@ -87,14 +91,16 @@ def check_folder(folder: Path, space: SearchSpace) -> bool:
         others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if others:
             raise RunError(f"must be empty or a run's folder: it has {others[0]} and no {RUN_FILE}", file=folder)
-        return False
-    old = _comparable(space_to_dict(read_run_space(folder)))
-    new = _comparable(space_to_dict(space))
-    for place, before, now in _differences(old, new):
+        return None
+    began = read_run_space(folder)
+    space = space.fitted(_recorded_sizes(read_run(folder), began))
+    old, new = space_to_dict(began), space_to_dict(space)
+    new["search"]["references"] = new["search"]["references"][: len(began.search.references)]
+    for place, before, now in _differences(_held(old), _held(new)):
         what = "was made with other threads" if place.endswith(".threads") else "belongs to another space"
         change = f"its {place} is {_told(before)}, and {_told(now)} here"
         raise RunError(f"{what}: {change}; give another --out", file=folder)
-    return True
+    return replace(space, objectives=began.objectives)  # in the order that the study has them
 
 
 def check_machine(folder: Path) -> list[str]:
@@ -143,14 +149,17 @@ def locked_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_run(folder: Path, space: SearchSpace, space_file: str, data: Mapping[str, Any]) -> None:
-    """Records how a run was made. Raises InputError where it cannot be written."""
+def write_run(
+    folder: Path, space: SearchSpace, space_file: str, data: Mapping[str, Any], *, from_data: Sequence[str] = ()
+) -> None:
+    """Records how a run was made; `from_data` is what of the space is its data's. Raises InputError if it cannot."""
     run = {
         "modscale": __version__,
         "space_file": space_file,
         "data": dict(data),
         "seed": space.search.seed,
         "trials": space.search.trials,
+        "from_data": list(from_data),
         "space": space_to_dict(space),
         "machine": describe_machine(),
         "versions": describe_versions(),
@@ -159,13 +168,27 @@ def write_run(folder: Path, space: SearchSpace, space_file: str, data: Mapping[s
     write_whole(folder / RUN_FILE, dump_yaml(run))
 
 
-def update_run(folder: Path, space: SearchSpace) -> None:
-    """Records that a resumed run has another number of trials. Raises RunError and InputError."""
+def update_run(folder: Path, space: SearchSpace, notes: Sequence[str] | None = None) -> list[str]:
+    """Records the space with which a run goes on, see `check_folder`; returns what of it is new.
+
+    `notes` are the data's, where they were looked at again.
+
+    Raises:
+        RunError: `run.yaml` cannot be read.
+        InputError: it cannot be written.
+    """
     run = read_run(folder)
-    if run.get("trials") != space.search.trials:
-        run["trials"] = space.search.trials
-        run["space"] = space_to_dict(space)
+    old, new = space_to_dict(read_run_space(folder)), space_to_dict(space)
+    changed = ["bands"] if list(old["bands"].items()) != list(new["bands"].items()) else []
+    changed += [place for place, _, _ in _differences(old, new) if not place.startswith("bands.")]
+    data = dict(section(run, "data"))
+    if notes is not None and data.get("notes") != list(notes):
+        data["notes"] = list(notes)
+        changed.append("notes")
+    if changed:
+        run |= {"trials": space.search.trials, "space": new, "data": data}
         write_whole(folder / RUN_FILE, dump_yaml(run))
+    return changed
 
 
 def describe_machine() -> dict[str, Any]:
@@ -188,10 +211,16 @@ def describe_versions() -> dict[str, str]:
     return versions
 
 
-def _comparable(document: dict[str, Any]) -> dict[str, Any]:
-    """The space without its number of trials, which a resumed run may change."""
+def _held(document: dict[str, Any]) -> dict[str, Any]:
+    """Of a space, what a run is held to: all but what only names, chooses, or says how long."""
     search = {key: value for key, value in document["search"].items() if key != "trials"}
-    return {**document, "search": search}
+    return {key: value for key, value in document.items() if key not in ("name", "bands")} | {"search": search}
+
+
+def _recorded_sizes(run: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """Classes and channels of a run's data; where they are not on record, those that its networks were counted with."""
+    data = section(run, "data") if "from_data" in run else {}
+    return {word: data.get(word, getattr(space.base, key)) for key, word in DATA_KEYS.items()}
 
 
 def _differences(old: object, new: object, place: str = "") -> Iterator[tuple[str, object, object]]:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from modscale.runs import (
     write_run,
 )
 from modscale.search import require_complete, run_search
-from modscale.space import SearchSpace
+from modscale.space import SearchSpace, mismatch_note
 from modscale.spec import ModelSpec
 from modscale.study import SearchStudy
 from modscale.tables import build_tables
@@ -54,9 +54,11 @@ def search_space(
         KeyboardInterrupt: after the report of what stands was written.
     """
     space = _resolve(space)
-    with naming_file(space_file):
-        require_feasible(space)
-    resumed = check_folder(folder, space)
+    begun = check_folder(folder, space)
+    resumed, space = begun is not None, begun or space
+    if not space.from_data:
+        with naming_file(space_file):
+            require_feasible(space)
     with locked_run(folder):
         done = len(read_trials(folder / TRIALS_FILE)) if resumed else 0
         limit = space.search.trials
@@ -147,10 +149,10 @@ def _stopped_like_ctrl_c() -> Iterator[None]:
 def _search(
     space: SearchSpace, space_file: str, source: str, folder: Path, *, resumed: bool, done: int, debug: bool
 ) -> None:
-    references = [published_reference(name, space) for name in space.search.references]
     finished = len(read_trials(folder / REFERENCES_FILE))
-    is_over = resumed and done >= space.search.trials and finished >= len(references)
+    is_over = resumed and done >= space.search.trials and finished >= len(space.search.references)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
+        _record_changes(folder, space)
         require_complete(read_trials(folder / TRIALS_FILE))
         return
     if resumed and not is_over:
@@ -158,14 +160,21 @@ def _search(
             say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
     with Evaluator(space, source, debug=debug) as evaluator:
-        for note in evaluator.summary.notes:
-            say(f"note: {note}")
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             _check_same_data(folder, data)
-            update_run(folder, space)
+        left, space = space.from_data, space.fitted(data)
+        if left:
+            with naming_file(space_file):
+                require_feasible(space)
+        data["notes"] += [note for note in (mismatch_note(space.base, data),) if note]
+        for note in data["notes"]:
+            say(f"note: {note}")
+        if resumed:
+            _record_changes(folder, space, data["notes"])
         else:
-            write_run(folder, space, path_text(space_file), data)
+            write_run(folder, space, path_text(space_file), data, from_data=left)
+        references = [published_reference(name, space) for name in space.search.references]
         study = SearchStudy(space, build_tables(space), seed=space.search.seed, file=folder / STUDY_FILE)
         progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
         with progress.shown():
@@ -180,6 +189,13 @@ def _search(
             )
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+
+
+def _record_changes(folder: Path, space: SearchSpace, notes: Sequence[str] | None = None) -> None:
+    """Records what is new in the space of a run that goes on, and says what of it a report shows anew."""
+    shown = [place for place in update_run(folder, space, notes) if place in ("bands", "name")]
+    if shown:
+        say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
 
 
 def published_reference(name: str, space: SearchSpace) -> ModelSpec:

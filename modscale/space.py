@@ -45,6 +45,9 @@ SPACE_STAGE_KEYS = (*STAGE_KEYS[:2], "expansion", *STAGE_KEYS[2:])
 LIST_KEYS = ("mlp_ratios", "context")
 RANGE_KEYS = ("dim", "depth", "expansion", "kernel_size", "attention_depth", "attention_mlp_ratio")
 SPACE_KEYS = ("name", "base", "stages", "constraints", "objectives", "bands", "proxy", "latency", "search")
+DATA_KEYS = {"num_classes": "classes", "in_chans": "channels"}
+"""Fields of `base` that a run takes from its data where the file leaves them out, and what of the data each is."""
+BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_OPTIONS = 4096
 
 
@@ -113,6 +116,8 @@ class SearchSpace:
     """The run's default folder is `reports/NAME`."""
     base: ModelSpec
     """The architecture of every parameter's first option; its fields other than `stages` are shared by all."""
+    from_data: tuple[str, ...] = ()
+    """Of `DATA_KEYS`, what the file leaves out: at its default here, and as the data have it in a run."""
     parameters: tuple[Parameter, ...]
     """Stage by stage, fixed ones (a single option) included."""
     constraints: Constraints
@@ -136,6 +141,16 @@ class SearchSpace:
     def size(self) -> int:
         """Number of architectures: combinations of options."""
         return prod(len(parameter.options) for parameter in self.parameters)
+
+    @property
+    def assumed(self) -> dict[str, int]:
+        """What stands in `base` until there are data: the defaults of `from_data`."""
+        return {key: getattr(self.base, key) for key in self.from_data}
+
+    def fitted(self, data: Mapping[str, Any]) -> SearchSpace:
+        """The space of a run on data of so many `classes` and `channels`: what the file leaves to them is filled in."""
+        left: dict[str, Any] = {key: data[DATA_KEYS[key]] for key in self.from_data}
+        return replace(self, base=replace(self.base, **left), from_data=())
 
     def stage_parameters(self, stage: int) -> tuple[Parameter, ...]:
         return tuple(parameter for parameter in self.parameters if parameter.stage == stage)
@@ -176,12 +191,14 @@ def parse_space(document: object) -> SearchSpace:
         key, value = parameter.field(parameter.options[0])
         first[parameter.stage][key] = value
     base_keys = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
-    base = parse_base(_or_empty(top.raw("base")), "base", allowed=base_keys)
+    stated = _or_empty(top.raw("base"))
+    base = parse_base(stated, "base", allowed=base_keys)
     proxy = parse_proxy(top.raw("proxy"), "proxy")
     check_stem_fits(proxy.resolution, base["stem"], "proxy.resolution")
     return SearchSpace(
         name=name,
         base=ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first)),
+        from_data=tuple(key for key in DATA_KEYS if isinstance(stated, Mapping) and key not in stated),
         parameters=parameters,
         constraints=_parse_constraints(_or_empty(top.raw("constraints"))),
         objectives=_parse_objectives(top.raw("objectives", {k: DIRECTIONS[k] for k in METRICS[:2]})),
@@ -192,9 +209,27 @@ def parse_space(document: object) -> SearchSpace:
     )
 
 
+def mismatch_note(base: ModelSpec, data: Mapping[str, Any]) -> str | None:
+    """What a run trains and what it counts, where its networks are not for its data; None where they are.
+
+    `data` has `classes` and `channels`; what it lacks is not compared.
+    """
+    odd = [key for key, word in DATA_KEYS.items() if data.get(word, getattr(base, key)) != getattr(base, key)]
+    if not odd:
+        return None
+    stated = " and ".join(f"{key} {getattr(base, key)}" for key in odd)
+    words = [DATA_KEYS[key] for key in odd]
+    had = " and ".join(f"{data[word]} {word if data[word] != 1 else word.removesuffix('s')}" for word in words)
+    return (
+        f"the space states {stated}, and the data have {had}: networks for the data are trained, and those that the"
+        f" space states are counted, timed and exported; without {' and '.join(odd)} in base, all are for the data"
+    )
+
+
 def space_to_dict(space: SearchSpace) -> dict[str, Any]:
-    """The space as plain values, every default filled in: `parse_space` reads it back unchanged."""
-    base = {key: value for key, value in spec_to_dict(space.base).items() if key not in ("name", "stages")}
+    """The space as plain values, every default but those of `from_data` filled in; `parse_space` reads it unchanged."""
+    left_out = ("name", "stages", *space.from_data)
+    base = {key: value for key, value in spec_to_dict(space.base).items() if key not in left_out}
     stages: list[dict[str, Any]] = [{} for _ in space.base.stages]
     for parameter in space.parameters:
         stages[parameter.stage][parameter.key] = _options_to_plain(parameter)
@@ -325,7 +360,7 @@ def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
         raise InputError("must be a mapping (band to limits)", place="bands", value=document)
     bands: dict[str, dict[str, Bounds]] = {}
     for name, limits in document.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+        if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
             raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
         section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits")
         bands[name] = {key: _parse_bounds(section.values[key], section.at(key)) for key in section.values}

@@ -93,6 +93,18 @@ def test_space_has_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str], 
     assert "4" in capsys.readouterr().out
 
 
+def test_counts_of_a_space_say_what_they_take_for_granted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What a space leaves to the data is counted at its default, by `space` and by `scale --space`."""
+    file = tmp_path / "tiny.yaml"
+    for base, assumed in (({}, {"num_classes": 1000, "in_chans": 3}), ({"num_classes": 10, "in_chans": 1}, {})):
+        file.write_text(json.dumps({"base": base, "stages": [{"dim": [8, 12], "depth": 1}]}))
+        for command in (["space", str(file)], ["scale", "--space", str(file), "--params", "9e3"]):
+            assert run_json(capsys, *command)["assumed"] == assumed
+            assert main(command) == 0
+            said = "num_classes 1000 and in_chans 3: the space leaves them to the data" in capsys.readouterr().out
+            assert said is bool(assumed)
+
+
 def test_scale_meets_its_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The scaled spec is written out and counts what was promised."""
     file = tmp_path / "scaled.yaml"

@@ -261,6 +261,43 @@ def test_a_pick_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
     assert not (folder / "models" / "xxs.yaml").exists()
 
 
+def test_a_band_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
+    """Bands may change between two reports; a file that no report made stays, whatever front.json says."""
+    trials = fake_trials(FAKE, 3)
+    folder = write_run(tmp_path / "run", trials, [])
+    build_report(folder)
+    assert (folder / "models" / "s.yaml").exists()
+    (folder / "models" / "mine.yaml").write_text("mine")
+    (folder / "mine.yaml").write_text("mine")
+    front = read_json(folder / "front.json")
+    front["bands"]["../mine"] = 0
+    (folder / "front.json").write_text(json.dumps(front))
+    write_run(folder, [], [], space=SPACE | {"bands": {"small": {"params": {"max": 9e6}}}})
+    build_report(folder)
+    assert sorted(file.name for file in (folder / "models").iterdir()) == ["mine.yaml", "small.yaml"]
+    assert (folder / "mine.yaml").exists()
+
+
+def test_what_was_trained_and_what_was_counted_is_told(tmp_path: Path) -> None:
+    """A run whose space states other classes than its data have says so, also one that an earlier version made."""
+    trials, references = fake_trials(FAKE, 2), fake_references(FAKE)
+    data = {"source": "d.npz", "classes": 3, "channels": 3, "notes": ["a note on `data`"], "fingerprint": "0"}
+    folder = write_run(tmp_path / "other", trials, references, data=data)
+    build_report(folder)
+    said = "the space states num_classes 10, and the data have 3 classes: networks for the data are trained"
+    html, markdown = ((folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert said in html
+    assert "a note on `data`" in html
+    assert said.replace("_", "\\_") in markdown
+    assert "a note on \\`data\\`" in markdown
+    for text in (html, markdown):
+        assert "num_classes 10, where the published ones have num_classes 1000" in text
+    folder = write_run(tmp_path / "same", trials, [], data=data | {"classes": 10, "notes": []})
+    build_report(folder)
+    assert "the space states" not in (folder / "report.html").read_text()
+    assert "published ones have" not in (folder / "report.html").read_text()
+
+
 def test_long_tables_are_cut_with_a_note(tmp_path: Path) -> None:
     """Of 600 trials the page lists 200 dominated ones and says where the rest stand."""
     folder = write_run(tmp_path / "run", [], [])

@@ -34,14 +34,25 @@ DOCUMENT = {
 }
 
 
+DATA = {"classes": 7, "channels": 1}
+
+
 def toy(**changes: object) -> SearchSpace:
+    """A small space that leaves its classes and channels to the data."""
     return parse_space({**DOCUMENT, **changes})
+
+
+def write_toy(folder: Path, **changes: object) -> SearchSpace:
+    """A run of `toy`, as a search records it; returns the space as the run has it."""
+    space = toy(**changes)
+    write_run(folder, space.fitted(DATA), "toy.yaml", DATA, from_data=space.from_data)
+    return space.fitted(DATA)
 
 
 def test_a_run_reads_back_the_space_it_was_made_with(tmp_path: Path) -> None:
     """run.yaml is plain YAML and holds the whole resolved space, machine and versions."""
-    write_run(tmp_path, toy(), "spaces/toy.yaml", {"fingerprint": "abc"})
-    assert read_run_space(tmp_path) == toy()
+    write_run(tmp_path, toy().fitted(DATA), "spaces/toy.yaml", {"fingerprint": "abc"}, from_data=["num_classes"])
+    assert read_run_space(tmp_path) == toy().fitted(DATA)
     plain = yaml.safe_load((tmp_path / RUN_FILE).read_text())
     assert plain["data"] == {"fingerprint": "abc"}
     assert plain["versions"]["python"] == sys.version.split()[0]
@@ -50,16 +61,15 @@ def test_a_run_reads_back_the_space_it_was_made_with(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_space_is_refused_with_the_part_that_differs(tmp_path: Path) -> None:
-    """Only the number of trials may change between two starts of a run."""
-    assert check_folder(tmp_path, toy()) is False
+    """What was measured, and how candidates are drawn, stays as it is between two starts of a run."""
+    assert check_folder(tmp_path, toy()) is None
     (tmp_path / ".run.yaml.k8x2").write_text("half")  # as a search leaves it that is killed while it writes
-    assert check_folder(tmp_path, toy()) is False
-    write_run(tmp_path, toy(), "toy.yaml", {})
-    assert check_folder(tmp_path, toy()) is True
-    more = toy()
-    more = replace(more, search=replace(more.search, trials=99))
-    assert check_folder(tmp_path, more) is True
-    update_run(tmp_path, more)
+    assert check_folder(tmp_path, toy()) is None
+    begun = write_toy(tmp_path)
+    assert check_folder(tmp_path, toy()) == begun
+    more = replace(begun, search=replace(begun.search, trials=99))
+    assert check_folder(tmp_path, more) == more
+    assert update_run(tmp_path, more) == ["search.trials"]
     assert read_run(tmp_path)["trials"] == 99
     with pytest.raises(
         RunError, match=r"another space: its constraints\.params is {'max': 1000000.0}, and not set here"
@@ -72,6 +82,67 @@ def test_a_folder_of_another_space_is_refused_with_the_part_that_differs(tmp_pat
     stages = [{**DOCUMENT["stages"][0], "dim": [16, 32]}]
     with pytest.raises(RunError, match=r"its stages\[0\]\.dim\[1\] is 24, and 32 here"):
         check_folder(tmp_path, toy(stages=stages))
+    with pytest.raises(RunError, match=r"its objectives\.latency_ms is 'minimize', and not set here"):
+        check_folder(tmp_path, toy(objectives={"accuracy": "maximize", "params": "minimize"}))
+    with pytest.raises(RunError, match=r"its search\.references\[0\] is 'xxs', and 'xs' here"):
+        check_folder(tmp_path, toy(search={"references": ["xs", "xxs", "s", "s_conv"]}))
+
+
+def test_what_measures_nothing_may_change(tmp_path: Path) -> None:
+    """Bands, name, trials and further references are taken over and recorded, whatever else run.yaml holds stays."""
+    begun = write_toy(tmp_path, search={"references": ["xs"]})
+    other = {"bands": {"a": {}, "tiny": {"params": {"max": 5}}}, "search": {"trials": 3, "references": ["xs", "s"]}}
+    objectives = {"latency_ms": "minimize", "accuracy": "maximize"}
+    space = check_folder(tmp_path, toy(name="new", objectives=objectives, **other))
+    assert space is not None
+    assert list(space.bands) == ["a", "tiny"]
+    assert list(space.objectives) == ["accuracy", "latency_ms"]  # the order is the study's
+    before = read_run(tmp_path)
+    assert set(update_run(tmp_path, space)) == {"bands", "name", "search.trials", "search.references"}
+    after = read_run(tmp_path)
+    assert {key for key in after if after[key] != before[key]} == {"space", "trials"}
+    assert read_run_space(tmp_path) == space
+    assert update_run(tmp_path, space) == []
+    without = check_folder(tmp_path, toy(bands={}, search=other["search"]))
+    assert without is not None
+    assert update_run(tmp_path, without) == ["bands", "name"]
+    assert read_run_space(tmp_path) == replace(begun, bands={}, search=space.search)
+
+
+def test_the_order_of_bands_is_shown_too(tmp_path: Path) -> None:
+    """A report lists them as the file does, so another order is another report."""
+    bands: dict[str, dict[str, object]] = {"a": {}, "b": {}}
+    write_toy(tmp_path, bands=bands)
+    space = check_folder(tmp_path, toy(bands=dict(reversed(bands.items()))))
+    assert space is not None
+    assert update_run(tmp_path, space) == ["bands"]
+    assert list(read_run_space(tmp_path).bands) == ["b", "a"]
+
+
+def test_a_run_keeps_the_head_it_was_counted_with(tmp_path: Path) -> None:
+    """Stated or taken from the data, what counts is the number itself: 7 classes, 1 channel."""
+    begun = write_toy(tmp_path)
+    assert read_run(tmp_path)["space"]["base"]["num_classes"] == 7
+    assert check_folder(tmp_path, toy()) == begun
+    assert check_folder(tmp_path, toy(base={"num_classes": 7})) == begun
+    with pytest.raises(RunError, match=r"its base\.num_classes is 7, and 1000 here"):
+        check_folder(tmp_path, toy(base={"num_classes": 1000}))
+    write_toy(tmp_path, base={"num_classes": 1000})
+    with pytest.raises(RunError, match=r"its base\.num_classes is 1000, and 7 here"):
+        check_folder(tmp_path, toy())
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Its networks have the defaults that its space did not state, whatever its data have."""
+    write_toy(tmp_path, base={"num_classes": 1000, "in_chans": 3})
+    document = read_run(tmp_path)
+    del document["from_data"], document["data"]["channels"]
+    (tmp_path / RUN_FILE).write_text(yaml.safe_dump(document))
+    begun = check_folder(tmp_path, toy())
+    assert begun is not None
+    assert (begun.base.num_classes, begun.base.in_chans, begun.from_data) == (1000, 3, ())
+    assert update_run(tmp_path, begun, ["a note"]) == ["notes"]
+    assert read_run(tmp_path)["data"] == {"classes": 7, "notes": ["a note"]}
 
 
 def test_a_run_is_not_continued_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

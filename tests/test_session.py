@@ -9,16 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from modscale import session
 from modscale.cli import main
 from modscale.counts import count_model
+from modscale.evaluate import DataSummary, Evaluation
+from modscale.report import build_report
 from modscale.session import choose_spec
-from modscale.spec import load_spec, network_key, parse_spec
+from modscale.space import SearchSpace
+from modscale.spec import ModelSpec, load_spec, network_key, parse_spec
 
 SPACE = """
 name: small
@@ -185,6 +191,108 @@ def test_a_search_in_which_all_failed_says_so_again(
     assert main(["search", str(space), "--data", str(data), "--out", str(copy)]) == 1
     assert "all 5 trials failed; the last one: out of memory" in capsys.readouterr().err
     assert "No trial is complete" in (copy / "report.md").read_text()
+
+
+class FakeEvaluator:
+    """Data of 4 classes and 1 channel, on which nothing is trained: accuracy and latency are those of the network."""
+
+    def __init__(self, space: SearchSpace, source: str, *, debug: bool = False) -> None:
+        del space, debug
+        self.summary = DataSummary(
+            source=source, name="fake", classes=4, channels=1, train_images=9, val_images=100, resolution=16,
+            fingerprint="0", leaked=0, device="cpu",
+        )  # fmt: skip
+
+    def __enter__(self) -> FakeEvaluator:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del error
+
+    def __call__(self, spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+        announce("training")
+        count = count_model(spec)
+        return Evaluation(
+            params=count.params, flops=count.flops, latency_ms=count.flops / 1e6, latency_ci95_ms=0.01,
+            latency_standard_error_ms=0.005, accuracy=count.params / 1e8, val_images=100, seconds=1.0,
+        )  # fmt: skip
+
+
+def measure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches with `FakeEvaluator`, and reports with few bootstrap samples."""
+    monkeypatch.setattr(session, "Evaluator", FakeEvaluator)
+    monkeypatch.setattr(session, "build_report", partial(build_report, draws=10))
+
+
+def heads(file: Path) -> set[tuple[int, int]]:
+    """Classes and channels of the networks in a file of trials."""
+    specs = [json.loads(line)["spec"] for line in file.read_text().splitlines()]
+    return {(spec["num_classes"], spec["in_chans"]) for spec in specs}
+
+
+def test_classes_and_channels_are_the_datas_unless_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials, references and picks have them; a space that states others is told at the start and in the run."""
+    measure_nothing(monkeypatch)
+    file, said = tmp_path / "space.yaml", "note: the space states num_classes 10 and in_chans 3, and the data have"
+    for name, base, head in (("left", "", (4, 1)), ("stated", ", num_classes: 10, in_chans: 3", (10, 3))):
+        folder = tmp_path / name
+        file.write_text(SPACE.replace(", num_classes: 10", base))
+        assert main(["search", str(file), "--data", "d.npz", "--out", str(folder)]) == 0
+        assert (said in capsys.readouterr().err) is (name == "stated")
+        assert heads(folder / "trials.jsonl") == heads(folder / "references.jsonl") == {head}
+        picked = load_spec(folder / "models" / "any.yaml")
+        assert (picked.num_classes, picked.in_chans) == head
+        assert (said[6:] in (folder / "report.html").read_text()) is (name == "stated")
+        assert ("notes: ['the space states" in (folder / "run.yaml").read_text()) is (name == "stated")
+        assert main(["search", str(file), "--data", "d.npz", "--trials", "7", "--out", str(folder)]) == 0
+        assert heads(folder / "trials.jsonl") == {head}
+        assert len(read_trials(folder)) == 7
+
+
+def test_constraints_hold_for_the_networks_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is too large with a head of 1000 classes may fit with one of 4; what does not is refused with the data."""
+    measure_nothing(monkeypatch)
+    file = tmp_path / "space.yaml"
+    left = SPACE.replace(", num_classes: 10", "").replace("60.0e+3", "20.0e+3")
+    file.write_text(left)
+    assert main(["search", str(file), "--data", "d.npz", "--out", str(tmp_path / "run")]) == 0
+    counts = [trial["params"] for trial in read_trials(tmp_path / "run")]
+    assert len(counts) == 5
+    assert max(counts) <= 20_000
+    capsys.readouterr()
+    file.write_text(left.replace("20.0e+3", "2.0e+3"))
+    assert main(["search", str(file), "--data", "d.npz", "--out", str(tmp_path / "none")]) == 2
+    assert f"{file}: constraints.params" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "run.yaml").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--trials", "6"]])
+def test_new_bands_pick_anew_and_measure_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """Of a finished run, and of one that goes on: picks are of the new bands, no finished trial changes."""
+    measure_nothing(monkeypatch)
+    file, folder = tmp_path / "space.yaml", tmp_path / "run"
+    file.write_text(SPACE)
+    assert main(["search", str(file), "--data", "d.npz", "--out", str(folder)]) == 0
+    before = (folder / "trials.jsonl").read_bytes()
+    file.write_text(SPACE.replace("none: {params: {max: 1}}", "fast: {latency_ms: {max: 1.5}}"))
+    capsys.readouterr()
+    assert main(["search", str(file), "--data", "d.npz", "--out", str(folder), *more]) == 0
+    assert "new bands: nothing is measured again for them" in capsys.readouterr().err
+    assert (folder / "trials.jsonl").read_bytes().startswith(before)
+    assert len(read_trials(folder)) == (6 if more else 5)
+    front = json.loads((folder / "front.json").read_text())
+    assert list(front["bands"]) == ["any", "tiny", "fast"]
+    fast = front["bands"]["fast"]
+    assert fast is not None
+    assert read_trials(folder)[fast]["latency_ms"] <= 1.5
+    assert main(["report", str(folder)]) == 0
+    assert json.loads((folder / "front.json").read_text())["bands"]["fast"] == fast
 
 
 def test_report_rebuilds_the_same_front_from_the_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from modscale.document import dump_yaml, parse_yaml
 from modscale.errors import InputError
 from modscale.settings import LatencySettings, ProxySettings, SearchSettings
-from modscale.space import Bounds, load_space, parse_space, space_to_dict
+from modscale.space import Bounds, load_space, mismatch_note, parse_space, space_to_dict
 from modscale.spec import StageSpec, parse_spec, spec_to_dict
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +196,49 @@ def test_defaults():
     assert plain.bands == {}
     assert (plain.proxy, plain.latency, plain.search) == (ProxySettings(), LatencySettings(), SearchSettings())
     assert space(base=None, constraints=None, bands=None, proxy=None, latency=None, search=None) == plain
+
+
+@pytest.mark.parametrize(
+    ("base", "left"),
+    [
+        (None, {"num_classes": 1000, "in_chans": 3}),
+        ({"resolution": 64}, {"num_classes": 1000, "in_chans": 3}),
+        ({"num_classes": 1000}, {"in_chans": 3}),
+        ({"in_chans": 1}, {"num_classes": 1000}),
+        ({"in_chans": 3, "num_classes": 10}, {}),
+    ],
+)
+def test_what_base_does_not_state_is_the_datas(base, left):
+    """Classes and channels that the file leaves out are defaults without data, and the data's with them."""
+    plain = space(base=base)
+    assert plain.assumed == left
+    fitted = plain.fitted({"classes": 7, "channels": 2})
+    assert fitted.base.num_classes == (7 if "num_classes" in left else plain.base.num_classes)
+    assert fitted.base.in_chans == (2 if "in_chans" in left else plain.base.in_chans)
+    assert fitted.assumed == {}
+    choice = {parameter.name: parameter.options[0] for parameter in fitted.searched}
+    assert fitted.spec(choice).num_classes == fitted.base.num_classes
+    assert parse_space(parse_yaml(dump_yaml(space_to_dict(plain)))) == plain
+    assert parse_space(parse_yaml(dump_yaml(space_to_dict(fitted)))) == fitted
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        ({"classes": 10, "channels": 3}, None),
+        ({"classes": 10}, None),
+        ({"classes": 2, "channels": 3}, "the space states num_classes 10, and the data have 2 classes: networks for"),
+        ({"classes": 10, "channels": 1}, "the space states in_chans 3, and the data have 1 channel: networks for the"),
+        (
+            {"classes": 2, "channels": 1},
+            "the space states num_classes 10 and in_chans 3, and the data have 2 classes and 1 channel: networks for",
+        ),
+    ],
+)
+def test_what_is_said_where_space_and_data_differ(data, note):
+    """Only what differs is named; what is not known of the data is no difference."""
+    base = space(base={"num_classes": 10, "in_chans": 3}).base
+    assert mismatch_note(base, data) is None if note is None else str(mismatch_note(base, data)).startswith(note)
 
 
 def test_bounds_hold_their_ends():
