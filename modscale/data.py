@@ -1,9 +1,7 @@
-"""Images for the proxy task, as plain uint8 arrays: generated, from a folder in ImageNet's layout, or from a `.npz`.
+"""Images for the proxy task, as plain uint8 arrays: generated, from folders (`folders.py`) or from a `.npz`.
 
-Folder: `train/CLASS/*` and `val/CLASS/*`, any image Pillow reads (`images.py`). Names that start with a dot are passed
-over; any other file that is no readable image is an error, because silently fewer images is a different task.
-
-`.npz`: `x_train`, `x_val` uint8 [N, H, W, C] with C of 1 or 3, `y_train`, `y_val` whole numbers [N].
+Whatever they come from, one set of rules holds: a validation set may lack a class, one that is not there is set aside
+from the training images of each class, and data from which nothing can be learnt are refused.
 
 Shapes: N images, H x W pixels, C channels, R the asked side, K classes.
 """
@@ -11,28 +9,29 @@ Shapes: N images, H x W pixels, C channels, R the asked side, K classes.
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from modscale.errors import DataError
+from modscale.archives import open_archive
+from modscale.errors import DataError, naming_file
 from modscale.files import path_text
-from modscale.images import Images, quiet_pillow, read_image, reading, resize_all
-from modscale.machine import available_cores
+from modscale.folders import open_folder
+from modscale.images import Images, reading
+from modscale.labelled import Indices, Labelled, Labels, note_missing, some
 from modscale.synthetic import CLASS_NAMES, FULL_TRAIN, FULL_VAL, make_synthetic
 
-Labels = npt.NDArray[np.int64]
-
 RULE = "must be `synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz"
-DECODE_ALL_BYTES = 128_000_000
-"""A folder up to this size is decoded whole, so that a broken file is found even where a subset leaves it out."""
+VAL_SPLIT = 0.1
+"""Share of each class's training images set aside where there is no validation set and nothing else is asked for."""
+DARK_LEVEL = 16
+"""Images that stay below it nearly everywhere are told to be dark, of 256."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,11 +63,18 @@ class Dataset:
 
 
 def load_dataset(
-    source: str, *, resolution: int, train_images: int | None, val_images: int | None, seed: int
+    source: str,
+    *,
+    resolution: int,
+    train_images: int | None,
+    val_images: int | None,
+    seed: int,
+    val_split: float | None = None,
 ) -> Dataset:
     """The data of `source` at `resolution` pixels; with a cap, a seeded subset with classes as equal as they can be.
 
-    From a large folder only the chosen images are decoded. `seed` draws the subset, and the images of `synthetic`.
+    Where there is no validation set, a seeded share `val_split` of each class's training images becomes it. From a
+    large folder only the chosen images are decoded. `seed` draws the subset, and the images of `synthetic`.
 
     Raises:
         DataError: with the file, the rule and the value.
@@ -82,7 +88,7 @@ def load_dataset(
             rule = f"needs at least one image a class, {len(CLASS_NAMES)} in all, but the cap is {min(numbers)}"
             raise DataError(rule, file=source)
         *arrays, names = make_synthetic(num_train=numbers[0], num_val=numbers[1], resolution=resolution, seed=seed)
-        return _dataset("synthetic", names, *arrays)
+        return _dataset("synthetic", names, arrays, [])
     path = Path(source).expanduser()
     with reading(path):
         is_folder = path.is_dir()
@@ -90,14 +96,34 @@ def load_dataset(
             raise DataError(f"no such file or folder; {RULE}", file=path_text(path))
         if not is_folder and (path.suffix.lower() != ".npz" or not path.is_file()):
             raise DataError(RULE, file=path_text(path))
-    load = _load_folder if is_folder else _load_npz
-    names, arrays = load(path, resolution, caps, seed)
-    return _dataset(path_text(path.resolve().name), names, *arrays)
+        name = path_text(path.resolve().name)
+    known = open_folder(path, may_split=val_split is not None) if is_folder else open_archive(path)
+    with naming_file(path_text(path)):
+        chosen, notes = _choose(known, caps, seed, val_split)
+        sizes = [len(part) for part in chosen]
+        _check_memory(sum(sizes), resolution)
+        x, read_notes = known.read(np.concatenate(chosen), resolution)
+        arrays = [x[: sizes[0]], known.labels[chosen[0]], x[sizes[0] :], known.labels[chosen[1]]]
+        return _dataset(name, known.class_names, arrays, [*known.notes, *notes, *read_notes])
 
 
-def balanced_subset(
-    labels: Labels, limit: int | None, num_classes: int, rng: np.random.Generator
-) -> npt.NDArray[np.intp]:
+def hold_out(known: Labelled, share: float, seed: int) -> tuple[Indices, Indices]:
+    """Indices of the training images that stay, and of those set aside: of each class the share, rounded, 1 or more.
+
+    A class of one image keeps it. Which images go is a matter of `seed` and of their names alone, so that one that is
+    added or removed moves hardly another.
+    """
+    stay, aside = [], []
+    for label in range(len(known.class_names)):
+        members = np.flatnonzero(known.labels[: known.num_train] == label)
+        number = min(len(members) - 1, max(1, round(share * len(members))))
+        ranks = sorted(members.tolist(), key=lambda i: hashlib.sha256(f"{seed}/{known.key(i)}".encode()).digest())
+        aside += ranks[:number]
+        stay += ranks[number:]
+    return np.sort(np.array(stay, dtype=np.intp)), np.sort(np.array(aside, dtype=np.intp))
+
+
+def balanced_subset(labels: Labels, limit: int | None, num_classes: int, rng: np.random.Generator) -> Indices:
     """Sorted indices of at most `limit` items, each class as near to an equal share as its size allows.
 
     Raises:
@@ -121,162 +147,61 @@ def balanced_subset(
 
 def count_leaked(x_train: Images, x_val: Images) -> int:
     """How many of the images [M, ...] in `x_val` are, pixel for pixel, among those of `x_train`."""
-    seen = {hashlib.sha256(image).digest() for image in x_train}
-    return sum(hashlib.sha256(image).digest() in seen for image in x_val)
+    seen = set(_digests(x_train))
+    return sum(digest in seen for digest in _digests(x_val))
 
 
-def _load_folder(
-    root: Path, resolution: int, caps: tuple[int | None, int | None], seed: int
-) -> tuple[tuple[str, ...], list[Any]]:
-    classes = {split: _class_folders(root, split) for split in ("train", "val")}
-    names = sorted(classes["train"])
-    if len(names) < 2:
-        raise DataError("needs at least two classes", file=path_text(root / "train"), value=names)
-    for one, other, split in ((classes["val"], classes["train"], "val"), (classes["train"], classes["val"], "train")):
-        unknown = sorted(set(one) - set(other))
-        if unknown:
-            twin = "train" if split == "val" else "val"
-            raise DataError(f"has no folder of that name in {twin}/", file=path_text(one[unknown[0]]))
-    arrays: list[Any] = []
-    for number, split in enumerate(("train", "val")):
-        files, labels = [], []
-        for label, name in enumerate(names):
-            images = _image_files(classes[split][name])
-            files += images
-            labels += [label] * len(images)
-        y = np.array(labels, dtype=np.int64)
-        with _naming(root / split):
-            chosen = balanced_subset(y, caps[number], len(names), np.random.default_rng([seed, number]))
-        arrays += [_decode(files, chosen, resolution), y[chosen]]
-    return tuple(path_text(name) for name in names), arrays
+def _digests(x: Images) -> list[bytes]:
+    return [hashlib.sha256(image).digest() for image in x]
 
 
-def _class_folders(root: Path, split: str) -> dict[str, Path]:
-    folder = root / split
-    with reading(folder):
-        if not folder.is_dir():
-            raise DataError(f"has no folder {split}/; {RULE}", file=path_text(root))
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-        classes = {entry.name: entry for entry in entries if entry.is_dir()}
-    if not classes:
-        raise DataError("holds no class: each class is a folder of its own", file=path_text(folder))
-    return classes
+def _choose(
+    known: Labelled, caps: tuple[int | None, int | None], seed: int, val_split: float | None
+) -> tuple[list[Indices], list[str]]:
+    """The indices of the training and of the validation images, and what is to be told of the choice."""
+    train, val = np.arange(known.num_train), np.arange(known.num_train, len(known.labels))
+    notes = []
+    if not len(val):
+        share = VAL_SPLIT if val_split is None else val_split
+        train, val = hold_out(known, share, seed)
+        if not len(val):
+            raise DataError("has no validation set, and no class has two images of which one could be set aside")
+        notes.append(
+            f"no validation set: {len(val)} of {known.num_train} training images, {share:g} of each class drawn by"
+            f" seed {seed}, are set aside as one; `proxy: {{val_split: SHARE}}` sets another share"
+        )
+        notes += note_missing(known.class_names, known.labels[val])
+    elif val_split is not None:
+        notes.append("there is a validation set: proxy.val_split is not used")
+    chosen = []
+    for number, (part, indices) in enumerate((("train", train), ("val", val))):
+        labels = np.unique(known.labels[indices], return_inverse=True)[1].astype(np.int64)  # it may lack a class
+        with _naming(part):
+            subset = balanced_subset(labels, caps[number], int(labels.max()) + 1, np.random.default_rng([seed, number]))
+        chosen.append(indices[subset])
+    return chosen, notes
 
 
-def _image_files(folder: Path) -> list[Path]:
-    with reading(folder):
-        files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        for file in files:
-            name = path_text(file)
-            if file.is_dir():
-                raise DataError("a folder inside a class; its images must lie in the class's folder", file=name)
-            if file.exists() and not file.is_file():  # a pipe might never end
-                raise DataError("must be a plain file", file=name)
-    if not files:
-        raise DataError("a class without images", file=path_text(folder))
-    return files
+def _check_memory(number: int, resolution: int) -> None:
+    """Refuses what this machine cannot hold before anything is allocated."""
+    needed = number * resolution * resolution * 3
+    with suppress(AttributeError, ValueError, OSError):  # not every system tells
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            rule = f"{number} images at {resolution} px take {needed} bytes, and the machine has {memory}"
+            raise DataError(f"{rule}; lower proxy.train_images, val_images or resolution")
 
 
-def _decode(files: Sequence[Path], chosen: npt.NDArray[np.intp], resolution: int) -> Images:
-    """The chosen images [N, R, R, 3], the others only looked at where the whole set is small."""
-    x = np.empty((len(chosen), resolution, resolution, 3), dtype=np.uint8)
-    row = {int(index): i for i, index in enumerate(chosen)}
-
-    def fill(index: int) -> None:
-        image = read_image(files[index], resolution)
-        if index in row:
-            x[row[index]] = image
-
-    wanted = range(len(files)) if _is_small(files) else [int(index) for index in chosen]
-    with quiet_pillow(), ThreadPoolExecutor(max_workers=min(8, available_cores())) as pool:
-        for _ in pool.map(fill, wanted, chunksize=1):
-            pass
-    return x
-
-
-def _is_small(files: Sequence[Path]) -> bool:
-    total = 0
-    for file in files:
-        with reading(file):
-            total += file.stat().st_size
-        if total > DECODE_ALL_BYTES:
-            return False
-    return True
-
-
-def _load_npz(
-    path: Path, resolution: int, caps: tuple[int | None, int | None], seed: int
-) -> tuple[tuple[str, ...], list[Any]]:
-    with _naming(path):
-        raw = _read_npz(path)
-        known, y_train = np.unique(raw["y_train"], return_inverse=True)
-        if len(known) < 2:
-            raise DataError("needs at least two classes", place="y_train", value=known.tolist())
-        strangers = np.setdiff1d(raw["y_val"], known)
-        if len(strangers):
-            raise DataError("has a label that y_train has not", place="y_val", value=strangers[0].item())
-        labels = {"train": y_train.astype(np.int64), "val": np.searchsorted(known, raw["y_val"]).astype(np.int64)}
-        arrays: list[Any] = []
-        for number, split in enumerate(("train", "val")):
-            y = labels[split]
-            num_classes = len(np.unique(y))
-            chosen = balanced_subset(_compact(y), caps[number], num_classes, np.random.default_rng([seed, number]))
-            arrays += [resize_all(raw[f"x_{split}"][chosen], resolution), y[chosen]]
-        if arrays[0].shape[1:] != arrays[2].shape[1:]:
-            raise DataError("must have as many channels as x_train", place="x_val", value=raw["x_val"].shape)
-    return tuple(str(label) for label in known.tolist()), arrays
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    keys = ("x_train", "y_train", "x_val", "y_val")
-    with reading(path, "not a readable .npz"), ExitStack() as stack:
-        stream = stack.enter_context(path.open("rb"))
-        if not zipfile.is_zipfile(stream):
-            raise DataError("not a readable .npz archive of named arrays")
-        stream.seek(0)
-        archive = np.load(stream, allow_pickle=False)
-        stack.enter_context(archive)
-        for key in keys:
-            if key not in archive.files:
-                raise DataError(f"is missing; a .npz needs {', '.join(keys)}", place=key)
-        raw = {}
-        for key in keys:
-            with reading(path, "cannot be read", place=key):
-                raw[key] = archive[key]
-    for split in ("train", "val"):
-        x, y = raw[f"x_{split}"], raw[f"y_{split}"]
-        if x.dtype != np.uint8:
-            raise DataError("must be uint8", place=f"x_{split}", value=str(x.dtype))
-        if x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
-            raise DataError("must be [N, H, W, C], N of 1 or more and C of 1 or 3", place=f"x_{split}", value=x.shape)
-        if y.dtype.kind not in "iu":
-            raise DataError("must be whole numbers", place=f"y_{split}", value=str(y.dtype))
-        if y.shape != x.shape[:1]:
-            raise DataError(f"must be one label an image, [{len(x)}]", place=f"y_{split}", value=y.shape)
-    return raw
-
-
-def _compact(labels: Labels) -> Labels:
-    """The labels renumbered without gaps: a validation set may lack a class."""
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except DataError as error:
-        error.file = error.file or path_text(file)
-        raise
-
-
-def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:
+def _dataset(name: str, class_names: Sequence[str], arrays: Sequence[Any], notes: Sequence[str]) -> Dataset:
     x_train, y_train, x_val, y_val = (np.ascontiguousarray(array) for array in arrays)
     digest = hashlib.sha256("\0".join(class_names).encode())
     for array in (x_train, y_train, x_val, y_val):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.data)
-    leaked = count_leaked(x_train, x_val)
+    train, val = _digests(x_train), _digests(x_val)
+    _check_learnable(train, y_train, val)
+    seen = set(train)
+    leaked = sum(image in seen for image in val)
     return Dataset(
         name=name,
         class_names=tuple(class_names),
@@ -286,12 +211,75 @@ def _dataset(name: str, class_names: Sequence[str], *arrays: Any) -> Dataset:
         y_val=y_val,
         fingerprint=digest.hexdigest(),
         leaked=leaked,
-        notes=(_leak_note(leaked, len(x_val)),) if leaked else (),
+        notes=(
+            *notes,
+            *_leak_notes(leaked, len(val)),
+            *_repeat_notes(train, y_train, class_names),
+            *_dark_notes(x_train),
+        ),
     )
 
 
-def _leak_note(leaked: int, total: int) -> str:
-    return (
-        f"{leaked} of {total} validation images stand in the training set too, pixel for pixel: the accuracies are"
-        " flattered by what was seen in training"
-    )
+def _check_learnable(train: Sequence[bytes], y_train: Labels, val: Sequence[bytes]) -> None:
+    """Refuses images that do not tell the classes apart, by their digests.
+
+    Knowing every training image by heart, one gets right the most frequent class of each that is repeated. Where that
+    is no more than always naming the most frequent class of all, there is nothing in the images to learn.
+    """
+    labels = y_train.tolist()
+    by_image: dict[bytes, Counter[int]] = {}
+    for image, label in zip(train, labels, strict=True):
+        by_image.setdefault(image, Counter())[label] += 1
+    by_heart = sum(max(counts.values()) for counts in by_image.values())
+    if by_heart <= max(Counter(labels).values()):
+        what = "are all the same image" if len(by_image) == 1 else "are the same ones in every class"
+        raise DataError(f"the {len(train)} training images {what}: nothing can be learnt from them")
+    if len(val) > 1 and len(set(val)) == 1:
+        raise DataError(f"the {len(val)} validation images are all the same image: no accuracy can be told from them")
+
+
+def _leak_notes(leaked: int, total: int) -> list[str]:
+    if not leaked:
+        return []
+    rest = "pixel for pixel: the accuracies are flattered by what was seen in training"
+    return [f"{leaked} of {total} validation images stand in the training set too, {rest}"]
+
+
+def _repeat_notes(images: Sequence[bytes], labels: Labels, class_names: Sequence[str]) -> list[str]:
+    """Notes on training images, by their digests, that stand there more than once."""
+    classes_of: dict[bytes, set[int]] = {}
+    images_of: dict[int, set[bytes]] = {}
+    for image, label in zip(images, labels.tolist(), strict=True):
+        classes_of.setdefault(image, set()).add(label)
+        images_of.setdefault(label, set()).add(image)
+    sizes = Counter(labels.tolist())
+    notes = []
+    repeated = len(images) - len(classes_of)
+    if repeated:
+        notes.append(f"{repeated} of {len(images)} training images are repetitions of others, pixel for pixel")
+    in_several = sum(len(classes) > 1 for classes in classes_of.values())
+    if in_several:
+        several = "1 training image stands" if in_several == 1 else f"{in_several} training images stand"
+        notes.append(f"{several} in more than one class")
+    flat = [class_names[label] for label, kinds in sorted(images_of.items()) if len(kinds) == 1 and sizes[label] > 1]
+    if flat:
+        notes.append(f"all training images of a class are the same image in {len(flat)} classes: {some(flat)}")
+    return notes
+
+
+def _dark_notes(x: Images) -> list[str]:
+    """A note on images that are nearly black throughout, as when their values do not use their type's range."""
+    bright = sum(int(np.count_nonzero(image >= DARK_LEVEL)) for image in x)
+    if bright >= x.size / 1000:
+        return []
+    return [f"the training images are nearly black: {bright} of {x.size} values reach {DARK_LEVEL} of 255"]
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """An error in choosing from a split names it."""
+    try:
+        yield
+    except DataError as error:
+        error.place = part
+        raise

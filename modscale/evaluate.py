@@ -171,6 +171,7 @@ class Tasks:
                 train_images=self.proxy.train_images,
                 val_images=self.proxy.val_images,
                 seed=self.seed,
+                val_split=self.proxy.val_split,
             )
             self.prepared = prepare(dataset, self.proxy)
         return DataSummary(

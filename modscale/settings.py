@@ -45,6 +45,8 @@ class ProxySettings:
     """At most this many training images, the same number a class; None takes all."""
     val_images: int | None = 2000
     """At most this many validation images; None takes all."""
+    val_split: float | None = None
+    """Share of each class's training images set aside where the data have no validation set; None takes 0.1."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
     threads: int | None = None
@@ -99,6 +101,9 @@ def parse_proxy(document: object, place: str) -> ProxySettings:
         flip=_boolean(section, "flip", default.flip),
         train_images=_optional_integer(section, "train_images", default.train_images),
         val_images=_optional_integer(section, "val_images", default.val_images),
+        val_split=None
+        if section.raw("val_split") is None
+        else section.number("val_split", default.val_split, above=0, below=1),
         device=section.choice("device", default.device, DEVICES),
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modscale import data
+from modscale import folders
 from modscale.data import Dataset, balanced_subset, count_leaked, load_dataset
 from modscale.errors import DataError
 
@@ -114,12 +114,12 @@ def test_only_the_chosen_images_of_a_large_folder_are_decoded(tmp_path: Path, mo
     """A set beyond `DECODE_ALL_BYTES` is read in part; a small one is read whole, so that broken files are found."""
     root = write_folder(tmp_path, train=6)
     seen = []
-    original = data.read_image
-    monkeypatch.setattr(data, "read_image", lambda file, side: seen.append(file) or original(file, side))
+    original = folders.read_image
+    monkeypatch.setattr(folders, "read_image", lambda file, *a, **k: seen.append(file) or original(file, *a, **k))
     load(root, train=2, val=2)
     assert len(seen) == 16
     seen.clear()
-    monkeypatch.setattr(data, "DECODE_ALL_BYTES", 100)
+    monkeypatch.setattr(folders, "DECODE_ALL_BYTES", 100)
     load(root, train=2, val=2)
     assert len(seen) == 4
 
@@ -175,7 +175,8 @@ def test_folder_that_breaks_a_rule_is_refused(tmp_path: Path) -> None:
     empty.mkdir()
     assert_refused(empty, "empty", "has no folder train/")
     (empty / "train" / "a").mkdir(parents=True)
-    assert_refused(empty, "empty", "has no folder val/")
+    (empty / "labels").mkdir()
+    assert_refused(empty, "empty", "has no folder val/", "this one holds labels/, train/", "val_split: 0.1")
     (empty / "val").mkdir()
     assert_refused(empty, "val", "holds no class")
     (empty / "val" / "a").mkdir()
@@ -184,8 +185,6 @@ def test_folder_that_breaks_a_rule_is_refused(tmp_path: Path) -> None:
     (lonely / "val" / "owl").mkdir()
     assert_refused(lonely, "owl", "no folder of that name in train/")
     (lonely / "val" / "owl").rename(lonely / "train" / "owl")
-    assert_refused(lonely, "owl", "no folder of that name in val/")
-    (lonely / "val" / "owl").mkdir()
     assert_refused(lonely, "owl", "a class without images")
     nested = write_folder(tmp_path / "nested")
     (nested / "val" / "cat" / "images").mkdir()
@@ -230,8 +229,10 @@ def test_archive_that_breaks_a_rule_is_refused(tmp_path: Path) -> None:
         assert_refused(file, "a.npz", *parts)
 
     refused("y_val", "is missing", y_val=None)
-    refused("x_train", "must be uint8", x_train=arrays()["x_train"].astype(np.float32))
-    refused("x_train", "[N, H, W, C]", x_train=arrays()["x_train"][..., 0])
+    refused("x_train", "must be uint8", x_train=arrays()["x_train"].astype(np.complex64))
+    refused("x_train", "[N, H, W, C]", x_train=arrays()["x_train"][:, 0, :, 0])
+    refused("x_val", "as many channels", x_train=arrays()["x_train"][..., 0])
+    refused("x_val", "of the type of x_train, float32", x_train=arrays()["x_train"].astype(np.float32))
     refused("x_train", "[N, H, W, C]", x_train=arrays()["x_train"].transpose(0, 3, 1, 2))
     refused("x_val", "[N, H, W, C]", x_val=arrays()["x_val"][:0], y_val=arrays()["y_val"][:0])
     refused("x_val", "as many channels", x_val=arrays()["x_val"][..., :1])
@@ -285,3 +286,45 @@ def test_generated_images_are_at_least_one_a_class() -> None:
     """As it is with a folder: a cap below the number of classes is refused."""
     with pytest.raises(DataError, match="needs at least one image a class, 20 in all, but the cap is 3"):
         load_dataset("synthetic", resolution=16, train_images=3, val_images=40, seed=0)
+
+
+def test_images_that_tell_no_class_from_another_are_refused(tmp_path: Path) -> None:
+    """All the same, or the same ones in every class; one image that differs is enough to go on, and is told."""
+    same = np.repeat(arrays()["x_train"][:1], 6, axis=0)
+    file = tmp_path / "a.npz"
+    np.savez(file, **arrays() | {"x_train": same})
+    assert_refused(file, "a.npz: the 6 training images are all the same image: nothing can be learnt from them")
+    pair = arrays()["x_train"][:2]
+    np.savez(
+        file, **arrays() | {"x_train": np.concatenate([pair, pair, pair]), "y_train": np.array([5, 5, 7, 7, 5, 5])}
+    )
+    assert_refused(file, "the 6 training images are the same ones in every class")
+    np.savez(file, **arrays() | {"x_val": same[:2]})
+    assert_refused(file, "the 2 validation images are all the same image")
+    other = arrays()["x_train"]
+    np.savez(file, **arrays() | {"x_train": np.concatenate([same[:5], other[5:]])})
+    assert load(file).notes == (
+        "4 of 6 training images are repetitions of others, pixel for pixel",
+        "1 training image stands in more than one class",
+        "all training images of a class are the same image in 1 classes: 7",
+    )
+
+
+def test_images_that_are_nearly_black_are_told(tmp_path: Path) -> None:
+    """As of values 0 to 5 in bytes; a dark photograph is not."""
+    dark = arrays()
+    dark |= {key: dark[key] % 6 for key in ("x_train", "x_val")}
+    np.savez(tmp_path / "a.npz", **dark)
+    assert load(tmp_path / "a.npz").notes == ("the training images are nearly black: 0 of 1152 values reach 16 of 255",)
+    dark |= {key: dark[key] * 4 for key in ("x_train", "x_val")}
+    np.savez(tmp_path / "a.npz", **dark)
+    assert load(tmp_path / "a.npz").notes == ()
+
+
+def test_more_images_than_memory_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says what they take, what there is, and what to lower."""
+    np.savez(tmp_path / "a.npz", **arrays())
+    monkeypatch.setattr(os, "sysconf", lambda name: 40 if name == "SC_PAGE_SIZE" else 30)
+    assert_refused(tmp_path / "a.npz", "8 images at 8 px take 1536 bytes, and the machine has 1200; lower proxy.train")
