@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from modscale.design_reading import DesignReading, ParameterReading, is_number
+from modscale.errors import printable
 from modscale.front import Z95, Front, metric_error
 from modscale.trials import Trial
 
@@ -90,6 +91,7 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         _with_intervals(axes, shown, x, y, "reference", marker="D", label="published network")
         for axis, metric in (("x", x), ("y", y)):
             _scale(axes, axis, [*members, *dominated, *shown], metric)
+        title = printable(title)
         axes.set_title(title if len(title) <= 90 else f"{title[:89]}\u2026", loc="left", fontsize=11, pad=28)
         axes.grid(color=COLOURS["grid"], lw=0.8)
         axes.margins(0.07)
@@ -102,7 +104,7 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         labels = [(t, _front_label(t, picks), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
             labels = [label for label in labels if label[0].number in picks]
-        labels += [(t, t.spec.name[:24], COLOURS["reference"]) for t in shown]
+        labels += [(t, printable(t.spec.name)[:24], COLOURS["reference"]) for t in shown]
         _place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
         return _render(figure)
 
@@ -134,7 +136,7 @@ def draw_reading(reading: DesignReading) -> Picture:
             )  # fmt: skip
         for row, parameter in enumerate(parameters):
             _draw_halves(right, row, parameter, split)
-        left.set_yticks(np.arange(len(parameters)), [p.name for p in parameters], fontsize=8.5)
+        left.set_yticks(np.arange(len(parameters)), [printable(p.name) for p in parameters], fontsize=8.5)
         left.set_ylim(len(parameters) - 0.4, -0.6)
         left.set_xlim(left=0)
         left.set_xlabel("importance, % of all parameters, 90 % intervals", fontsize=9)
@@ -158,7 +160,7 @@ def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) 
     if not is_number(parameter):
         for half, lift, colour in halves:
             shares = sorted((half.shares or {}).items(), key=lambda item: -item[1].value)[:3]
-            text = ", ".join(f"{label[:14]} {100 * share.value:.0f} %" for label, share in shares)
+            text = ", ".join(f"{printable(label)[:14]} {100 * share.value:.0f} %" for label, share in shares)
             axes.text(
                 0, row + 1.3 * lift, text, fontsize=7.5, va="center", color=COLOURS[colour] if lift < 0 else "#5d6873"
             )

@@ -7,15 +7,17 @@ Writes `front.json`, `pareto.png`, `report.md`, `report.html`, `design_reading.j
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from modscale.design_reading import DRAWS, read_design
-from modscale.errors import InputError, RunError
+from modscale.errors import InputError, RunError, one_line, printable
 from modscale.files import write_whole
 from modscale.front import Front, find_front
 from modscale.plots import draw_front, draw_reading
@@ -100,6 +102,8 @@ def _find_front(run: Run) -> Front:
 def _write_models(run: Run, front: Front) -> None:
     """One spec a pick; a file of an earlier report whose band has no pick any more, or is no band now, goes."""
     models = run.folder / "models"
+    if models.is_symlink():
+        raise RunError("must be a folder of the run's own, and is a link to another place", file=models)
     without = [band for band, pick in front.picks.items() if pick.trial is None]
     without += [band for band in _earlier_bands(run.folder) if band not in front.picks]
     try:
@@ -127,21 +131,28 @@ def _json(document: object) -> bytes:
 
 
 def _render(template: str, context: Mapping[str, Any], most: int) -> bytes:
+    """Every expression of a template is somebody's text, and escaped for its kind of page; `verbatim` is for code."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith("html.j2"),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        finalize=_visible if template.endswith("html.j2") else _markdown_text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = _markdown_cell
+    environment.filters["verbatim"] = lambda text: Markup(printable(text))  # noqa: S704  # for Markdown alone
     return environment.get_template(template).render(**context, most=most).encode()
 
 
-def _markdown_cell(value: object) -> str:
-    """Text that is only text in a Markdown table: no pipe, no line break, no markup."""
-    text = " ".join(str(value).split())
-    for sign in "\\|`*_[]<>":
-        text = text.replace(sign, {"<": "&lt;", ">": "&gt;"}.get(sign, "\\" + sign))
-    return text
+def _visible(value: object) -> object:
+    """Text without signs that hide or steer; what a macro has made of such text is left as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _markdown_text(value: object) -> object:
+    """Text that is only text in Markdown: no pipe, no line break, no markup, formula or address, and no HTML."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = re.sub(r"[\\|`*_\[\]~$#]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", one_line(value))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

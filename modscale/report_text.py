@@ -12,7 +12,6 @@ from typing import Any
 from modscale import __version__
 from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.document import dump_yaml
-from modscale.files import path_text
 from modscale.front import Front, accuracy_error, limits_text, objective_values
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
@@ -75,9 +74,9 @@ def write_context(
         "settings": _settings(run),
         "machine": _pairs(section(run.document, "machine")),
         "versions": _pairs(section(run.document, "versions")),
-        "data": _pairs({key: v for key, v in section(run.document, "data").items() if key != "notes"}),
+        "data": _data_pairs(run),
         "command": _command(run),
-        "space_yaml": dump_yaml(run.document["space"]),
+        "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
         "reading": _reading_view(reading, reading_picture),
         "plot": _base64(picture.svg),
         "plot_note": _plot_note(list(space.objectives)),
@@ -241,13 +240,26 @@ def _settings(run: Run) -> list[tuple[str, str]]:
 
 
 def _command(run: Run) -> str:
-    """What makes a run like this one."""
-    source = str(section(run.document, "data").get("source", "synthetic"))
+    """What makes a run like this one, wherever the run's folder has been moved to."""
     search = run.space.search
-    words = ["modscale", "search", str(run.document.get("space_file", "SPACE.yaml")), "--data", source]
+    words = ["modscale", "search", _portable(str(run.document.get("space_file", "SPACE.yaml"))), "--data", _source(run)]
     return shlex.join(
-        [*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", path_text(run.folder)]
+        [*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", run.folder.resolve().name]
     )
+
+
+def _data_pairs(run: Run) -> list[tuple[str, str]]:
+    data = {key: value for key, value in section(run.document, "data").items() if key != "notes"}
+    return _pairs(data | ({"source": _source(run)} if "source" in data else {}))
+
+
+def _source(run: Run) -> str:
+    return _portable(str(section(run.document, "data").get("source", "synthetic")))
+
+
+def _portable(path: str) -> str:
+    """A path as it was given, and of one that holds on this machine alone its last part."""
+    return Path(path).name if Path(path).is_absolute() or path.startswith("~") else path
 
 
 def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, Any]:

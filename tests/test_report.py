@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -12,6 +13,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from fake_runs import SPACE, fake_references, fake_trials, read_json, write_run
@@ -178,6 +180,70 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     for table in (text for text in tables if text.startswith("|")):
         assert len({line.count("|") for line in table.strip().splitlines() if line.startswith("|")}) == 1
     assert "<img" not in (folder / "report.md").read_text().split("    modscale search")[0]
+
+
+TERMINAL = (
+    "\x1b]0;pwned\x07\u202e\u2028<script>alert(1)</script>|`x`$\\frac$ https://evil.example www.evil.example # [a](b)"
+)
+"""A class name, a reason or a path that attacks the terminal, the page and whoever renders the Markdown."""
+PRINTED = f"pwned {TERMINAL[TERMINAL.index('<') :]}"
+"""The same for the name of a network, which must be printable."""
+
+
+def test_no_report_holds_a_sign_that_steers_or_hides(tmp_path: Path) -> None:
+    """Escape sequences and turned directions are visible escapes everywhere; Markdown makes nothing of the rest."""
+    trials = [*fake_trials(FAKE, 4), failed(4, TERMINAL)]
+    reference = fake_references(FAKE)[0]
+    reference = replace(reference, spec=replace(reference.spec, name=PRINTED))
+    data = {"source": TERMINAL, "name": TERMINAL, TERMINAL: TERMINAL}
+    space = {**SPACE, "name": "pwned `x`$frac$ # [a](b)"}
+    folder = write_run(
+        tmp_path / "\x1b]0;pwned\x07", trials, [reference], space=space, data=data,
+        space_file=TERMINAL, machine={"cpu": TERMINAL}, started=TERMINAL,
+    )  # fmt: skip
+    build_report(folder, draws=2)
+    for name in ("report.md", "report.html", "front.json", "design_reading.json"):
+        text = (folder / name).read_text()
+        assert {c for c in text if not c.isprintable()} <= {"\n"}, name
+    page = Page((folder / "report.html").read_text())
+    assert not {"script", "a"} & {tag for tag, _ in page.tags}
+    assert page.text.count(r"\x1b]0;pwned\x07\u202e <script>") + page.text.count(r"\u2028<script>") >= 8
+    svg = base64.b64decode(re.search('base64,([^"]*)', (folder / "report.html").read_text())[1]).decode()
+    ElementTree.fromstring(svg)  # noqa: S314  # our own
+    outside_code = [line for line in (folder / "report.md").read_text().splitlines() if not line.startswith("    ")]
+    for sign in ("<script", "|`", "`x`", "$\\frac", "https://", "www.evil", "[a](b)", " # "):
+        assert not any(sign in line.replace("\\|", "") for line in outside_code if "pwned" in line), sign
+
+
+def test_a_report_names_no_place_of_this_machine(tmp_path: Path) -> None:
+    """A run made with absolute paths, and moved since, is reported by the names of its folders."""
+    data = {"source": str(tmp_path / "photos"), "name": "photos"}
+    before = write_run(
+        tmp_path / "before", fake_trials(FAKE, 4), [], data=data, space_file=str(tmp_path / "spaces" / "my space.yaml")
+    )
+    folder = before.rename(tmp_path / "after")
+    build_report(folder, draws=2)
+    for file in folder.iterdir():
+        if file.is_file() and file.name != "run.yaml":
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+    search = f"--trials {FAKE.search.trials} --seed {FAKE.search.seed} --out after\n"
+    assert f"    modscale search 'my space.yaml' --data photos {search}" in (folder / "report.md").read_text()
+
+
+def test_a_link_for_a_folder_writes_nothing_elsewhere(tmp_path: Path) -> None:
+    """`models` as a link is refused, and a link in the place of a file is replaced, not followed."""
+    folder = write_run(tmp_path / "run", fake_trials(FAKE, 4), [])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "models").symlink_to(elsewhere)
+    with pytest.raises(RunError, match=r"models: must be a folder of the run's own"):
+        build_report(folder, draws=2)
+    (folder / "models").unlink()
+    (elsewhere / "file").write_text("mine")
+    (folder / "report.md").symlink_to(elsewhere / "file")
+    build_report(folder, draws=2)
+    assert [(file.name, file.read_text()) for file in elsewhere.iterdir()] == [("file", "mine")]
+    assert not (folder / "report.md").is_symlink()
 
 
 def test_png_shows_the_front(run: Path) -> None:
