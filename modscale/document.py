@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -22,6 +23,9 @@ from modscale.errors import InputError, naming_file, shorten
 
 MAX_BYTES = 1_000_000
 """A spec or a space is a page of text; a larger file is a mistake."""
+
+NOWHERE: Mapping[str, str] = MappingProxyType({})
+"""For `Section`: no key that belongs elsewhere."""
 
 MAX_NESTING = 40
 """Deepest nesting of lists and mappings."""
@@ -150,17 +154,35 @@ def _line_of(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
+def key_places(sections: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Of every key of `sections` (name to keys), in words, where it belongs: `it is a key of proxy and latency`."""
+    places: dict[str, list[str]] = {}
+    for name, keys in sections.items():
+        for key in keys:
+            places.setdefault(key, []).append(name)
+    return {key: f"it is a key of {' and '.join(', '.join(names).rsplit(', ', 1))}" for key, names in places.items()}
+
+
 class Section:
     """A mapping under validation: every getter names its place, its rule and the value that broke it."""
 
-    def __init__(self, value: object, allowed: Iterable[str], *, place: str = "", what: str = "") -> None:
+    def __init__(
+        self,
+        value: object,
+        allowed: Iterable[str],
+        *,
+        place: str = "",
+        what: str = "",
+        elsewhere: Mapping[str, str] = NOWHERE,
+    ) -> None:
+        """`what` the mapping holds, and for keys that are not allowed here where they belong, see `key_places`."""
         self.place = place
         self.allowed = tuple(allowed)
         if not isinstance(value, Mapping):
             raise InputError(f"must be a mapping{f' ({what})' if what else ''}", place=place, value=value)
         for key in value:
             if key not in self.allowed:
-                raise InputError(_unknown(key, self.allowed), place=self.at(_key_text(key)))
+                raise InputError(_unknown(key, self.allowed, elsewhere), place=self.at(_key_text(key)))
         self.values: Mapping[str, object] = value
 
     def at(self, key: str) -> str:
@@ -272,8 +294,10 @@ def _key_text(key: object) -> str:
     return key if isinstance(key, str) and len(key) <= 60 and key.isprintable() else shorten(key)
 
 
-def _unknown(key: object, allowed: Sequence[str]) -> str:
-    """The message for a key that is not allowed, with its nearest match."""
-    near = difflib.get_close_matches(_key_text(key), allowed, n=1, cutoff=0.5)
+def _unknown(key: object, allowed: Sequence[str], elsewhere: Mapping[str, str]) -> str:
+    """The message for a key that is not allowed, with its nearest match and the section it belongs to."""
+    belongs = elsewhere.get(key, "") if isinstance(key, str) else ""
+    near = difflib.get_close_matches(_key_text(key), allowed, n=1, cutoff=0.75 if belongs else 0.5)
     guess = f"did you mean {near[0]}? " if near else ""
+    guess += f"{belongs}; " if belongs else ""
     return f"unknown key; {guess}allowed: {', '.join(allowed)}"

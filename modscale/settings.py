@@ -5,10 +5,11 @@ Each is a section of the search-space file; `run.yaml` records it resolved.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modscale.document import Section, check_choice, check_integer
+from modscale.document import NOWHERE, Section, check_choice, check_integer
 from modscale.errors import InputError
 from modscale.machine import available_cores
 
@@ -86,9 +87,13 @@ class SearchSettings:
     """Seed of the sampler, the initial weights and the order of the batches."""
 
 
-def parse_proxy(document: object, place: str) -> ProxySettings:
-    """The `proxy` section. Raises InputError."""
-    section, default = _open(document, place, ProxySettings)
+SETTINGS = {"proxy": ProxySettings, "latency": LatencySettings, "search": SearchSettings}
+"""Section to what it holds."""
+
+
+def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> ProxySettings:
+    """The `proxy` section; `elsewhere` as in `Section`. Raises InputError."""
+    section, default = _open(document, place, ProxySettings, elsewhere)
     return ProxySettings(
         resolution=section.integer("resolution", default.resolution, low=8, high=1024),
         epochs=section.integer("epochs", default.epochs, high=10_000),
@@ -109,9 +114,9 @@ def parse_proxy(document: object, place: str) -> ProxySettings:
     )
 
 
-def parse_latency(document: object, place: str) -> LatencySettings:
-    """The `latency` section. Raises InputError."""
-    section, default = _open(document, place, LatencySettings)
+def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> LatencySettings:
+    """The `latency` section; `elsewhere` as in `Section`. Raises InputError."""
+    section, default = _open(document, place, LatencySettings, elsewhere)
     return LatencySettings(
         provider=section.choice("provider", default.provider, PROVIDERS),
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
@@ -120,9 +125,9 @@ def parse_latency(document: object, place: str) -> LatencySettings:
     )
 
 
-def parse_search(document: object, place: str) -> SearchSettings:
-    """The `search` section. Raises InputError."""
-    section, default = _open(document, place, SearchSettings)
+def parse_search(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> SearchSettings:
+    """The `search` section; `elsewhere` as in `Section`. Raises InputError."""
+    section, default = _open(document, place, SearchSettings, elsewhere)
     return SearchSettings(
         trials=section.integer("trials", default.trials, high=1_000_000),
         startup_trials=section.integer("startup_trials", default.startup_trials, high=1_000_000),
@@ -132,9 +137,10 @@ def parse_search(document: object, place: str) -> SearchSettings:
     )
 
 
-def _open(document: object, place: str, kind: type[Any]) -> tuple[Section, Any]:
+def _open(document: object, place: str, kind: type[Any], elsewhere: Mapping[str, str]) -> tuple[Section, Any]:
     keys = [f.name for f in fields(kind)]
-    return Section({} if document is None else document, keys, place=place, what="settings"), kind()
+    values = {} if document is None else document
+    return Section(values, keys, place=place, what="settings", elsewhere=elsewhere), kind()
 
 
 def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:

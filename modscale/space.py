@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from modscale.document import Section, check_choice, check_integer, check_number, read_yaml
+from modscale.document import Section, check_choice, check_integer, check_number, key_places, read_yaml
 from modscale.errors import InputError, naming_file
 from modscale.settings import (
+    SETTINGS,
     LatencySettings,
     ProxySettings,
     SearchSettings,
@@ -30,21 +31,40 @@ from modscale.spec import (
     MAX_STAGES,
     MODEL_KEYS,
     STAGE_KEYS,
+    STAGE_RULES,
+    STEM_KEYS,
     ModelSpec,
+    Rule,
     StageSpec,
     check_attention_width,
     check_stem_fits,
     parse_base,
-    parse_stage_value,
     spec_to_dict,
 )
 
 METRICS = ("accuracy", "latency_ms", "params", "flops")
 DIRECTIONS = {"accuracy": "maximize", "latency_ms": "minimize", "params": "minimize", "flops": "minimize"}
 SPACE_STAGE_KEYS = (*STAGE_KEYS[:2], "expansion", *STAGE_KEYS[2:])
+RULES: Mapping[str, Rule] = {**STAGE_RULES, "expansion": partial(check_integer, high=MAX_RATIO)}
 LIST_KEYS = ("mlp_ratios", "context")
 RANGE_KEYS = ("dim", "depth", "expansion", "kernel_size", "attention_depth", "attention_mlp_ratio")
+BASE_KEYS = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
+COUNTED = ("params", "flops")
 SPACE_KEYS = ("name", "base", "stages", "constraints", "objectives", "bands", "proxy", "latency", "search")
+PLACES = key_places(
+    {
+        "the top level": SPACE_KEYS, "base": BASE_KEYS, "base.stem": STEM_KEYS, "stages": SPACE_STAGE_KEYS,
+        "constraints": (*COUNTED, "widths"), "objectives": METRICS, "bands.NAME": METRICS,
+        **{name: (f.name for f in fields(kind)) for name, kind in SETTINGS.items()},
+    }
+)  # fmt: skip
+UNCOUNTED = {
+    key: f"{metric} is measured, not counted, and leaves no candidate out beforehand; {PLACES[metric]}"
+    for metric in METRICS
+    if metric not in COUNTED
+    for key in (metric, metric.removesuffix("_ms"))
+}
+"""Keys that `constraints` cannot have, and why."""
 DATA_KEYS = {"num_classes": "classes", "in_chans": "channels"}
 """Fields of `base` that a run takes from its data where the file leaves them out, and what of the data each is."""
 BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
@@ -177,7 +197,7 @@ def load_space(file: str | Path) -> SearchSpace:
 
 def parse_space(document: object) -> SearchSpace:
     """A space from the plain values of a YAML document. Raises InputError."""
-    top = Section(document, SPACE_KEYS, what="a search space")
+    top = Section(document, SPACE_KEYS, what="a search space", elsewhere=PLACES)
     name = top.text("name", "space")
     if set(name) & set('/\\:*?"<>|') or name.startswith(".") or name != name.strip() or len(name.encode()) > 200:
         rule = (
@@ -190,10 +210,9 @@ def parse_space(document: object) -> SearchSpace:
     for parameter in parameters:
         key, value = parameter.field(parameter.options[0])
         first[parameter.stage][key] = value
-    base_keys = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
     stated = _or_empty(top.raw("base"))
-    base = parse_base(stated, "base", allowed=base_keys)
-    proxy = parse_proxy(top.raw("proxy"), "proxy")
+    base = parse_base(stated, "base", allowed=BASE_KEYS, elsewhere=PLACES)
+    proxy = parse_proxy(top.raw("proxy"), "proxy", PLACES)
     check_stem_fits(proxy.resolution, base["stem"], "proxy.resolution")
     return SearchSpace(
         name=name,
@@ -204,8 +223,8 @@ def parse_space(document: object) -> SearchSpace:
         objectives=_parse_objectives(top.raw("objectives", {k: DIRECTIONS[k] for k in METRICS[:2]})),
         bands=_parse_bands(_or_empty(top.raw("bands"))),
         proxy=proxy,
-        latency=parse_latency(top.raw("latency"), "latency"),
-        search=parse_search(top.raw("search"), "search"),
+        latency=parse_latency(top.raw("latency"), "latency", PLACES),
+        search=parse_search(top.raw("search"), "search", PLACES),
     )
 
 
@@ -234,7 +253,7 @@ def space_to_dict(space: SearchSpace) -> dict[str, Any]:
     for parameter in space.parameters:
         stages[parameter.stage][parameter.key] = _options_to_plain(parameter)
     constraints: dict[str, Any] = {
-        key: limits for key in ("params", "flops") if (limits := _bounds_to_dict(getattr(space.constraints, key)))
+        key: limits for key in COUNTED if (limits := _bounds_to_dict(getattr(space.constraints, key)))
     }
     if space.constraints.nondecreasing_widths:
         constraints["widths"] = "nondecreasing"
@@ -263,7 +282,7 @@ def _bounds_to_dict(bounds: Bounds) -> dict[str, float]:
 
 
 def _parse_stage(document: object, index: int) -> list[Parameter]:
-    section = Section(document, SPACE_STAGE_KEYS, place=f"stages[{index}]", what="a stage")
+    section = Section(document, SPACE_STAGE_KEYS, place=f"stages[{index}]", what="a stage", elsewhere=PLACES)
     if section.has("expansion") and section.has("mlp_ratios"):
         raise InputError("give expansion or mlp_ratios, not both", place=section.at("expansion"))
     for key in ("dim", "depth"):
@@ -294,18 +313,12 @@ def _parse_options(key: str, value: object, place: str) -> tuple[Any, ...]:
     elif key in LIST_KEYS:
         raise InputError("is a list of choices, each itself a list", place=place, value=value)
     else:
-        return (_parse_option(key, value, place),)
-    options = tuple(_parse_option(key, option, f"{place}[{i}]") for i, option in enumerate(values))
+        return (RULES[key](value, place),)
+    options = tuple(RULES[key](option, f"{place}[{i}]") for i, option in enumerate(values))
     for i, option in enumerate(options):
         if option in options[:i]:
             raise InputError("must not repeat a choice", place=f"{place}[{i}]", value=values[i])
     return options
-
-
-def _parse_option(key: str, value: object, place: str) -> Any:
-    if key == "expansion":
-        return check_integer(value, place, high=MAX_RATIO)
-    return parse_stage_value(key, value, place)
 
 
 def _parse_range(key: str, value: Mapping[Any, Any], place: str) -> Sequence[float]:
@@ -319,6 +332,11 @@ def _parse_range(key: str, value: Mapping[Any, Any], place: str) -> Sequence[flo
     first, last, stride = (Decimal(repr(number)) for number in (low, high, step))  # 1 + 2 * 0.1 is 1.2, not 1.2000...02
     if last - first >= MAX_OPTIONS * stride:
         raise InputError(f"must hold at most {MAX_OPTIONS} values", place=place, value=value)
+    missed = (last - first) % stride
+    if missed:  # the end would never be tried
+        below, above = (f"{float(end):.12g}" for end in (last - missed, last - missed + stride))
+        rule = f"must be low + n * step, as {below} or {above} are"
+        raise InputError(rule, place=section.at("high"), value=section.raw("high"))
     return [float(first + i * stride) for i in range(int((last - first) / stride) + 1)]
 
 
@@ -337,7 +355,8 @@ def _parse_bounds(document: object, place: str) -> Bounds:
 
 
 def _parse_constraints(document: object) -> Constraints:
-    section = Section(document, ("params", "flops", "widths"), place="constraints", what="limits")
+    keys = (*COUNTED, "widths")
+    section = Section(document, keys, place="constraints", what="limits", elsewhere=PLACES | UNCOUNTED)
     widths = section.raw("widths")
     if widths is not None:
         check_choice(widths, section.at("widths"), ("nondecreasing",))
@@ -349,7 +368,7 @@ def _parse_constraints(document: object) -> Constraints:
 
 
 def _parse_objectives(document: object) -> dict[str, str]:
-    section = Section(document, METRICS, place="objectives", what="metric to direction")
+    section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=PLACES)
     if not section.values:
         raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
     return {key: check_choice(section.values[key], section.at(key), (DIRECTIONS[key],)) for key in section.values}
@@ -362,6 +381,6 @@ def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
     for name, limits in document.items():
         if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
             raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
-        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits")
+        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits", elsewhere=PLACES)
         bands[name] = {key: _parse_bounds(section.values[key], section.at(key)) for key in section.values}
     return bands

@@ -15,11 +15,13 @@ The paper is "Efficient Modulation for Vision Networks" (ICLR 2024, arXiv 2403.1
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modscale.document import Section, check_choice, check_integer, check_number, dump_yaml, read_yaml
+from modscale.document import Section, check_choice, check_integer, check_number, dump_yaml, key_places, read_yaml
 from modscale.errors import InputError, naming_file
 
 BLOCKS = ("modulation", "mbconv", "van", "focal", "separate_mlp")
@@ -142,6 +144,10 @@ class ModelSpec:
 MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 STAGE_KEYS = tuple(f.name for f in fields(StageSpec))
 STEM_KEYS = tuple(f.name for f in fields(StemSpec))
+SPEC_PLACES = {
+    **key_places({"the top level": MODEL_KEYS, "stem": STEM_KEYS, "stages": STAGE_KEYS}),
+    "expansion": "it is a key of search spaces; in a spec, write mlp_ratios: [1, r]",
+}
 
 
 def load_spec(file: str | Path) -> ModelSpec:
@@ -156,7 +162,7 @@ def load_spec(file: str | Path) -> ModelSpec:
 
 def parse_spec(document: object, place: str = "") -> ModelSpec:
     """A spec from the plain values of a YAML or JSON document. Raises InputError."""
-    top = Section(document, MODEL_KEYS, place=place, what="a model spec")
+    top = Section(document, MODEL_KEYS, place=place, what="a model spec", elsewhere=SPEC_PLACES)
     stages = top.sequence("stages", most=MAX_STAGES)
     base = parse_base(document, place, allowed=MODEL_KEYS)
     return ModelSpec(
@@ -165,10 +171,13 @@ def parse_spec(document: object, place: str = "") -> ModelSpec:
     )
 
 
-def parse_base(document: object, place: str, *, allowed: tuple[str, ...]) -> dict[str, Any]:
+def parse_base(
+    document: object, place: str, *, allowed: tuple[str, ...], elsewhere: Mapping[str, str] = SPEC_PLACES
+) -> dict[str, Any]:
     """The fields of a model spec other than its stages, each with its default. Raises InputError."""
-    top = Section(document, allowed, place=place, what="fields of a model spec")
-    stem_section = Section(top.raw("stem", {}), STEM_KEYS, place=top.at("stem"), what="kernel_size and stride")
+    top = Section(document, allowed, place=place, what="fields of a model spec", elsewhere=elsewhere)
+    what = "kernel_size and stride"
+    stem_section = Section(top.raw("stem", {}), STEM_KEYS, place=top.at("stem"), what=what, elsewhere=elsewhere)
     stem = StemSpec(
         kernel_size=stem_section.integer("kernel_size", 7, high=1024),
         stride=stem_section.integer("stride", 4, high=1024),
@@ -191,8 +200,8 @@ def parse_base(document: object, place: str, *, allowed: tuple[str, ...]) -> dic
 
 def parse_stage(document: object, place: str) -> StageSpec:
     """One stage from its mapping. Raises InputError."""
-    stage = Section(document, STAGE_KEYS, place=place, what="a stage")
-    values = {key: parse_stage_value(key, stage.values[key], stage.at(key)) for key in stage.values}
+    stage = Section(document, STAGE_KEYS, place=place, what="a stage", elsewhere=SPEC_PLACES)
+    values = {key: STAGE_RULES[key](stage.values[key], stage.at(key)) for key in stage.values}
     for key in ("dim", "depth"):
         if key not in values:
             raise InputError("is required", place=stage.at(key))
@@ -212,34 +221,6 @@ def check_stem_fits(resolution: int, stem: StemSpec, place: str) -> None:
     """Raises InputError for an image smaller than the stem's kernel."""
     if resolution + 2 * stem.padding < stem.kernel_size:
         raise InputError(f"must be at least the stem's kernel ({stem.kernel_size})", place=place, value=resolution)
-
-
-def parse_stage_value(key: str, value: object, place: str) -> Any:
-    """One stage key's value by that key's rule. Raises InputError."""
-    if key == "dim":
-        return check_integer(value, place, high=MAX_DIM)
-    if key == "depth":
-        return check_integer(value, place, high=MAX_DEPTH)
-    if key == "attention_depth":
-        return check_integer(value, place, low=0, high=MAX_DEPTH)
-    if key == "attention_mlp_ratio":
-        ratio = check_number(value, place, above=0, high=MAX_RATIO)
-        return int(ratio) if ratio.is_integer() else ratio
-    if key == "mlp_ratios":
-        return _check_list(value, place, lambda v, p: check_integer(v, p, high=MAX_RATIO), MAX_DEPTH)
-    if key == "kernel_size":
-        sizes = value if isinstance(value, (list, tuple)) else [value]
-        return _check_list(sizes, place, _check_kernel, 16)
-    if key == "block":
-        return check_choice(value, place, BLOCKS)
-    if key == "fusion":
-        return check_choice(value, place, FUSIONS)
-    if key == "context":
-        parts = _check_list(value, place, lambda v, p: check_choice(v, p, CONTEXT_PARTS), 3)
-        if len(set(parts)) < len(parts):
-            raise InputError("must name each part once", place=place, value=value)
-        return tuple(part for part in CONTEXT_PARTS if part in parts)
-    raise KeyError(key)
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -320,6 +301,12 @@ def _shortest_cycle(ratios: tuple[int, ...]) -> tuple[int, ...]:
     return ratios
 
 
+def _check_list(value: object, place: str, *, check: Rule, most: int) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= most:
+        raise InputError(f"must be a list of 1 to {most} values", place=place, value=value)
+    return tuple(check(item, f"{place}[{i}]") for i, item in enumerate(value))
+
+
 def _check_kernel(value: object, place: str) -> int:
     size = check_integer(value, place, high=MAX_KERNEL)
     if size % 2 == 0:
@@ -327,7 +314,36 @@ def _check_kernel(value: object, place: str) -> int:
     return size
 
 
-def _check_list(value: object, place: str, check: Any, most: int) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= most:
-        raise InputError(f"must be a list of 1 to {most} values", place=place, value=value)
-    return tuple(check(item, f"{place}[{i}]") for i, item in enumerate(value))
+def _check_kernels(value: object, place: str) -> tuple[int, ...]:
+    """One size, or a list of parallel ones."""
+    sizes = value if isinstance(value, (list, tuple)) else [value]
+    return _check_list(sizes, place, check=_check_kernel, most=16)
+
+
+def _check_ratio(value: object, place: str) -> float:
+    ratio = check_number(value, place, above=0, high=MAX_RATIO)
+    return int(ratio) if ratio.is_integer() else ratio
+
+
+def _check_context(value: object, place: str) -> tuple[str, ...]:
+    parts = _check_list(value, place, check=partial(check_choice, options=CONTEXT_PARTS), most=3)
+    if len(set(parts)) < len(parts):
+        raise InputError("must name each part once", place=place, value=value)
+    return tuple(part for part in CONTEXT_PARTS if part in parts)
+
+
+Rule = Callable[[object, str], Any]
+"""Takes a value and its place, returns what `StageSpec` holds, and raises InputError where the value breaks it."""
+
+STAGE_RULES: Mapping[str, Rule] = {
+    "dim": partial(check_integer, high=MAX_DIM),
+    "depth": partial(check_integer, high=MAX_DEPTH),
+    "mlp_ratios": partial(_check_list, check=partial(check_integer, high=MAX_RATIO), most=MAX_DEPTH),
+    "kernel_size": _check_kernels,
+    "attention_depth": partial(check_integer, low=0, high=MAX_DEPTH),
+    "attention_mlp_ratio": _check_ratio,
+    "block": partial(check_choice, options=BLOCKS),
+    "context": _check_context,
+    "fusion": partial(check_choice, options=FUSIONS),
+}
+"""Stage key to the rule of its value."""

@@ -163,7 +163,10 @@ def test_refused_fields(changes, message):
         ({"context": ["f", "f"]}, ".context: must name each part once, got ['f', 'f']"),
         ({"context": ["f", "h"]}, ".context[1]: must be one of f, conv, g, got 'h'"),
         ({"context": [["f"]]}, ".context[0]: must be one of f, conv, g, got ['f']"),
-        ({"expansion": 6}, ".expansion: unknown key;"),
+        (
+            {"expansion": 6},
+            ".expansion: unknown key; it is a key of search spaces; in a spec, write",
+        ),
         ({"atention_depth": 1}, ".atention_depth: unknown key; did you mean attention_depth?"),
     ],
 )
