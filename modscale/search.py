@@ -16,6 +16,7 @@ from typing import Protocol
 from modscale.counts import count_model
 from modscale.errors import AllTrialsFailed, TrialFailed, naming_file
 from modscale.evaluate import Evaluation
+from modscale.interrupts import check_stop
 from modscale.spec import ModelSpec, network_key
 from modscale.study import Candidate, SearchStudy
 from modscale.trials import Trial, append_trial, complete_trials, read_trials
@@ -55,25 +56,30 @@ def run_search(
     trials_file: Path,
     references: Sequence[ModelSpec],
     references_file: Path,
+    mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
 ) -> Outcome:
     """Evaluates candidates until `limit` trials are finished, and the reference networks evenly among them.
 
     The references are spread over the run, so that a drifting machine meets them as it meets the trials. A network
-    that is a reference and a candidate is measured once, and what was measured stands in both files.
+    that is a reference and a candidate is measured once, and what was measured stands in both files. `mirror` is given
+    the finished trials at the start and after each one.
 
     Raises:
         AllTrialsFailed: trials were finished and none of them is complete.
         RunError: the run's folder can no longer be written to.
+        KeyboardInterrupt: a stop was asked for; what is finished is on disk.
     """
     trials, measured = read_trials(trials_file), read_trials(references_file)
     with naming_file(trials_file):
-        pending = study.reconcile(trials)
+        study.replay(trials)
+    mirror(trials)
     known = {trial.number for trial in measured}
     waiting = [Candidate(number=i, choice={}, spec=spec) for i, spec in enumerate(references) if i not in known]
     exhausted = False
 
     def finish(label: str, candidate: Candidate, file: Path, finished: list[Trial]) -> Trial:
         others = trials if finished is measured else measured
+        check_stop()
         trial = _twin(candidate, others) or _try(label, candidate, evaluate, observer)
         append_trial(file, trial)
         finished.append(trial)
@@ -83,11 +89,12 @@ def run_search(
     while len(trials) < limit:
         while waiting and len(trials) * (len(references) + 1) >= (waiting[0].number + 1) * limit:
             finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
-        candidate = pending.pop(0) if pending else study.ask()
+        candidate = study.ask()
         if candidate is None:
             exhausted = True
             break
         study.tell(finish(f"trial {candidate.number}", candidate, trials_file, trials))
+        mirror(trials)
     while waiting:
         finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
     require_complete(trials)
@@ -116,6 +123,7 @@ def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observe
     try:
         evaluation = evaluate(candidate.spec, observer.stage)
     except TrialFailed as failure:
+        check_stop()  # what was stopped has not failed
         count = count_model(candidate.spec)
         return Trial(
             number=candidate.number,

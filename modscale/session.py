@@ -5,11 +5,8 @@ This is where the parts meet: the run's folder, the study, the evaluator, the lo
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,9 @@ from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, 
 from modscale.evaluate import Evaluator, summary_to_dict
 from modscale.feasibility import require_feasible
 from modscale.files import path_text
+from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.machine import available_cores
+from modscale.mirror import StudyMirror
 from modscale.report import build_report
 from modscale.runs import (
     REFERENCES_FILE,
@@ -64,22 +63,21 @@ def search_space(
         limit = space.search.trials
         if resumed:
             say(f"resuming {folder}: {done} of {limit} trials finished")
-        stop: BaseException | None = None
-        try:
-            with _stopped_like_ctrl_c():
+        with hearing_stops():
+            stop: BaseException | None = None
+            try:
                 _search(space, space_file, source, folder, resumed=resumed, done=done, debug=debug)
-        except (KeyboardInterrupt, AllTrialsFailed) as error:
-            stop = error
-        if not (folder / RUN_FILE).exists():
-            if isinstance(stop, KeyboardInterrupt):
-                say("stopped before anything was measured")
-            raise stop or RunError("nothing was measured", file=folder)
-        summary = report_run(folder)
-        if isinstance(stop, KeyboardInterrupt):
-            stands = f"{summary['trials']} of {limit} trials finished, reported in {folder}"
-            say(f"stopped: {stands}; the same command goes on from here")
-        if stop is not None:
-            raise stop
+                check_stop()
+            except (KeyboardInterrupt, AllTrialsFailed) as error:
+                stop = error
+                forget_stop()
+            if not (folder / RUN_FILE).exists():
+                if isinstance(stop, KeyboardInterrupt):
+                    say("stopped before anything was measured; the same command begins again")
+                raise stop or RunError("nothing was measured", file=folder)
+            summary = _reported(folder, limit, stop)
+            if stop is not None:
+                raise stop
     return summary
 
 
@@ -128,22 +126,19 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
     return trials[trial].spec
 
 
-@contextlib.contextmanager
-def _stopped_like_ctrl_c() -> Iterator[None]:
-    """A polite kill and a terminal that is closed stop a search as Ctrl-C does, unless they are to be ignored."""
-    if threading.current_thread() is not threading.main_thread():  # Python hears signals in that one alone
-        yield
-        return
-    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    changed = {number: handler for number, handler in before.items() if handler == signal.SIG_DFL}
-    for number in changed:
-        signal.signal(number, signal.default_int_handler)
+def _reported(folder: Path, limit: int, stop: BaseException | None) -> dict[str, Any]:
+    """Writes the report, also of a search that was stopped; a second stop ends that too."""
+    goes_on = "the same command goes on from here"
     try:
-        yield
-    finally:
-        for number, handler in changed.items():
-            signal.signal(number, handler)
+        summary = report_run(folder)
+        check_stop()
+    except KeyboardInterrupt:
+        finished = len(run_trials(folder))
+        say(f"stopped: {finished} of {limit} trials finished, the report not written; {goes_on}")
+        raise
+    if isinstance(stop, KeyboardInterrupt):
+        say(f"stopped: {summary['trials']} of {limit} trials finished, reported in {folder}; {goes_on}")
+    return summary
 
 
 def _search(
@@ -153,7 +148,9 @@ def _search(
     is_over = resumed and done >= space.search.trials and finished >= len(space.search.references)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, space)
-        require_complete(read_trials(folder / TRIALS_FILE))
+        trials = read_trials(folder / TRIALS_FILE)
+        StudyMirror(folder / STUDY_FILE, space, say).update(trials)
+        require_complete(trials)
         return
     if resumed and not is_over:
         for change in check_machine(folder):
@@ -175,7 +172,7 @@ def _search(
         else:
             write_run(folder, space, path_text(space_file), data, from_data=left)
         references = [published_reference(name, space) for name in space.search.references]
-        study = SearchStudy(space, build_tables(space), seed=space.search.seed, file=folder / STUDY_FILE)
+        study = SearchStudy(space, build_tables(space), seed=space.search.seed)
         progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
         with progress.shown():
             outcome = run_search(
@@ -186,6 +183,7 @@ def _search(
                 trials_file=folder / TRIALS_FILE,
                 references=references,
                 references_file=folder / REFERENCES_FILE,
+                mirror=StudyMirror(folder / STUDY_FILE, space, say).update,
             )
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")

@@ -1,21 +1,22 @@
-"""The Optuna study: which candidate to try next, and a record that Optuna's own tools can open.
+"""The Optuna study: which candidate to try next, and what of a trial Optuna's own tools are shown.
 
-Only this module knows Optuna. Every trial the study holds is an architecture that meets the space's constraints and
-that no earlier trial had: the sampler is asked again until it proposes one, so nothing infeasible or repeated is ever
-trained or stored. Each trial's draw is seeded by the search's seed and the trial's number alone, so a search that was
-killed and resumed asks for the same candidates as one that was not.
+Only this module knows Optuna. The study that the sampler sees lies in memory, and is made again from the finished
+trials at every start; `mirror.py` keeps a copy in a file for the tools, which no search reads. Every trial the study
+holds is an architecture that meets the space's constraints and that no earlier trial had: the sampler is asked again
+until it proposes one, so nothing infeasible or repeated is ever trained or stored. Each trial's draw is seeded by the
+search's seed and the trial's number alone, so a search that was killed and resumed asks for the same candidates as one
+that was not, the interrupted one first.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    distribution_to_json,
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -32,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from modscale.arrays import FloatArray, IntArray
 from modscale.errors import RunError
 from modscale.space import Parameter, SearchSpace
-from modscale.spec import ModelSpec, network_key
+from modscale.spec import ModelSpec, network_key, spec_to_dict
 from modscale.tables import SpaceTables
 from modscale.trials import Trial
 
@@ -41,6 +43,8 @@ TPE_ATTEMPTS = 64
 """Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
 MAX_MISSING = 1000
 """Numbers that the finished trials may lack: lines can be lost, but a number typed by hand must not take for ever."""
+ATTRIBUTES = ("name", "params", "flops", "accuracy", "latency_ms", "latency_ci95_ms", "reason", "spec")
+"""What Optuna's tools show of a trial beside its values and options."""
 BATCH = 2048
 """Architectures drawn at a time."""
 
@@ -58,127 +62,123 @@ class Candidate:
     spec: ModelSpec
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTrial:
+    """A finished trial as Optuna's tables hold it."""
+
+    number: int
+    """From 0, without gaps."""
+    state: str
+    """`COMPLETE` or `FAIL`; a number whose trial is lost has failed."""
+    seconds: float
+    """Wall time of its evaluation."""
+    values: tuple[float, ...]
+    """Of the objectives, in their order; empty unless complete."""
+    params: tuple[tuple[str, float, str], ...]
+    """Name, Optuna's number for the option, and the distribution as JSON, of each searched parameter."""
+    attributes: tuple[tuple[str, str], ...]
+    """Name and JSON text of each of the trial's own attributes."""
+
+
 class SearchStudy:
     """The study of one run: hands out candidates, takes finished trials."""
 
-    def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int, file: Path | None) -> None:
+    def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int) -> None:
         self.space = space
-        self.file = file or ""
-        self.metrics = list(space.objectives)
         self.sampler = _FeasibleSampler(space, tables, seed)
         self.distributions = self.sampler.distributions
-        try:
-            self.study = optuna.create_study(
-                storage=None if file is None else _storage(file),
-                study_name=STUDY_NAME,
-                directions=[StudyDirection[direction.upper()] for direction in self.space.objectives.values()],
-                sampler=self.sampler,
-                load_if_exists=True,
-            )
-        except Exception as error:  # SQLAlchemy and Optuna each have their own tree
-            reason = _database_reason(error)
-            raise RunError(
-                f"cannot be used as an Optuna study ({reason}); if it is removed, it is rebuilt from trials.jsonl",
-                file=self.file,
-            ) from error
+        self.study = optuna.create_study(
+            directions=[StudyDirection[direction.upper()] for direction in space.objectives.values()],
+            sampler=self.sampler,
+        )
 
-    def reconcile(self, finished: Sequence[Trial]) -> list[Candidate]:
-        """Makes the study agree with the finished trials on file; returns the candidates that were interrupted.
+    def replay(self, finished: Sequence[Trial]) -> None:
+        """Tells an empty study of the trials on file; the next candidate is the one that was interrupted.
 
         Raises:
-            RunError: the study cannot be read or written.
+            RunError: a trial does not fit the space, or its number leaves too many out.
         """
-        with self._written():
-            return self._reconcile(finished)
-
-    def _reconcile(self, finished: Sequence[Trial]) -> list[Candidate]:
-        known = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
-        done = {trial.number: trial for trial in finished}
-        interrupted = []
-        last = max(done, default=-1)
-        if last >= len(done) + MAX_MISSING:
-            raise RunError(f"must not leave more than {MAX_MISSING} numbers out", place="number", value=last)
-        for number in range(last + 1):
-            trial, stored = done.get(number), known.get(number)
-            if stored is None:  # Optuna numbers without gaps, so a number that is not on file is kept free
-                self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
-            elif trial is not None and stored.state == TrialState.RUNNING:
-                self._checked(trial)
-                self._tell(trial)
+        for _, trial in _by_number(finished):
+            self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
             if trial is not None:
                 self.sampler.taken.add(network_key(trial.spec))
-        for number, stored in sorted(known.items()):
-            if number not in done and stored.state == TrialState.RUNNING:
-                try:
-                    interrupted.append(self._draw(optuna.trial.Trial(self.study, stored._trial_id)))
-                except SpaceExhausted:  # it was looking for one when it was killed; `ask` will say the same
-                    self.study.tell(number, state=TrialState.FAIL)
-        return interrupted
 
     def ask(self) -> Candidate | None:
-        """The next candidate; None when all that is feasible has been tried. Raises RunError, see `reconcile`."""
+        """The next candidate; None when all that is feasible has been tried."""
         if not self.distributions and self.sampler.taken:
             return None  # Optuna asks no sampler where there is nothing to choose
-        with self._written():
-            try:
-                return self._draw(self.study.ask())
-            except SpaceExhausted:
-                for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    self.study.tell(left.number, state=TrialState.FAIL)
-                return None
-
-    def tell(self, trial: Trial) -> None:
-        """Closes a trial with its values, or as failed. Raises RunError, see `reconcile`."""
-        with self._written():
-            self._tell(trial)
-
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        """A full disk, say, is the run folder's fault; what is finished lies in trials.jsonl already."""
+        trial = self.study.ask()
         try:
-            yield
-        except optuna.exceptions.StorageInternalError as error:
-            rule = f"cannot be read or written ({_database_reason(error)})"
-            raise RunError(
-                f"{rule}; no finished trial is lost, the same command goes on from there", file=self.file
-            ) from error
-
-    def _tell(self, trial: Trial) -> None:
-        if trial.state == "complete":
-            self.study.tell(trial.number, self._values(trial))
-        else:
-            self.study.tell(trial.number, state=TrialState.FAIL)
-
-    def _draw(self, trial: optuna.Trial) -> Candidate:
-        """The candidate of a trial: what the study has of it already, and the rest from the sampler."""
-        for name, distribution in self.distributions.items():
-            trial._suggest(name, distribution)  # what `ask` itself calls for fixed distributions
+            for name, distribution in self.distributions.items():
+                trial._suggest(name, distribution)  # what `ask` itself calls for fixed distributions
+        except SpaceExhausted:
+            return None
         options = {p.name: p.option(trial.params[p.name]) for p in self.space.searched}
         spec = self.space.spec(options, name=f"{self.space.name}-{trial.number}")
         self.sampler.taken.add(network_key(spec))
         return Candidate(number=trial.number, choice=dict(trial.params), spec=spec)
 
-    def _values(self, trial: Trial) -> list[float]:
-        return [float(getattr(trial, metric)) for metric in self.metrics]
+    def tell(self, trial: Trial) -> None:
+        """Closes a trial with its values, or as failed."""
+        if trial.state == "complete":
+            self.study.tell(trial.number, _values(self.space, trial))
+        else:
+            self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _checked(self, trial: Trial) -> FrozenTrial:
-        """As `_frozen`; RunError where the trial, which may have been edited by hand, does not fit the space."""
+        """As Optuna has it; RunError where the trial, which may have been edited by hand, does not fit the space."""
+        complete = trial.state == "complete"
         try:
-            frozen = self._frozen(trial)
+            frozen = create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.FAIL,
+                values=_values(self.space, trial) if complete else None,
+                params=dict(trial.choice),
+                distributions=self.distributions,
+            )
             frozen._validate()
         except (ValueError, TypeError, KeyError) as error:
             rule = f"does not fit the space's parameters or objectives ({str(error).splitlines()[0][:120]})"
             raise RunError(rule, place=f"trial {trial.number}") from error
         return frozen
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        complete = trial.state == "complete"
-        return create_trial(
-            state=TrialState.COMPLETE if complete else TrialState.FAIL,
-            values=self._values(trial) if complete else None,
-            params=dict(trial.choice),
-            distributions=self.distributions,
+
+def stored_trials(space: SearchSpace, finished: Sequence[Trial]) -> list[StoredTrial]:
+    """The finished trials of a run as Optuna's tables hold them, a number after the other."""
+    distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
+    texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+    stored = []
+    for number, trial in _by_number(finished):
+        complete = trial is not None and trial.state == "complete"
+        params = () if trial is None else sorted(trial.choice.items())
+        stored.append(
+            StoredTrial(
+                number=number,
+                state="COMPLETE" if complete else "FAIL",
+                seconds=0.0 if trial is None else trial.seconds,
+                values=tuple(_values(space, trial)) if trial is not None and complete else (),
+                params=tuple((name, float(distributions[name].to_internal_repr(o)), texts[name]) for name, o in params),
+                attributes=() if trial is None else tuple(_attributes(trial)),
+            )
         )
+    return stored
+
+
+@cache
+def empty_study(objectives: tuple[tuple[str, str], ...]) -> bytes:
+    """A SQLite database as Optuna makes it for a study of these metrics, each named, that has no trials yet."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: database})
+    try:
+        directions = [StudyDirection[direction.upper()] for _, direction in objectives]
+        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric for metric, _ in objectives])
+        storage.remove_session()
+        return database.serialize()
+    finally:
+        storage.engine.dispose()
+        database.close()
 
 
 class SpaceExhausted(Exception):  # a signal between the sampler and `ask`, never seen outside
@@ -293,15 +293,24 @@ def parameter_importances(
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
 
 
-def _database_reason(error: BaseException) -> str:
-    """The database's own words, in one line."""
-    cause = error if getattr(error, "orig", None) else error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).splitlines()[0][:120]
+def _by_number(finished: Sequence[Trial]) -> list[tuple[int, Trial | None]]:
+    """Every number up to the last with its trial: Optuna numbers without gaps, so one that is lost is kept free."""
+    done = {trial.number: trial for trial in finished}
+    last = max(done, default=-1)
+    if last >= len(done) + MAX_MISSING:
+        raise RunError(f"must not leave more than {MAX_MISSING} numbers out", place="number", value=last)
+    return [(number, done.get(number)) for number in range(last + 1)]
 
 
-def _storage(file: Path) -> optuna.storages.RDBStorage:
-    """The study's file, opened by its path: in the text of an address `?`, `%` and braces would mean something."""
-    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": partial(sqlite3.connect, file)})
+def _values(space: SearchSpace, trial: Trial) -> list[float]:
+    return [float(getattr(trial, metric)) for metric in space.objectives]
+
+
+def _attributes(trial: Trial) -> list[tuple[str, str]]:
+    """Those of `ATTRIBUTES` that the trial has, with their values as JSON."""
+    shown = {key: getattr(trial, key, None) for key in ATTRIBUTES}
+    shown |= {"name": trial.spec.name, "spec": spec_to_dict(trial.spec)}
+    return sorted((key, json.dumps(value)) for key, value in shown.items() if value is not None)
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

@@ -20,7 +20,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "cli",
     "session",
     "search report report_text console plots",
-    "evaluate design_reading study ranking",
+    "evaluate design_reading study mirror ranking",
     "latency proxy",
     "export recipe network blocks tracing checkpoint candidates pickled",
     "data folders archives labelled synthetic images runtime",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from modscale import interrupts
 from modscale.console import describe_trial
 from modscale.counts import count_model
 from modscale.errors import AllTrialsFailed, RunError, TrialFailed
@@ -18,7 +19,7 @@ from modscale.space import SearchSpace, parse_space
 from modscale.spec import ModelSpec, network_key
 from modscale.study import SearchStudy
 from modscale.tables import build_tables
-from modscale.trials import read_trials
+from modscale.trials import Trial, read_trials
 from modscale.variants import published
 
 DOCUMENT = {
@@ -67,9 +68,10 @@ def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
 def search(
     folder: Path, evaluate: Callable[..., Evaluation] = measure, *, limit: int = 12, seed: int = 0,
     document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str, ...] = (),
+    mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
 ) -> Outcome:  # fmt: skip
     space: SearchSpace = parse_space(document)
-    study = SearchStudy(space, build_tables(space), seed=seed, file=folder / "study.db")
+    study = SearchStudy(space, build_tables(space), seed=seed)
     return run_search(
         study,
         evaluate,
@@ -78,6 +80,7 @@ def search(
         trials_file=folder / "trials.jsonl",
         references=[published(name) for name in references],
         references_file=folder / "references.jsonl",
+        mirror=mirror,
     )
 
 
@@ -143,14 +146,30 @@ def test_a_kill_between_the_file_and_the_study_loses_nothing(tmp_path: Path, mon
     assert [trial.number for trial in trials] == list(range(12))
 
 
-def test_a_lost_study_is_rebuilt_from_the_trials(tmp_path: Path) -> None:
-    """trials.jsonl alone carries the search on, to the same candidates."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    search(tmp_path / "a", limit=7)
-    search(tmp_path / "b", limit=7)
-    (tmp_path / "b" / "study.db").unlink()
-    assert [t.spec for t in search(tmp_path / "a").trials] == [t.spec for t in search(tmp_path / "b").trials]
+def test_the_mirror_hears_of_every_trial(tmp_path: Path) -> None:
+    """At the start, also of what an earlier start finished, and once more after each trial."""
+    seen: list[list[int]] = []
+    search(tmp_path, limit=2)
+    search(tmp_path, limit=4, mirror=lambda trials: seen.append([trial.number for trial in trials]))
+    assert seen == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+
+
+def test_a_stop_that_got_lost_ends_the_search_between_two_steps(tmp_path: Path) -> None:
+    """What is finished is on disk; what failed for the stop is not written down as failed."""
+    for failing, stands in ((False, 3), (True, 2)):
+        folder = tmp_path / str(failing)
+        folder.mkdir()
+
+        def stop_third(spec: ModelSpec, announce: Callable[[str], None], failing: bool = failing) -> Evaluation:
+            if spec.name == "fake-2":
+                interrupts._heard.set()
+                if failing:
+                    raise TrialFailed("ended by SIGTERM")
+            return measure(spec, announce)
+
+        with interrupts.hearing_stops(), pytest.raises(KeyboardInterrupt):
+            search(folder, stop_third)
+        assert len(read_trials(folder / "trials.jsonl")) == stands
 
 
 def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -247,7 +266,6 @@ def test_trials_that_do_not_fit_the_space_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for change in ({"accuracy": None}, {"choice": {}}, {"choice": {"stages[0].dim": "wide"}}):
-        (tmp_path / "study.db").unlink()
         file.write_text("\n".join(json.dumps(line) for line in (lines[0], lines[1] | change)) + "\n")
         with pytest.raises(RunError, match=r"trials.jsonl: trial 1: does not fit the space's parameters or objectives"):
             search(tmp_path, limit=3)
