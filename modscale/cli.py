@@ -13,30 +13,88 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from modscale import __version__
+from modscale.completion import complete_band, complete_model
 from modscale.errors import InputError, ModscaleError, one_line
 from modscale.layout import ENCODING_ERRORS
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+SECTIONS = {
+    "Budgets": ("--params", "--flops", "--latency-ms"),
+    "Timing": ("--provider", "--threads", "--runs", "--paper"),
+    "In every command": ("--json", "--debug", "--help"),
+}
+"""Options that stand under a heading of their own in the help of a command; the others are its `Options`."""
+VALUES = {"<int range>": "N", "<int>": "N", "<float>": "X", "<path>": "PATH", "<str>": "TEXT"}
+"""How the help shows a value, in place of typer's names for its types."""
+
+
+class _Command(TyperCommand):
+    """A command whose help has its options in sections, plain text that a pipe and 80 columns hold."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {
+            "Arguments": [],
+            "Options": [],
+            **{title: [] for title in SECTIONS},
+        }
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                titles = (title for title, options in SECTIONS.items() if set(options) & set(parameter.opts))
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections[next(titles, usual)].append((_in_plain_words(record[0]), _in_plain_words(record[1])))
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 app = typer.Typer(
     name="modscale",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _command(example: str) -> Callable[[Function], Function]:
+    """Makes a function a command whose help ends with this example."""
+    return app.command(cls=_Command, epilog=f"Example: {example}")
+
+
+def _in_plain_words(text: str) -> str:
+    """A line of typer's help without its names for types and ranges."""
+    for name, plain in VALUES.items():
+        text = text.replace(name, plain)
+    text = re.sub(r"\b(\d+)<=x<=(\d+)", r"\1 to \2", text)
+    return re.sub(r"\bx>=(\d+)", r"\1 or more", text)
+
+
+def _complete_pick(context: typer.Context, incomplete: str) -> list[str]:
+    # Before its value is there, --pick cannot be parsed, and what was typed before it is left in the arguments.
+    return complete_band(context.params.get("model") or "".join(context.args[:1]), incomplete)
+
+
 MODEL_HELP = "A spec file or a published name (`modscale models` lists them)."
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-ModelsArgument = Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)]
+ModelsArgument = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP, autocompletion=complete_model)
+]
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE.yaml", help="A search space.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -57,13 +115,15 @@ def main(arguments: list[str] | None = None) -> int:
         code = app(args=arguments, prog_name="modscale", standalone_mode=False)
         if sys.stdout is not None:  # None where whoever called closed it
             sys.stdout.flush()
+        if code == INTERRUPTED:  # typer's own answer to Ctrl-C inside a command
+            return _interrupted(arguments)
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         _complain(error.format_message(), command=context.command_path if context else "modscale")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return _interrupted(arguments)
     except ModscaleError as error:
         if debug:
             raise
@@ -89,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @app.callback(invoke_without_command=True)
 def _top(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False
 ) -> None:
     """Architecture search and model scaling of EfficientMod vision networks."""
     if version:
@@ -98,7 +158,7 @@ def _top(
         typer.echo(context.get_help())
 
 
-@app.command()
+@_command("modscale search spaces/mobile.yaml --data photos --trials 60")
 def search(
     space_file: SpaceArgument,
     data: Annotated[
@@ -124,10 +184,10 @@ def search(
     summary = search_space(
         replace(space, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
     )
-    _show(summary, as_json, lambda: _show_run(summary))
+    _show(summary, as_json, lambda: _show_run(summary, searched=True))
 
 
-@app.command()
+@_command("modscale space spaces/mobile.yaml")
 def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Size, reach and feasibility of a space, counted exactly."""
     from modscale.census import census_to_json, take_census
@@ -147,7 +207,7 @@ def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOp
     _show(census_to_json(census) | {"assumed": loaded.assumed}, as_json, show)
 
 
-@app.command()
+@_command("modscale count xxs --resolution 160 --check")
 def count(
     model: ModelArgument,
     resolution: ResolutionOption = None,
@@ -191,7 +251,7 @@ def count(
     _show(document, as_json, show)
 
 
-@app.command()
+@_command("modscale latency xxs s_conv --threads 2 --runs 400")
 def latency(
     models: ModelsArgument,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -202,7 +262,7 @@ def latency(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """ONNX Runtime latency, batch 1, each model timed in a process of its own."""
+    """ONNX Runtime latency, batch 1, each in a process of its own."""
     from modscale.console import latency_progress
     from modscale.latency import latency_to_json, measure_models
 
@@ -220,7 +280,7 @@ def latency(
     _show({"models": measured}, as_json, show)
 
 
-@app.command()
+@_command("modscale report reports/mobile")
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     as_json: JsonOption = False,
@@ -233,11 +293,15 @@ def report(
     _show(summary, as_json, lambda: _show_run(summary))
 
 
-@app.command()
+@_command("modscale export reports/mobile --pick xs --out backbone")
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL|RUN", help=f"{MODEL_HELP} Or a run's folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help=f"{MODEL_HELP} Or a run's folder.", autocompletion=complete_model)
+    ],
     out: Annotated[Path, typer.Option(help="Folder for spec.yaml, model.onnx and model.safetensors.")],
-    pick: Annotated[str | None, typer.Option(metavar="BAND", help="The run's pick for this band.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(metavar="BAND", help="The run's pick for this band.", autocompletion=_complete_pick)
+    ] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="The run's trial of this number.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
     key: Annotated[
@@ -282,7 +346,7 @@ def export(
     _show(document, as_json, show)
 
 
-@app.command()
+@_command("modscale models --json")
 def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the networks of the paper with its figures beside ours."""
     from modscale.variants import list_models, models_to_json
@@ -297,9 +361,11 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     _show({"models": rows}, as_json, show)
 
 
-@app.command()
+@_command("modscale scale xxs --params 9e6 --out bigger.yaml")
 def scale(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, autocompletion=complete_model)
+    ] = None,
     params: Annotated[float | None, typer.Option(help="Budget: learned numbers.")] = None,
     flops: Annotated[float | None, typer.Option(help="Budget: multiply-adds of one image.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: ONNX Runtime latency here, ms.")] = None,
@@ -385,11 +451,12 @@ def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, bes
     _show(matches_to_json(matches) | {"assumed": loaded.assumed}, as_json, show)
 
 
-def _show_run(summary: Any) -> None:
-    from modscale.console import show_report
+def _show_run(summary: Any, *, searched: bool = False) -> None:
+    from modscale.console import show_next, show_report
     from modscale.session import run_trials
 
     show_report(summary, run_trials(Path(summary["run"])))
+    show_next(summary, searched=searched)
 
 
 def _latency_settings(provider: str, threads: int | None, runs: int | None, *, paper: bool = False) -> Any:
@@ -425,6 +492,13 @@ def _show(document: Any, as_json: bool, show: Any) -> None:
         show()
 
 
+def _interrupted(arguments: list[str]) -> int:
+    """The exit code after Ctrl-C; a search is told by which command it goes on."""
+    if arguments[:1] == ["search"]:
+        _complain(f"to go on: {shlex.join(['modscale', *arguments])}")
+    return INTERRUPTED
+
+
 def _let_go_of_output() -> None:
     """What is still to be written goes nowhere, so that Python finds no broken pipe when it ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -441,7 +515,12 @@ def _complain(text: str, *, command: str = "modscale") -> None:
 
 
 def run() -> None:
-    """The entry point of the installed command."""
+    """The entry point of the installed command, and of `python -m modscale`."""
+    for number in range(3):  # a file opened later must not become the standard error that libraries write to
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.exit(main())
 
 

@@ -6,6 +6,7 @@ Only this module knows rich, and takes no markup from any text: what is bold say
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -181,7 +182,17 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     for band, pick in summary["bands"].items():
         if pick is None:
             note(f"{band}: none: {summary['reasons'][band]}")
-    note(f"report: {summary['files']['html']}")
+    note(f"report: {summary['files']['html']} (opens in a browser, offline)")
+
+
+def show_next(summary: Mapping[str, Any], *, searched: bool) -> None:
+    """What to type next: how to export a pick, or a trial of the front, and after a search how to report it again."""
+    run = summary["run"]
+    picks = [(band, ["--pick", band]) for band, number in summary["bands"].items() if number is not None]
+    picks += [(f"trial-{number}", ["--trial", str(number)]) for number in summary["front"]]
+    commands = [["modscale", "export", run, *words, "--out", name] for name, words in picks[:1]]
+    commands += [["modscale", "report", run]] if searched else []
+    _print_lines(out, [_shown(out, f"next:   {shlex.join(words)}") for words in commands])
 
 
 def show_scaled(scaled: ScaledModel) -> None:

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
-from modscale.cli import main
+from modscale import __version__
+from modscale.cli import app, main
 from modscale.spec import load_spec, spec_to_yaml
 from modscale.variants import published
 
 PUBLISHED = yaml.safe_load((Path(__file__).parent / "golden" / "published.yaml").read_text())
+ROOT = Path(__file__).parents[1]
 SPACE = """
 name: tiny
 base: {resolution: 32}
@@ -210,6 +213,83 @@ def test_help_and_version_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in ("search", "space", "count", "latency", "report", "export"))
     assert main([]) == 0
     assert main(["--version"]) == 0
+
+
+def test_short_options_and_the_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`-V` and `-h`; each command's help fits 80 columns, has an example that is one line, and no jargon of types."""
+    assert main(["-V"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert main(["-h"]) == 0
+    text = capsys.readouterr().out
+    commands = [line.split()[0] for line in text.split("Commands:")[1].splitlines() if line.strip()]
+    assert len(commands) >= 8
+    assert "..." not in text.split("Commands:")[1]
+    for command in commands:
+        assert main([command, "-h"]) == 0
+        help_text = capsys.readouterr().out
+        assert max(map(len, help_text.splitlines())) <= 80
+        assert f"  Example: modscale {command} " in help_text.splitlines()[-1] + " "
+        assert "<" not in help_text
+        in_every_command = help_text.split("In every command:")[1]
+        assert all(option in in_every_command for option in ("--json", "--debug", "--help"))
+
+
+def test_every_example_is_a_command() -> None:
+    """The examples of the help parse; what they name is there or comes from a search."""
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        words = shlex.split(command.epilog.removeprefix("Example: "))
+        assert words[:2] == ["modscale", name]
+        command.make_context(name, words[2:])
+
+
+def test_python_m_runs_no_module_of_the_current_folder(tmp_path: Path) -> None:
+    """`python -m modscale` beside somebody's `json.py`, `typer.py` and `rich`."""
+    for module in ("json", "typer", "re", "yaml", "shlex", "signal"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('mine ran')")
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise SystemExit('mine ran')")
+    for arguments in (["models"], ["count", "xxs", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "modscale", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "xxs" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0 1 2"])
+def test_closed_streams_are_never_given_to_files(tmp_path: Path, closed: str) -> None:
+    """With standard streams closed, no file of ours gets their number, where a library's message would land in it."""
+    redirections = " ".join(f"{number}>&-" for number in closed.split())
+    code = (
+        "import os, sys, modscale.cli as cli\n"
+        f"file = {str(tmp_path / 'file')!r}\n"
+        "def main():\n"
+        "    number = os.open(file, os.O_CREAT | os.O_WRONLY)\n"
+        "    os.write(number, str(number).encode())\n"
+        "    return 7\n"
+        "cli.main = main\n"
+        "cli.run()\n"
+    )
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} {redirections}"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 7
+    assert int((tmp_path / "file").read_text()) > 2
+
+
+def test_a_stopped_search_names_the_command_that_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly as it was typed, quoted for a shell."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modscale.session.search_space", stop)
+    arguments = ["search", str(ROOT / "spaces" / "smoke.yaml"), "--out", "my runs/one", "--trials", "3"]
+    assert main(arguments) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("modscale: to go on: modscale search ")
+    assert shlex.split(last.partition(": to go on: ")[2]) == ["modscale", *arguments]
 
 
 def test_a_terminal_that_knows_only_ascii() -> None:

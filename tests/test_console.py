@@ -133,6 +133,18 @@ def test_no_text_is_obeyed(screen: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert line.count("\n") == 1
 
 
+def test_what_comes_next_is_told(screen: Any) -> None:
+    """A pick's export, or that of a trial on the front where no band has one; a report is named after a search."""
+    summary = {"run": "my runs/a", "bands": {"xxs": None, "xs": 4}, "front": [4, 2]}
+    assert screen(lambda: console.show_next(summary, searched=True), width=20) == [
+        "next:   modscale export 'my runs/a' --pick xs --out xs",
+        "next:   modscale report 'my runs/a'",
+    ]
+    (line,) = screen(lambda: console.show_next({**summary, "bands": {"xxs": None}}, searched=False), width=80)
+    assert line == "next:   modscale export 'my runs/a' --trial 4 --out trial-4"
+    assert screen(lambda: console.show_next({**summary, "bands": {}, "front": []}, searched=False), width=80) == []
+
+
 def test_time_left_is_of_what_this_start_has_finished() -> None:
     """Nothing before the first trial; then its pace, whatever an earlier start had done."""
     now = [100.0]

@@ -17,6 +17,7 @@ import modscale
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(modscale.__file__).parent
 LAYERS = (  # top to bottom: a module imports from its own row or the rows below it
+    "__main__",
     "cli",
     "session",
     "search report report_text console plots",
@@ -25,6 +26,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "export recipe network blocks tracing checkpoint candidates pickled",
     "data folders archives labelled synthetic images runtime",
     "census feasibility scaling budgets latency_budget ray half_lists halves partials pairs points",
+    "completion",
     "variants tables stage_tables",
     "counts pareto front trials runs space",
     "settings spec",
@@ -111,7 +113,9 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["count", "xxs"], ["space", "spaces/mobile.yaml"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["count", "xxs"], ["space", "spaces/mobile.yaml"], ["models"]], ids=" ".join
+)
 def test_quick_commands_leave_torch_alone(arguments):
     """Help, counts and spaces answer without loading torch, Optuna or ONNX Runtime."""
     code = f"""
