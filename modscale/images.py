@@ -115,7 +115,7 @@ def read_image(
 def is_image(file: Path) -> bool:
     """Whether the file begins as an image that is read here does."""
     try:
-        with _opened(file):
+        with quiet_pillow(), _opened(file):
             return True
     except Exception:  # noqa: BLE001  # as in `reading`
         return False

@@ -141,6 +141,9 @@ def test_without_a_validation_set_a_seeded_share_is_set_aside(tmp_path: Path, ke
     assert (len(found.y_train), sorted(found.y_val.tolist())) == (6, [0, 1, 2])
     parts = {image.tobytes() for image in found.x_train}, {image.tobytes() for image in found.x_val}
     assert parts[0] | parts[1] == {image.tobytes() for image in X}
+    label_of = {image.tobytes(): label for image, label in zip(X, Y.tolist(), strict=True)}
+    for x, y in ((found.x_train, found.y_train), (found.x_val, found.y_val)):
+        assert [label_of[image.tobytes()] for image in x] == y.tolist()
     assert found.leaked == 0
     assert found.notes[0] == "left alone, for no name of theirs is known: x_extra"
     assert "3 of 9 training images, 0.1 of each class" in found.notes[1]
