@@ -24,6 +24,7 @@ from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
 from modscale.errors import ProviderError
+from modscale.files import path_text
 from modscale.machine import available_cores
 from modscale.processes import Child
 from modscale.runtime import Job, Timings
@@ -73,6 +74,24 @@ class Latency:
     """Cores there were; more threads than that slow each other down."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnnxModel:
+    """A model in an ONNX file of any origin, and what it is timed with."""
+
+    file: Path
+    """The file."""
+    shape: tuple[int, ...]
+    """Shape of its one input."""
+
+    @property
+    def resolution(self) -> int | None:
+        """Side of the square image, [B, C, R, R] or [B, R, R, C]; None where the input is none."""
+        for sides in (self.shape[2:], self.shape[1:3]) if len(self.shape) == 4 else ():
+            if len(set(sides)) == 1:
+                return sides[0]
+        return None
+
+
 def check_provider(provider: str) -> None:
     """Raises ProviderError where ONNX Runtime lacks `provider` or it does not start; asked in a process of its own."""
     _ask("modscale.runtime", "answer_provider", provider)
@@ -84,7 +103,7 @@ def measure_latency(onnx_file: str | Path, settings: LatencySettings) -> Latency
 
 
 def measure_files(
-    onnx_files: Sequence[str | Path],
+    onnx_files: Sequence[str | Path | OnnxModel],
     settings: LatencySettings,
     *,
     on_round: Callable[[int, int], None] = lambda done, total: None,
@@ -106,22 +125,37 @@ def measure_files(
     return [summarise(timings, settings) for timings in seen]
 
 
+def find_onnx(file: str | Path, resolution: int | None = None) -> OnnxModel:
+    """The model in an ONNX file, of ours or not, and the input it is to be timed with: see `runtime.input_shape`.
+
+    Raises:
+        InputError: it cannot be loaded, or does not take one image.
+    """
+    shape = _ask("modscale.runtime", "answer_shape", str(file), resolution)
+    return OnnxModel(file=Path(file), shape=shape)
+
+
 def measure_models(
-    specs: Sequence[ModelSpec],
+    models: Sequence[ModelSpec | OnnxModel],
     settings: LatencySettings,
     *,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Latency]:
-    """Latency of each spec with fresh weights: all are exported and verified first, in a process that has ended.
+    """Latency of each spec with fresh weights, and of each ONNX file as it is, all taking turns.
+
+    The specs are exported and verified first, in a process that has ended.
 
     Raises:
         InputError, MismatchError: an export failed.
         ProviderError, TrialFailed: see `measure_files`.
     """
     with tempfile.TemporaryDirectory(prefix="modscale-latency-") as folder:
-        outs = [Path(folder) / str(i) for i in range(len(specs))]
-        _ask("modscale.export", "export_all", list(specs), outs)
-        return measure_files([out / "model.onnx" for out in outs], settings, on_round=on_round)
+        outs = {i: Path(folder) / str(i) for i, model in enumerate(models) if isinstance(model, ModelSpec)}
+        if outs:
+            specs = [model for model in models if isinstance(model, ModelSpec)]
+            _ask("modscale.export", "export_all", specs, list(outs.values()))
+        files = [outs[i] / "model.onnx" if isinstance(model, ModelSpec) else model for i, model in enumerate(models)]
+        return measure_files(files, settings, on_round=on_round)
 
 
 def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
@@ -146,9 +180,13 @@ def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
     )
 
 
-def latency_to_json(spec: ModelSpec, latency: Latency) -> dict[str, Any]:
-    """One entry of `models` in the JSON of `modscale latency`."""
-    return {"name": spec.name, "resolution": spec.resolution, **asdict(latency)}
+def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str, Any]:
+    """One entry of `models` in the JSON of `modscale latency`; a file's name is its path, its `input` the shape."""
+    if isinstance(model, OnnxModel):
+        known = {"name": path_text(model.file), "resolution": model.resolution, "input": list(model.shape)}
+    else:
+        known = {"name": model.name, "resolution": model.resolution}
+    return {**known, **asdict(latency)}
 
 
 def confidence_interval(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -190,9 +228,10 @@ def _student_t(freedom: int) -> float:
     )
 
 
-def _job(onnx_file: str | Path, settings: LatencySettings, runs: int) -> Job:
+def _job(model: str | Path | OnnxModel, settings: LatencySettings, runs: int) -> Job:
     return Job(
-        onnx_file=str(onnx_file),
+        onnx_file=str(model.file if isinstance(model, OnnxModel) else model),
+        shape=model.shape if isinstance(model, OnnxModel) else None,
         provider=settings.provider,
         threads=settings.resolved_threads(),
         warmup=settings.warmup,

@@ -14,20 +14,27 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modscale.errors import ModscaleError, ProviderError, TrialFailed
+from modscale.errors import InputError, ModscaleError, ProviderError, TrialFailed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+
+FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+"""NumPy's names of the inputs that can be drawn at random, by ONNX Runtime's."""
+
+MAX_INPUT = 2**29
+"""Numbers in one input: 2 GiB of float32."""
 
 WARMUP_S = {"cpu": 0.0, "cuda": 0.5}
 """Seconds the warm-up lasts at least: a GPU raises its clocks only under load, and small models take under 1 ms."""
@@ -59,6 +66,8 @@ class Job:
     """Seconds the runs may take; a model that would need more is given up after its first run."""
     seed: int = 0
     """Seed of the random input."""
+    shape: tuple[int, ...] | None = None
+    """Shape of the input; None where the file fixes it whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +161,55 @@ def run_images(model: str | bytes, images: Mapping[str, Any]) -> dict[str, Any]:
     return {name: session.run([OUTPUT_NAME], {INPUT_NAME: image})[0] for name, image in images.items()}
 
 
+def input_shape(onnx_file: str, resolution: int | None) -> tuple[int, ...]:
+    """The shape of the one input that an ONNX file of any origin is timed with.
+
+    Its fixed dimensions are kept. An open batch is 1; an open height and width are `resolution`.
+
+    Raises:
+        InputError: ONNX Runtime cannot load the file, or it does not take one image of real numbers, or a dimension is
+            open and nothing says what it is to be, or fixed and not what `resolution` says.
+    """
+    try:
+        session = open_session(onnx_file)
+    except Exception as error:  # a dozen kinds, one for each status code
+        raise InputError(f"is no model that ONNX Runtime loads: {_first_line(error)}", file=onnx_file) from error
+    feeds = session.get_inputs()
+    if len(feeds) != 1:
+        names = ", ".join(feed.name for feed in feeds[:5]) or "none"
+        raise InputError(f"must have one input to be timed; it has {len(feeds)}: {names}", file=onnx_file)
+    if feeds[0].type not in FLOATS:
+        raise InputError(
+            f"must take real numbers ({', '.join(FLOATS)}) to be timed", file=onnx_file, value=feeds[0].type
+        )
+    try:
+        return fixed_shape(feeds[0].shape, resolution)
+    except InputError as error:
+        error.file = onnx_file
+        raise
+
+
+def fixed_shape(dims: Sequence[object], resolution: int | None) -> tuple[int, ...]:
+    """`dims` of an image, [B, C, H, W] or [B, H, W, C], with its open ones filled in; see `input_shape`."""
+    shape = [dim if isinstance(dim, int) and dim > 0 else 0 for dim in dims]  # 0: open
+    told = f"[{', '.join(str(dim or 'open') for dim in shape)}]"
+    if shape:
+        shape[0] = shape[0] or 1
+    sides: tuple[int, ...] = ()
+    if len(shape) == 4:
+        sides = (1, 2) if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else (2, 3)
+    if any(not dim for i, dim in enumerate(shape) if i not in sides):
+        raise InputError("may leave open only its batch, and height and width of an image", place="input", value=told)
+    if resolution is None and not all(shape):
+        raise InputError("leaves height and width open: say --resolution", place="input", value=told)
+    if resolution is not None and (not sides or any(shape[i] not in (0, resolution) for i in sides)):
+        raise InputError(f"is fixed, and not {resolution} x {resolution}", place="input", value=told)
+    filled = tuple(dim or resolution or 1 for dim in shape)
+    if math.prod(filled) > MAX_INPUT:
+        raise InputError(f"must be of at most {MAX_INPUT} numbers to be timed", place="input", value=told)
+    return filled
+
+
 def time_model(job: Job) -> Timings:
     """Times a model in this process: random input of fixed seed, batch 1, input and output on the device.
 
@@ -165,11 +223,13 @@ def time_model(job: Job) -> Timings:
 
     parent = os.getppid()
     session = open_session(job.onnx_file, provider=job.provider, threads=job.threads)
-    shape = session.get_inputs()[0].shape
-    image = np.random.default_rng(job.seed).standard_normal(shape, dtype=np.float32)
+    feed = session.get_inputs()[0]
+    shape = feed.shape if job.shape is None else job.shape
+    image = np.random.default_rng(job.seed).standard_normal(shape, dtype=np.float32).astype(FLOATS[feed.type])
     binding = session.io_binding()
-    binding.bind_ortvalue_input(INPUT_NAME, onnxruntime.OrtValue.ortvalue_from_numpy(image, job.provider, 0))
-    binding.bind_output(OUTPUT_NAME, job.provider, 0)
+    binding.bind_ortvalue_input(feed.name, onnxruntime.OrtValue.ortvalue_from_numpy(image, job.provider, 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, job.provider, 0)
 
     def run() -> int:
         if os.getppid() != parent:
@@ -181,8 +241,9 @@ def time_model(job: Job) -> Timings:
 
     run()  # the first run also allocates
     if job.provider != "cpu":
-        expected = run_images(job.onnx_file, {"image": image})["image"]
-        check_logits(binding.copy_outputs_to_cpu()[0], expected, job.provider)
+        expected = open_session(job.onnx_file).run(None, {feed.name: image})
+        for found, wanted in zip(binding.copy_outputs_to_cpu(), expected, strict=True):
+            check_logits(found, wanted, job.provider)
     expected_s = (job.warmup + job.runs) * run() / 1e9
     if expected_s > job.limit_s:
         raise TrialFailed(f"timing would take about {expected_s:.0f} s, more than the {job.limit_s:.0f} s allowed")
@@ -210,6 +271,12 @@ def answer_provider(provider: str) -> None:
     """`check_provider` as a child process answers it: what ONNX Runtime raises is a TrialFailed."""
     with _in_one_line():
         check_provider(provider)
+
+
+def answer_shape(onnx_file: str, resolution: int | None) -> tuple[int, ...]:
+    """`input_shape` as a child process answers it."""
+    with _in_one_line():
+        return input_shape(onnx_file, resolution)
 
 
 def answer_timing(job: Job) -> Timings:
