@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -33,6 +33,9 @@ HEAD = ("head.weight", "head.bias")
 STEM = "patch_embed.proj.weight"
 """[dim, in_chans, k, k]: the only weight whose shape follows from the number of channels."""
 
+INITIAL = {"weights": "initial"}
+"""Metadata of a safetensors file whose network was never trained."""
+
 _NAMED = 3
 """How many offending tensors a message names before it only counts the rest."""
 
@@ -49,6 +52,8 @@ class LoadedWeights:
     """Tensors beside the weights that are known to be none, or lie outside of the network."""
     fresh: tuple[str, ...]
     """Weights that were left as the network was started: the head, where that was asked for."""
+    trained: bool
+    """False where the file says that its weights are those that an untrained network started with."""
     buffers_from: str
     """Where BatchNorm's statistics were taken from, when an average holds parameters only; else empty."""
 
@@ -86,14 +91,19 @@ def load_weights(
         averaged=chosen.role == "averaged",
         passed_over=(*(name for name in inside if _is_bookkeeping(name)), *beside),
         fresh=fresh,
+        trained=not _is_initial(Path(file)),
         buffers_from=source,
     )
 
 
-def save_weights(network: nn.Module, file: str | Path) -> None:
-    """Writes the state dict of `network` as safetensors, whole or not at all. Raises InputError."""
+def save_weights(network: nn.Module, file: str | Path, *, trained: bool = True) -> None:
+    """Writes the state dict of `network` as safetensors, whole or not at all, and in it whether it is trained.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_whole(file, save(tensors))
+    write_whole(file, save(tensors, metadata=None if trained else INITIAL))
 
 
 def loaded_to_json(loaded: LoadedWeights) -> dict[str, object]:
@@ -101,6 +111,7 @@ def loaded_to_json(loaded: LoadedWeights) -> dict[str, object]:
     return {
         "key": loaded.key,
         "averaged": loaded.averaged,
+        "trained": loaded.trained,
         "passed_over": list(loaded.passed_over),
         "fresh": list(loaded.fresh),
         "buffers_from": loaded.buffers_from or None,
@@ -119,6 +130,13 @@ def _read(path: Path) -> object:
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise CheckpointError(f"not a whole safetensors file: {error}") from error
+
+
+def _is_initial(path: Path) -> bool:
+    if path.suffix.lower() != ".safetensors":
+        return False
+    with safe_open(path, framework="pt") as file:
+        return INITIAL.items() <= (file.metadata() or {}).items()
 
 
 def _with_buffers(

@@ -25,7 +25,9 @@ from typer.core import TyperCommand
 
 from modscale import __version__
 from modscale.completion import complete_band, complete_model
+from modscale.document import read_count
 from modscale.errors import InputError, ModscaleError, one_line
+from modscale.files import user_path, user_text
 from modscale.layout import ENCODING_ERRORS
 
 INTERRUPTED = 130
@@ -90,15 +92,31 @@ def _complete_pick(context: typer.Context, incomplete: str) -> list[str]:
     return complete_band(context.params.get("model") or "".join(context.args[:1]), incomplete)
 
 
-MODEL_HELP = "A spec file or a published name (`modscale models` lists them)."
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)]
-ModelsArgument = Annotated[
-    list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP, autocompletion=complete_model)
+MODEL_HELP = "A published name (see `modscale models`), a spec file or an export's folder."
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", parser=user_text, help=MODEL_HELP, autocompletion=complete_model)
 ]
-SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE.yaml", help="A search space.")]
+TimedArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL|FILE.onnx...",
+        parser=user_text,
+        help=f"{MODEL_HELP} Or any ONNX file.",
+        autocompletion=complete_model,
+    ),
+]
+SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE.yaml", parser=user_text, help="A search space.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ResolutionOption = Annotated[int | None, typer.Option(min=1, help="Side of the square input, pixels.")]
+
+
+def _count(text: str) -> float:
+    """A budget as typed; click names the option in the error."""
+    try:
+        return read_count(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -162,19 +180,25 @@ def _top(
 def search(
     space_file: SpaceArgument,
     data: Annotated[
-        str, typer.Option(help="`synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz.")
+        str,
+        typer.Option(
+            metavar="DATA",
+            parser=user_text,
+            help="`synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz.",
+        ),
     ] = "synthetic",
     trials: Annotated[int | None, typer.Option(min=1, help="Finished trials, failed ones included.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the whole search.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder [default: reports/NAME].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", parser=user_path, help="The run's folder [default: reports/NAME].")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Search a space: count, time and train candidates, then report. The same command again resumes."""
     from modscale.session import search_space
-    from modscale.space import load_space
 
-    space = load_space(space_file)
+    space = _space(space_file)
     settings = replace(
         space.search,
         trials=space.search.trials if trials is None else trials,
@@ -192,10 +216,9 @@ def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOp
     """Size, reach and feasibility of a space, counted exactly."""
     from modscale.census import census_to_json, take_census
     from modscale.errors import naming_file
-    from modscale.space import load_space
 
     with naming_file(space_file):
-        loaded = load_space(space_file)
+        loaded = _space(space_file)
         census = take_census(loaded)
 
     def show() -> None:
@@ -253,7 +276,7 @@ def count(
 
 @_command("modscale latency xxs s_conv --threads 2 --runs 400")
 def latency(
-    models: ModelsArgument,
+    models: TimedArgument,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Intra-op threads.")] = None,
     runs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="Timed runs.")] = None,
@@ -262,15 +285,18 @@ def latency(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """ONNX Runtime latency, batch 1, each in a process of its own."""
+    """ONNX Runtime latency, batch 1, each in a process of its own.
+
+    An ONNX file is timed as it is. An open batch is 1; open sides take --resolution.
+    """
     from modscale.console import latency_progress
     from modscale.latency import latency_to_json, measure_models
 
     settings = _latency_settings(provider, threads, runs, paper=paper)
-    specs = [_resolve(model, resolution) for model in models]
+    timed = [_timed(model, resolution) for model in models]
     with latency_progress(settings) as on_round:
-        results = measure_models(specs, settings, on_round=on_round)
-    measured = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
+        results = measure_models(timed, settings, on_round=on_round)
+    measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
 
     def show() -> None:
         from modscale.console import show_latency
@@ -282,28 +308,42 @@ def latency(
 
 @_command("modscale report reports/mobile")
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", parser=user_path, help="A run's folder.")],
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Rebuild the Pareto report of a run from its files."""
+    from modscale.kinds import naming_kind
     from modscale.session import report_run
 
-    summary = report_run(run)
+    with naming_kind(run, "run"):
+        summary = report_run(run)
     _show(summary, as_json, lambda: _show_run(summary))
 
 
 @_command("modscale export reports/mobile --pick xs --out backbone")
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL|RUN", help=f"{MODEL_HELP} Or a run's folder.", autocompletion=complete_model)
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            parser=user_text,
+            help=f"{MODEL_HELP} Or a run's folder.",
+            autocompletion=complete_model,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for spec.yaml, model.onnx and model.safetensors.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="PATH", parser=user_path, help="Folder for spec.yaml, model.onnx and model.safetensors."),
+    ],
     pick: Annotated[
         str | None, typer.Option(metavar="BAND", help="The run's pick for this band.", autocompletion=_complete_pick)
     ] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="The run's trial of this number.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=user_path, help="A checkpoint [default: that in MODEL's folder]."),
+    ] = None,
     key: Annotated[
         str | None, typer.Option(help="Where in the checkpoint they lie, as in ema.module [default: found].")
     ] = None,
@@ -318,20 +358,23 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Write a network's spec, ONNX (checked against torch) and weights."""
-    from modscale.session import choose_spec
+    from modscale.kinds import naming_kind
+    from modscale.session import choose_spec, choose_weights
 
+    spec = _at(choose_spec(model, pick=pick, trial=trial), resolution)
+    weights = choose_weights(model, weights, chooses=pick is not None or trial is not None)
     if weights is None and (key is not None or fresh_head):
         raise InputError("goes with --weights", place="--fresh-head" if fresh_head else "--key")
-    spec = _at(choose_spec(model, pick=pick, trial=trial), resolution)
     from modscale.checkpoint import loaded_to_json
     from modscale.export import export_model
 
-    result = export_model(spec, out, weights=weights, key=key, fresh_head=fresh_head, seed=seed)
+    with naming_kind(weights or "", "checkpoint"):
+        result = export_model(spec, out, weights=weights, key=key, fresh_head=fresh_head, seed=seed)
     document = {
         "spec": str(result.spec),
         "onnx": str(result.onnx),
         "weights": str(result.weights),
-        "trained": result.loaded is not None,
+        "trained": result.loaded is not None and result.loaded.trained,
         "loaded": None if result.loaded is None else {"file": str(weights), **loaded_to_json(result.loaded)},
         "params": result.params,
         "flops": result.flops,
@@ -364,25 +407,37 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
 @_command("modscale scale xxs --params 9e6 --out bigger.yaml")
 def scale(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, autocompletion=complete_model)
+        str | None,
+        typer.Argument(metavar="[MODEL]", parser=user_text, help=MODEL_HELP, autocompletion=complete_model),
     ] = None,
-    params: Annotated[float | None, typer.Option(help="Budget: learned numbers.")] = None,
-    flops: Annotated[float | None, typer.Option(help="Budget: multiply-adds of one image.")] = None,
+    params: Annotated[
+        float | None, typer.Option(metavar="N", parser=_count, help="Budget: learned numbers, as in 6M.")
+    ] = None,
+    flops: Annotated[
+        float | None, typer.Option(metavar="N", parser=_count, help="Budget: multiply-adds an image, as in 1.4G.")
+    ] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: ONNX Runtime latency here, ms.")] = None,
     conv_only: Annotated[bool, typer.Option("--conv-only", help="Replace attention by convolutional blocks.")] = False,
     resolution: Annotated[int | None, typer.Option(min=1, help="Fix the input's side; else it is scaled too.")] = None,
     rule: Annotated[
-        str, typer.Option(help="efficientnet (depth, width, resolution) or efficientmod.")
-    ] = "efficientnet",
+        str | None, typer.Option(help="efficientnet (depth, width, resolution; default) or efficientmod.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Share of a budget by which it may be missed.")] = 0.01,
     space: Annotated[
-        str | None, typer.Option(metavar="SPACE.yaml", help="Instead of MODEL: all of this space near the budgets.")
+        str | None,
+        typer.Option(
+            metavar="SPACE.yaml", parser=user_text, help="Instead of MODEL: all of this space near the budgets."
+        ),
     ] = None,
-    best: Annotated[int, typer.Option(min=0, max=10_000, help="With --space: how many of the nearest to list.")] = 10,
-    provider: Annotated[str, typer.Option(help="For --latency-ms: cpu or cuda.")] = "cpu",
+    best: Annotated[
+        int | None, typer.Option(min=0, max=10_000, help="With --space: how many of the nearest to list [default: 10].")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="For --latency-ms: cpu (default) or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="For --latency-ms: threads.")] = None,
     runs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="For --latency-ms: timed runs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the scaled spec to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", parser=user_path, help="Write the scaled spec to this file.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -391,19 +446,25 @@ def scale(
     given = {metric: value for metric, value in budgets.items() if value is not None}
     if (model is None) == (space is None):
         raise InputError("give a MODEL to scale, or --space SPACE.yaml to look through", place="scale")
+    of_timing = {"--provider": provider, "--threads": threads, "--runs": runs}
+    of_model = {"--out": out, "--rule": rule, "--conv-only": conv_only or None, "--resolution": resolution}
     if space is not None:
-        _list_near(space, given, tolerance, best, as_json)
+        _refuse({**of_model, **of_timing}, "is for scaling a MODEL; --space only lists what the space has")
+        _list_near(space, given, tolerance, 10 if best is None else best, as_json)
         return
+    _refuse({"--best": best}, "goes with --space; a MODEL is scaled to one network")
     if len(given) != 1:
         raise InputError("give one budget: --params, --flops or --latency-ms", place="scale", value=sorted(given))
+    if latency_ms is None:
+        _refuse(of_timing, "goes with --latency-ms; nothing is timed for a budget of params or FLOPs")
     from modscale.document import check_choice
     from modscale.ray import RULES
-    from modscale.scaling import scale_model, scaled_to_json
+    from modscale.scaling import require_met, scale_model, scaled_to_json
 
     def measure(candidate: Any) -> float:
         from modscale.latency import measure_models
 
-        return measure_models([candidate], _latency_settings(provider, threads, runs))[0].mean_ms
+        return measure_models([candidate], _latency_settings(provider or "cpu", threads, runs))[0].mean_ms
 
     (metric, target), *_ = given.items()
     scaled = scale_model(
@@ -411,11 +472,12 @@ def scale(
         metric,
         target,
         measure=measure,
-        rule=RULES[check_choice(rule, "--rule", tuple(RULES))],
+        rule=RULES[check_choice(rule or "efficientnet", "--rule", tuple(RULES))],
         conv_only=conv_only,
         resolution=resolution,
         tolerance=tolerance,
     )
+    require_met(scaled)
     if out is not None:
         from modscale.files import write_whole
         from modscale.spec import spec_to_yaml
@@ -434,12 +496,11 @@ def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, bes
     """All architectures of a space within the tolerance of every budget, the nearest first."""
     from modscale.budgets import matches_to_json, within_budgets
     from modscale.errors import naming_file
-    from modscale.space import load_space
 
     if "latency_ms" in budgets:
         raise InputError("a space is looked through by --params and --flops", place="--latency-ms")
     with naming_file(space_file):
-        loaded = load_space(space_file)
+        loaded = _space(space_file)
         matches = within_budgets(loaded, budgets, tolerance, best=best)
 
     def show() -> None:
@@ -449,6 +510,13 @@ def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, bes
         show_assumed(loaded.assumed)
 
     _show(matches_to_json(matches) | {"assumed": loaded.assumed}, as_json, show)
+
+
+def _refuse(options: dict[str, Any], rule: str) -> None:
+    """Raises InputError for the first of these options that was given: it would do nothing."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(rule, place=name)
 
 
 def _show_run(summary: Any, *, searched: bool = False) -> None:
@@ -466,6 +534,27 @@ def _latency_settings(provider: str, threads: int | None, runs: int | None, *, p
     check_choice(provider, "--provider", PROVIDERS)
     default = LatencySettings(threads=4, runs=4000) if paper else LatencySettings()
     return replace(default, provider=provider, threads=threads or default.threads, runs=runs or default.runs)
+
+
+def _space(file: str) -> Any:
+    from modscale.kinds import naming_kind
+    from modscale.space import load_space
+
+    with naming_kind(file, "space"):
+        return load_space(file)
+
+
+def _timed(model: str, resolution: int | None) -> Any:
+    """What `latency` times: an ONNX file as it is, or the network of a MODEL."""
+    if not model.lower().endswith(".onnx"):
+        return _resolve(model, resolution)
+    from modscale.console import say
+    from modscale.latency import find_onnx
+
+    found = find_onnx(model, resolution)
+    if found.shape[:1] not in ((), (1,)):
+        say(f"note: the batch in {model} is fixed: what is timed is {found.shape[0]} images at once")
+    return found
 
 
 def _resolve(model: str, resolution: int | None) -> Any:

@@ -253,6 +253,8 @@ def _loaded_text(loaded: Mapping[str, Any]) -> str:
     """What was loaded from where, and what was not."""
     where = "" if loaded["key"] == "." else f" under {loaded['key']}"
     parts = [f"loaded from {loaded['file']}{where}"]
+    if not loaded["trained"]:
+        parts.append("initial, not trained")
     if loaded["averaged"]:
         parts.append("the averaged weights")
     if loaded["buffers_from"]:

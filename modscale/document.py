@@ -33,6 +33,11 @@ MAX_NESTING = 40
 Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_COUNT = re.compile(r"([-+]?(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?)\s?([kKmMgGbBtT]?)")
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+"""Decimal, as the field has them; B is a billion, as G is."""
+
+
 class _Loader(Base):  # type: ignore[misc]  # the base is PyYAML's C loader where there is one
     """PyYAML's safe loader with YAML 1.2 numbers and without duplicate keys."""
 
@@ -281,6 +286,19 @@ def check_number(
     if number > high:
         raise InputError(f"must be {high:g} or less", place=place, value=value)
     return number
+
+
+def read_count(text: str | float) -> float:
+    """A number as a person types it, plain, in powers of ten, or with a suffix: `6M`, `1.4G`, `14e6`, `600k`, `2B`.
+
+    Raises:
+        InputError: it is none.
+    """
+    match = _COUNT.fullmatch(str(text).strip())
+    number = float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()] if match else math.nan
+    if not math.isfinite(number):
+        raise InputError("must be a number, as in 6000000, 6e6, 6M, 1.4G or 600k", value=text)
+    return float(f"{number:.15g}")  # 1.4 billion and not a hair more
 
 
 def check_choice(value: object, place: str, options: Sequence[str]) -> str:

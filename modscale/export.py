@@ -99,7 +99,7 @@ def export_model(
         raise InputError(f"cannot be created: {error.strerror or error}", file=out_dir) from error
     files = {name: folder / name for name in ("spec.yaml", "model.onnx", "model.safetensors")}
     max_abs_error = export_onnx(network, spec, files["model.onnx"])
-    save_weights(network, files["model.safetensors"])
+    save_weights(network, files["model.safetensors"], trained=loaded is not None and loaded.trained)
     write_whole(files["spec.yaml"], spec_to_yaml(spec))
     return ExportResult(
         spec=files["spec.yaml"],

@@ -32,6 +32,26 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
         raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
 
 
+def user_path(text: str) -> Path:
+    """A path as a person types it, `~` and `~user` expanded; a file whose own name begins so counts where it is there.
+
+    Raises:
+        InputError: it begins with `~` and no home folder is known for it.
+    """
+    return Path(user_text(text))
+
+
+def user_text(text: str) -> str:
+    """`user_path` of an argument that may also be a name: whatever does not begin with `~` is left as it is."""
+    if not text.startswith("~"):
+        return text
+    expanded = os.path.expanduser(text)  # noqa: PTH111  # pathlib's own raises a RuntimeError
+    if expanded.startswith("~") and not os.path.lexists(text):
+        home = text.partition("/")[0]
+        raise InputError(f"no home folder is known for {home}; ./{home} is a file of that name", file=text)
+    return expanded
+
+
 def path_text(path: str | Path) -> str:
     """A path that can be printed and stored as text, whatever its bytes are."""
     return printable(os.fspath(path))

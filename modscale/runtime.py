@@ -170,6 +170,8 @@ def input_shape(onnx_file: str, resolution: int | None) -> tuple[int, ...]:
         InputError: ONNX Runtime cannot load the file, or it does not take one image of real numbers, or a dimension is
             open and nothing says what it is to be, or fixed and not what `resolution` says.
     """
+    if not Path(onnx_file).is_file():
+        raise InputError("no such file", file=onnx_file)
     try:
         session = open_session(onnx_file)
     except Exception as error:  # a dozen kinds, one for each status code
@@ -199,14 +201,14 @@ def fixed_shape(dims: Sequence[object], resolution: int | None) -> tuple[int, ..
     if len(shape) == 4:
         sides = (1, 2) if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else (2, 3)
     if any(not dim for i, dim in enumerate(shape) if i not in sides):
-        raise InputError("may leave open only its batch, and height and width of an image", place="input", value=told)
+        raise InputError(f"{told} may leave open only its batch, and height and width of an image", place="input")
     if resolution is None and not all(shape):
-        raise InputError("leaves height and width open: say --resolution", place="input", value=told)
+        raise InputError(f"{told} leaves height and width open: say --resolution", place="input")
     if resolution is not None and (not sides or any(shape[i] not in (0, resolution) for i in sides)):
-        raise InputError(f"is fixed, and not {resolution} x {resolution}", place="input", value=told)
+        raise InputError(f"{told} is fixed, and not {resolution} x {resolution}", place="input")
     filled = tuple(dim or resolution or 1 for dim in shape)
     if math.prod(filled) > MAX_INPUT:
-        raise InputError(f"must be of at most {MAX_INPUT} numbers to be timed", place="input", value=told)
+        raise InputError(f"{told} must be of at most {MAX_INPUT} numbers to be timed", place="input")
     return filled
 
 

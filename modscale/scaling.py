@@ -164,6 +164,19 @@ def published_steps() -> tuple[PublishedStep, ...]:
     return tuple(steps)
 
 
+def require_met(scaled: ScaledModel) -> None:
+    """Raises InputError with the nearest miss and its reason where no network meets the budget."""
+    if scaled.within_tolerance:
+        return
+    unit = " ms" if scaled.metric == "latency_ms" else f" {scaled.metric}"
+    reason = f": {scaled.reason}" if scaled.reason else ""
+    raise InputError(
+        f"no network scaled from {scaled.source.name} is within {scaled.tolerance:.1%} of {scaled.target:,.10g}{unit};"
+        f" the nearest has {scaled.value:,.10g} ({scaled.relative_error:+.2%}){reason}",
+        place=f"--{scaled.metric.replace('_', '-')}",
+    )
+
+
 def scaled_to_json(scaled: ScaledModel) -> dict[str, Any]:
     """The outcome as plain values, the spec whole."""
     count = count_model(scaled.spec)

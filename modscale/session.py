@@ -17,6 +17,7 @@ from modscale.evaluate import Evaluator, summary_to_dict
 from modscale.feasibility import require_feasible
 from modscale.files import path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
+from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
 from modscale.mirror import StudyMirror
 from modscale.report import build_report
@@ -115,7 +116,10 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
         if chooses:
             raise InputError("--pick and --trial choose from a run's folder; this is none", value=model)
         return resolve_model(model)
-    read_run(folder)
+    if not chooses and is_network_folder(folder):
+        return resolve_model(model)
+    with naming_kind(folder, "run"):
+        read_run(folder)
     if (pick is None) == (trial is None):
         raise InputError("say which network of the run: --pick BAND or --trial N", file=folder)
     trials = {finished.number: finished for finished in read_trials(folder / TRIALS_FILE)}
@@ -124,6 +128,18 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
     if trial not in trials:
         raise InputError(f"has no finished trial of this number; it has {len(trials)}", file=folder, value=trial)
     return trials[trial].spec
+
+
+def choose_weights(model: str, weights: Path | None, *, chooses: bool) -> Path | None:
+    """The checkpoint that `export` is to load: the one that is given, else the one in the folder that MODEL is.
+
+    A folder of one network may be given in place of a checkpoint, too. None: the weights start fresh.
+    """
+    if weights is not None:
+        return weights_in(weights) or weights if is_network_folder(weights) else weights
+    if chooses or is_published(model) or not is_network_folder(model):
+        return None
+    return weights_in(model)
 
 
 def _reported(folder: Path, limit: int, stop: BaseException | None) -> dict[str, Any]:

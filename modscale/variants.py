@@ -16,10 +16,11 @@ from typing import Any, cast
 from modscale.counts import count_model
 from modscale.document import read_yaml
 from modscale.errors import InputError
+from modscale.kinds import CHECKPOINT_SUFFIXES, SPEC_FILE, YAML_SUFFIXES, is_network_folder, naming_kind
 from modscale.spec import ModelSpec, load_spec, parse_spec
 
 MODELS_FILE = Path(__file__).with_name("models.yaml")
-SPEC_SUFFIXES = (".yaml", ".yml", ".json")
+FILE_SUFFIXES = (*YAML_SUFFIXES, *CHECKPOINT_SUFFIXES, ".onnx", ".npz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,14 +59,17 @@ def published(name: str) -> ModelSpec:
 
 
 def resolve_model(model: str) -> ModelSpec:
-    """The spec that MODEL stands for on a command line: a published name, or else a spec file.
+    """The spec that MODEL stands for on a command line: a published name, or else a spec file or a network's folder.
 
     Raises:
-        InputError: neither, or a file that is no valid spec.
+        InputError: none of these, or a file that is no valid spec; where it is a file of another kind, of which.
     """
-    if not is_published(model) and _looks_like_file(model):
+    if is_published(model) or not _looks_like_file(model):
+        return published(model)
+    if is_network_folder(model):
+        return load_spec(Path(model) / SPEC_FILE)
+    with naming_kind(model, "spec"):
         return load_spec(model)
-    return published(model)
 
 
 def is_published(model: str) -> bool:
@@ -124,7 +128,7 @@ def _document(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _looks_like_file(model: str) -> bool:
-    if model.endswith(SPEC_SUFFIXES):
+    if model.endswith(FILE_SUFFIXES) or "/" in model:
         return True
     try:
         return Path(model).exists()

@@ -327,3 +327,106 @@ def test_a_full_disk_is_one_line() -> None:
         )
     assert done.returncode == 2
     assert done.stderr.decode().startswith("modscale: output or temporary files: No space left on device")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--params", "6"], ["--params", "1e13"], ["--flops", "1"], ["--flops", "10T", "--tolerance", "0"]],
+    ids=lambda arguments: arguments[1],
+)
+def test_a_budget_that_is_missed_is_no_success(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]
+) -> None:
+    """Exit code 2, one line with the nearest miss, nothing on standard output and no file."""
+    file = tmp_path / "scaled.yaml"
+    assert main(["scale", "xxs", *arguments, "--resolution", "224", "--json", "--out", str(file)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert f"{arguments[0]}: no network scaled from xxs is within" in captured.err
+    assert not file.exists()
+
+
+def test_scale_reads_suffixes(capsys: pytest.CaptureFixture[str]) -> None:
+    """`6M` is six million, and what is no number is refused by the option's name."""
+    assert run_json(capsys, "scale", "xxs", "--params", "6M")["target"] == 6e6
+    assert run_json(capsys, "scale", "xxs", "--flops", "0.6G")["target"] == 6e8
+    assert main(["scale", "xxs", "--flops", "6 Mib"]) == 2
+    assert "'--flops': must be a number, as in 6000000, 6e6, 6M, 1.4G or 600k, got '6 Mib'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "{space}", "--out", "x.yaml"], "--out: is for scaling a MODEL"),
+        (["--space", "{space}", "--rule", "efficientnet"], "--rule: is for scaling a MODEL"),
+        (["--space", "{space}", "--conv-only"], "--conv-only: is for scaling a MODEL"),
+        (["--space", "{space}", "--resolution", "64"], "--resolution: is for scaling a MODEL"),
+        (["--space", "{space}", "--provider", "cpu"], "--provider: is for scaling a MODEL"),
+        (["--space", "{space}", "--threads", "1"], "--threads: is for scaling a MODEL"),
+        (["--space", "{space}", "--runs", "10"], "--runs: is for scaling a MODEL"),
+        (["xxs", "--best", "3"], "--best: goes with --space"),
+        (["xxs", "--threads", "1"], "--threads: goes with --latency-ms"),
+        (["xxs", "--provider", "cuda"], "--provider: goes with --latency-ms"),
+    ],
+)
+def test_scale_refuses_options_that_would_do_nothing(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    """An option of the other half of the command is named, not dropped; the same command without it works."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    given = [argument.format(space="space.yaml") for argument in arguments]
+    assert main(["scale", *given, "--params", "5M"]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
+def test_a_home_folder_is_expanded_in_every_path(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In arguments, in `--out ~/x` and in `--out=~/x`; no folder called `~` is made. Without a home it is one line."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "net.yaml").write_text("resolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n")
+    (home / "space.yaml").write_text(SPACE)
+    assert main(["export", "~/net.yaml", "--out=~/x"]) == 0
+    assert main(["export", "~/net.yaml", "--weights", "~/x/model.safetensors", "--out", "~/y"]) == 0
+    assert main(["scale", "~/x", "--params", "20k", "--out=~/scaled.yaml"]) == 0
+    assert main(["count", "~/scaled.yaml"]) == 0
+    assert main(["space", "~/space.yaml"]) == 0
+    assert main(["scale", "--space=~/space.yaml", "--params", "20k", "--tolerance", "0.9"]) == 0
+    capsys.readouterr()
+    for command in (["latency", "~/none.onnx"], ["report", "~/none"], ["search", "~/space.yaml", "--data=~/none"],
+                    ["search", "~/space.yaml", "--out=~/y"], ["count", "~/none.yaml"]):  # fmt: skip
+        assert main(command) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"modscale: {home}/")
+    assert main(["export", "~/net.yaml", "--out=~nobody-here/x"]) == 2
+    assert "no home folder is known for ~nobody-here" in capsys.readouterr().err
+    assert {path.name for path in here.iterdir()} <= {"reports"}
+
+
+def test_an_exported_folder_is_a_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every MODEL argument takes it; `export` loads its weights, and says that they are untrained where they are."""
+    spec = tmp_path / "net.yaml"
+    spec.write_text("name: net\nresolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n")
+    folder, again, plain = (str(tmp_path / name) for name in ("a", "b", "c"))
+    assert run_json(capsys, "export", str(spec), "--seed", "5", "--out", folder)["trained"] is False
+    assert run_json(capsys, "count", folder)["params"] == run_json(capsys, "count", str(spec))["params"]
+    assert run_json(capsys, "scale", folder, "--params", "9k", "--tolerance", "0.2")["metric"] == "params"
+    document = run_json(capsys, "export", folder, "--out", again)
+    assert document["loaded"]["file"] == f"{folder}/model.safetensors"
+    assert document["trained"] is False
+    first, second = (Path(place, "model.safetensors").read_bytes() for place in (folder, again))
+    assert first == second
+    assert main(["export", folder, "--out", plain]) == 0
+    assert "initial, not trained" in capsys.readouterr().out
+    Path(folder, "model.safetensors").unlink()
+    assert run_json(capsys, "export", folder, "--out", plain)["loaded"] is None

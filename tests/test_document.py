@@ -6,7 +6,16 @@ import os
 
 import pytest
 
-from modscale.document import MAX_BYTES, Section, check_integer, check_number, dump_yaml, parse_yaml, read_yaml
+from modscale.document import (
+    MAX_BYTES,
+    Section,
+    check_integer,
+    check_number,
+    dump_yaml,
+    parse_yaml,
+    read_count,
+    read_yaml,
+)
 from modscale.errors import InputError
 
 HUGE = pytest.param(16**5000, id="huge")  # Python refuses to write it out, in a test's name too
@@ -257,3 +266,22 @@ def test_a_list_has_items(value):
     """An empty mapping, an empty list and too long a list are no list of stages."""
     section = Section({"stages": value}, ("stages",))
     assert refusal(section.sequence, "stages", most=3) == f"stages: must be a list of 1 to 3 items, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("6M", 6e6), ("1.4G", 1.4e9), ("14e6", 14e6), ("600k", 6e5), ("2B", 2e9), ("1_000", 1e3), (" 6 M ", 6e6),
+     (".5m", 5e5), ("1T", 1e12), ("6", 6.0), ("-3M", -3e6), ("0.1k", 100.0)],
+)  # fmt: skip
+def test_a_count_is_read_as_a_person_types_it(text, number):
+    """Decimal suffixes in either case, powers of ten, plain."""
+    assert read_count(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "M", "6X", "6MB", "6 Mi", "1e9999", "nan", "inf", "6,000,000", "1.2.3", "0x10", "٦"]
+)
+def test_what_is_no_count_is_refused(text):
+    """Nothing is guessed."""
+    with pytest.raises(InputError, match="must be a number, as in 6000000, 6e6, 6M"):
+        read_count(text)

@@ -230,8 +230,8 @@ def test_an_export_tells_what_it_loaded(tmp_path: Path, capsys: pytest.CaptureFi
     document = json.loads(capsys.readouterr().out)
     assert document["trained"] is True
     assert document["loaded"] == {
-        "file": str(tmp_path / "w.pth"), "key": "ema", "averaged": True, "passed_over": ["n_averaged"], "fresh": [],
-        "buffers_from": None,
+        "file": str(tmp_path / "w.pth"), "key": "ema", "averaged": True, "trained": True, "passed_over": ["n_averaged"],
+        "fresh": [], "buffers_from": None,
     }  # fmt: skip
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(written[name], tensor) for name, tensor in averaged.items())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from pathlib import Path
 
 import pytest
 
 from modscale.errors import InputError
-from modscale.files import path_text, write_whole
+from modscale.files import path_text, user_path, user_text, write_whole
 
 
 def test_nothing_is_lost_when_a_write_fails(tmp_path: Path) -> None:
@@ -45,3 +46,18 @@ def test_a_path_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
     """Two paths that are no Unicode stay apart, and neither steers a terminal."""
     paths = [Path(os.fsdecode(name)) for name in (b"a\xff\x1b[0m", b"a\xfe\x1b[0m", "é".encode())]
     assert [path_text(path) for path in paths] == [r"a\udcff\x1b[0m", r"a\udcfe\x1b[0m", "é"]
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    """`~` and `~user` at the beginning; anywhere else, and where a file is called so, it is a letter like others."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~/x") == tmp_path / "x"
+    assert user_path("~") == tmp_path
+    assert user_text("~root") == pwd.getpwnam("root").pw_dir
+    for text in ("a/~/b", "xxs", "./~x", "a~"):
+        assert user_text(text) == text
+    with pytest.raises(InputError, match="no home folder is known for ~nobody-here"):
+        user_path("~nobody-here/x")
+    (tmp_path / "~nobody-here.yaml").touch()
+    assert user_text("~nobody-here.yaml") == "~nobody-here.yaml"

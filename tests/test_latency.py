@@ -20,8 +20,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from modscale import latency, runtime
-from modscale.errors import ProviderError, TrialFailed
-from modscale.latency import Latency, confidence_interval, latency_to_json, measure_files, measure_latency
+from modscale.cli import main
+from modscale.errors import InputError, ProviderError, TrialFailed
+from modscale.latency import Latency, confidence_interval, find_onnx, latency_to_json, measure_files, measure_latency
 from modscale.runs import describe_machine
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings
@@ -384,3 +385,113 @@ def test_a_latency_is_plain_numbers():
     assert isinstance(result, Latency)
     assert (result.mean_ms, result.median_ms, result.min_ms, result.preemptions) == (2.0, 2.0, 1.0, -1)
     assert json.loads(json.dumps(asdict(result)))["threads"] == 4
+
+
+# Files of any origin
+
+
+def foreign(file, dims, *, kind=TensorProto.FLOAT, inputs=1, outputs=1, external=False):
+    """An ONNX file that none of our code wrote: a sum of inputs, times weights, to any number of outputs."""
+    feeds = [helper.make_tensor_value_info(f"in{i}", kind, dims) for i in range(inputs)]
+    makes = [helper.make_tensor_value_info(f"out{i}", kind, None) for i in range(outputs)]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = onnx.numpy_helper.from_array(np.full(1, 2, dtype), "w")
+    first = ("Sum", [feed.name for feed in feeds]) if inputs > 1 else ("Identity", ["in0"])
+    nodes = [helper.make_node(*first, ["s"])]
+    nodes += [helper.make_node("Mul", ["s", "w"], [make.name]) for make in makes]
+    graph = helper.make_graph(nodes, "g", feeds, makes, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if external:
+        onnx.save(model, file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    else:
+        onnx.save(model, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("dims", "resolution", "shape", "side"),
+    [
+        ([1, 3, 32, 32], None, (1, 3, 32, 32), 32),
+        (["N", 3, 32, 32], None, (1, 3, 32, 32), 32),
+        (["N", 3, "H", "W"], 48, (1, 3, 48, 48), 48),
+        ([None, 32, 32, 3], None, (1, 32, 32, 3), 32),
+        (["N", "H", "W", 3], 16, (1, 16, 16, 3), 16),
+        ([4, 3, 32, 24], None, (4, 3, 32, 24), None),
+        ([4, 3, 32, 32], 32, (4, 3, 32, 32), 32),
+        (["N", 7], None, (1, 7), None),
+    ],
+)
+def test_a_file_of_any_origin_is_found_with_its_input(tmp_path, dims, resolution, shape, side):
+    """Fixed dimensions stay, an open batch is 1, open sides are what was asked for."""
+    found = find_onnx(foreign(tmp_path / "m.onnx", dims), resolution)
+    assert (found.shape, found.resolution) == (shape, side)
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "resolution", "message"),
+    [
+        (
+            ["N", 3, "H", "W"],
+            {},
+            None,
+            r"input: \[open, 3, open, open\] leaves height and width open: say --resolution",
+        ),
+        (["N", "C", 32, 32], {}, None, "may leave open only its batch, and height and width of an image"),
+        ([1, "T"], {}, 32, "may leave open only its batch"),
+        ([1, 3, 32, 32], {}, 64, r"input: \[1, 3, 32, 32\] is fixed, and not 64 x 64"),
+        ([1, 7], {}, 64, "is fixed, and not 64 x 64"),
+        ([1, 3, 32, 32], {"inputs": 2}, None, "must have one input to be timed; it has 2: in0, in1"),
+        ([1, 3, 32, 32], {"kind": TensorProto.INT64}, None, r"must take real numbers .*, got 'tensor\(int64\)'"),
+        ([1, 3, 100_000, 100_000], {}, None, "must be of at most 536870912 numbers to be timed"),
+    ],
+)
+def test_a_file_that_cannot_be_timed_is_one_line(tmp_path, dims, options, resolution, message):
+    """The file, what it has, and what may be done."""
+    file = foreign(tmp_path / "m.onnx", dims, **options)
+    with pytest.raises(InputError, match=message) as caught:
+        find_onnx(file, resolution)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_files_that_are_no_model(tmp_path):
+    """Broken, missing, empty, or without the weights that lie beside it: one line each."""
+    file = foreign(tmp_path / "m.onnx", [1, 3, 8, 8], external=True)
+    assert find_onnx(file).shape == (1, 3, 8, 8)
+    (tmp_path / "w.bin").unlink()
+    broken, empty = tmp_path / "broken.onnx", tmp_path / "empty.onnx"
+    broken.write_bytes(b"\x08\x09" + bytes(range(200)))
+    empty.touch()
+    for bad in (file, broken, empty):
+        with pytest.raises(InputError, match="is no model that ONNX Runtime loads: ") as caught:
+            find_onnx(bad)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no such file"):
+        find_onnx(tmp_path / "none.onnx")
+
+
+def test_files_and_specs_are_timed_together(tmp_path, capsys):
+    """Half precision, several outputs and open dimensions, beside a network of ours; a fixed batch is told."""
+    half = foreign(tmp_path / "half.onnx", ["N", 3, "H", "W"], kind=TensorProto.FLOAT16, outputs=2)
+    four = foreign(tmp_path / "four.onnx", [4, 3, 32, 32], external=True)
+    spec = tmp_path / "net.yaml"
+    spec.write_text("name: net\nresolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n")
+    command = [
+        "latency",
+        str(half),
+        str(spec),
+        str(four),
+        "--resolution",
+        "32",
+        "--runs",
+        "10",
+        "--threads",
+        "1",
+        "--json",
+    ]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)["models"]
+    assert [(row["name"], row["resolution"], row.get("input"), row["runs"]) for row in rows] == [
+        (str(half), 32, [1, 3, 32, 32], 10), ("net", 32, None, 10), (str(four), 32, [4, 3, 32, 32], 10)
+    ]  # fmt: skip
+    assert "four.onnx is fixed: what is timed is 4 images at once" in captured.err

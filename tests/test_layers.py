@@ -29,7 +29,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "completion",
     "variants tables stage_tables",
     "counts pareto front trials runs space",
-    "settings spec",
+    "settings spec kinds",
     "document files arrays layout machine processes",
     "errors interrupts __init__",
 )
