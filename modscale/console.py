@@ -21,9 +21,10 @@ from modscale.counts import ModelCount, count_model, sum_by
 from modscale.errors import one_line, printable
 from modscale.layout import Column, for_encoding, lay_out_table, wrap
 from modscale.machine import available_cores
+from modscale.metrics import METRICS, metric_text
 from modscale.settings import LatencySettings
 from modscale.spec import ModelSpec, architecture_text
-from modscale.trials import Trial, metric_text
+from modscale.trials import Trial
 
 if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs none of them
     from rich.progress import Progress
@@ -158,27 +159,22 @@ def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
 
 def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     """The front, the picks and where the report lies."""
-    from modscale.front import metric_error
-
     number = {trial.number: trial for trial in trials}
+    members = [number[n] for n in summary["front"]]
+    columns = [metric for name, metric in METRICS.items() if any(name in trial.results for trial in members)]
     rows = []
-    for chosen in (number[n] for n in summary["front"]):
+    for chosen in members:
         bands = [band for band, pick in summary["bands"].items() if pick == chosen.number]
         probability = summary["front_probability"].get(str(chosen.number))
-        error = metric_error(chosen, "accuracy")
         rows.append((
-            str(chosen.number),
-            f"{_text(chosen, 'accuracy').removesuffix(' %')} ± {100 * error:.1f}",
-            f"{_text(chosen, 'latency_ms').removesuffix(' ms')} ± {chosen.latency_ci95_ms or 0:.2g}",
-            _text(chosen, "params"), _text(chosen, "flops"),
+            str(chosen.number), *(metric.short(chosen.results) for metric in columns),
             "" if probability is None else f"{probability:.0%}", ", ".join(bands),
         ))  # fmt: skip
-    columns: list[Column | str] = [
-        _figures("trial"), _figures("accuracy %"), _figures("latency ms"), _figures("params", spare=2),
-        _figures("FLOPs", spare=3), _figures("on front", spare=1),
-        Column(heading="pick of", is_text=True, may_move=True),
+    headings = [
+        _figures("trial"), *(_figures(metric.heading, spare=metric.spare) for metric in columns),
+        _figures("on front", spare=1), Column(heading="pick of", is_text=True, may_move=True),
     ]  # fmt: skip
-    _show_table("Pareto front; accuracy is the proxy's, not ImageNet's", columns, rows)
+    _show_table("Pareto front; accuracy is the proxy's, not ImageNet's", headings, rows)
     for band, pick in summary["bands"].items():
         if pick is None:
             note(f"{band}: none: {summary['reasons'][band]}")
@@ -358,15 +354,10 @@ def duration_text(seconds: float) -> str:
 
 def describe_trial(label: str, trial: Trial) -> str:
     """A finished trial in one line, at most 80 columns for a measured one."""
-    size = f"{trial.params / 1e6:.3g} M params, {trial.flops / 1e9:.3g} GFLOPs"
-    if trial.state == "complete" and trial.accuracy is not None and trial.latency_ms is not None:
-        digits = 2 if trial.latency_ms < 100 else 1
-        interval = "" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.{digits}f}"
-        return (
-            f"{label:<9} accuracy {trial.accuracy:.1%}, {trial.latency_ms:.{digits}f}{interval} ms, {size},"
-            f" {trial.seconds:.0f} s"
-        )
-    return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({size})"
+    known = [metric.brief(trial.results) for name, metric in METRICS.items() if name in trial.results]
+    if trial.state == "complete":
+        return f"{label:<9} {', '.join(known)}, {trial.seconds:.0f} s"
+    return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({', '.join(known)})"
 
 
 def _show_table(
@@ -399,11 +390,6 @@ def _print_lines(console: Console, lines: Iterable[str], *, style: str = "") -> 
     """Whole lines, folded by nothing but the terminal itself."""
     for line in lines:
         console.print(Text(line, style=style), soft_wrap=True)
-
-
-def _text(trial: Trial, metric: str) -> str:
-    value = trial.value(metric)
-    return "" if value is None else metric_text(metric, value)
 
 
 def _figure(value: object) -> str:

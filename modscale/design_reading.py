@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modscale.front import objective_values
+from modscale.metrics import METRICS
 from modscale.pareto import Floats, losses_of, pareto_front
 from modscale.space import Parameter, SearchSpace
 from modscale.study import parameter_importances
@@ -114,7 +115,7 @@ def read_design(space: SearchSpace, trials: Sequence[Trial], *, seed: int = 0, d
     rng = np.random.default_rng(seed)
     importances = {
         metric: _importances(space, usable, metric, rng, draws)
-        for metric in ("accuracy", "latency_ms")
+        for metric in (m.name for m in METRICS.values() if not m.is_count)
         if all(trial.value(metric) is not None for trial in usable)
     }
     halves = {split: _halves(space, usable, score, rng) for split, score in _splits(space, usable).items()}
@@ -186,7 +187,7 @@ def _raw(space: SearchSpace, trials: Sequence[Trial], metric: str, names: Sequen
 def _splits(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Floats]:
     """What the trials are split in halves by, higher being better."""
     splits = {}
-    accuracies = [trial.accuracy for trial in trials if trial.accuracy is not None]
+    accuracies = [value for trial in trials if (value := trial.value("accuracy")) is not None]
     if len(accuracies) == len(trials):
         splits["accuracy"] = np.array(accuracies)
     directions = list(space.objectives.values())
@@ -274,7 +275,7 @@ def _summary(parameters: Sequence[ParameterReading], metrics: Mapping[str, objec
         ranked = sorted(
             (p for p in parameters if metric in p.importance), key=lambda p: -p.importance[metric].share.value
         )
-        noun = "accuracy" if metric == "accuracy" else "latency"
+        noun = METRICS[metric].noun
         if not ranked:
             sentences.append(f"All trials have the same {noun}.")
             continue

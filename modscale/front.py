@@ -10,27 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf
 
 import numpy as np
 
 from modscale.errors import InputError
+from modscale.metrics import METRICS, metric_text
 from modscale.pareto import Flags, Floats, hypervolume, losses_of, pareto_front, reference_point, undominated_draws
 from modscale.space import Bounds
-from modscale.trials import Trial, metric_text
+from modscale.trials import Trial
 
-Z95 = 1.959964
-"""Half the width of a normal 95 % interval, in standard errors."""
 DRAWS = 2000
 """Resamplings behind each `front_probability`."""
 PAIRS = 5e8
 """Comparisons after which `front_probability` draws less often: with three or more objectives it compares all pairs."""
-LIMIT_NOUNS = {
-    "accuracy": "an accuracy of {}",
-    "latency_ms": "a latency of {}",
-    "params": "{} params",
-    "flops": "{} FLOPs",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,30 +106,14 @@ def objective_values(trials: Sequence[Trial], objectives: Mapping[str, str]) -> 
     return values
 
 
-def accuracy_error(trial: Trial) -> float | None:
-    """Standard error of its accuracy, a fraction; None where accuracy or images are unknown.
-
-    None or all of the n images right counts as half an image off, since an error of exactly 0 would claim certainty.
-    """
-    if trial.accuracy is None or trial.val_images is None:
-        return None
-    half = 0.5 / trial.val_images
-    share = min(max(trial.accuracy, half), 1 - half)
-    return sqrt(share * (1 - share) / trial.val_images)
-
-
 def metric_error(trial: Trial, metric: str) -> float:
     """Standard error of one metric in its own unit; 0 where it is exact or its noise is not known."""
-    if metric == "accuracy":
-        return accuracy_error(trial) or 0.0
-    if metric == "latency_ms" and trial.latency_standard_error_ms is None:
-        return (trial.latency_ci95_ms or 0.0) / Z95  # a line without it: too much rather than too little
-    return trial.latency_standard_error_ms or 0.0 if metric == "latency_ms" else 0.0
+    return METRICS[metric].standard_error(trial.results)
 
 
 def half_width(trial: Trial, metric: str) -> float:
     """Half-width of the 95 % interval of one metric in its own unit; 0 where it is exact or its noise is not known."""
-    return trial.latency_ci95_ms or 0.0 if metric == "latency_ms" else Z95 * metric_error(trial, metric)
+    return METRICS[metric].half_width(trial.results)
 
 
 def tied_with(trial: Trial, others: Sequence[Trial], objectives: Mapping[str, str]) -> list[Trial]:
@@ -153,7 +130,7 @@ def tied_with(trial: Trial, others: Sequence[Trial], objectives: Mapping[str, st
     for column, metric in enumerate(objectives):
         worse = theirs[:, column] - mine[0, column]
         clear = np.hypot([half_width(other, metric) for other in others], half_width(trial, metric))
-        tied &= (np.abs(worse) if metric == "accuracy" else worse) <= clear
+        tied &= (np.abs(worse) if objectives[metric] == "maximize" else worse) <= clear
     return [others[int(i)] for i in np.flatnonzero(tied)]
 
 
@@ -237,7 +214,7 @@ def _why_none(limits: Mapping[str, Bounds], members: Sequence[Trial], dominated:
             nearest = min(values, key=lambda value: _distance(value, bounds))
             # Four digits may read the same on both sides of a limit.
             exact = any(metric_text(metric, nearest) == metric_text(metric, v) for v in (bounds.min, bounds.max) if v)
-            asked = LIMIT_NOUNS[metric].format(_bounds_text(metric, bounds, exact=exact))
+            asked = METRICS[metric].limit.format(_bounds_text(metric, bounds, exact=exact))
             return (
                 f"no trial on the front has {asked}; the nearest has {metric_text(metric, nearest, exact=exact)}{also}"
             )
@@ -254,7 +231,7 @@ def _distance(value: float, bounds: Bounds) -> float:
 def limits_text(limits: Mapping[str, Bounds]) -> str:
     """As in `at most 5 M params, a latency of at most 10 ms`; empty where nothing is limited."""
     asked = {metric: _bounds_text(metric, bounds) for metric, bounds in limits.items()}
-    return ", ".join(LIMIT_NOUNS[metric].format(text) for metric, text in asked.items() if text)
+    return ", ".join(METRICS[metric].limit.format(text) for metric, text in asked.items() if text)
 
 
 def _bounds_text(metric: str, bounds: Bounds, *, exact: bool = False) -> str:
@@ -265,14 +242,19 @@ def _bounds_text(metric: str, bounds: Bounds, *, exact: bool = False) -> str:
     return f"at most {high}" if high else f"at least {low}" if low else ""
 
 
-def _preference(trial: Trial) -> tuple[float, float, int, int]:
+def _preference(trial: Trial) -> tuple[float, float, float, int]:
     """Sorts the better pick first."""
-    return (-_or(trial.accuracy, -inf), _or(trial.latency_ms, inf), trial.params, trial.number)
+    return (-_or(trial.value("accuracy"), -inf), _or(trial.value("latency_ms"), inf), trial["params"], trial.number)
 
 
 def _fastest_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
     """By latency, then accuracy, best first."""
-    return tuple(sorted(trials, key=lambda t: (_or(t.latency_ms, inf), -_or(t.accuracy, -inf), t.params, t.number)))
+    return tuple(sorted(trials, key=_speed))
+
+
+def _speed(trial: Trial) -> tuple[float, float, float, int]:
+    """Sorts the faster trial first."""
+    return (_or(trial.value("latency_ms"), inf), -_or(trial.value("accuracy"), -inf), trial["params"], trial.number)
 
 
 def _or(value: float | None, default: float) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 from modscale.errors import InputError
 from modscale.files import write_whole
 from modscale.space import SearchSpace
-from modscale.study import ATTRIBUTES, StoredTrial, empty_study, stored_trials
+from modscale.study import StoredTrial, attribute_names, empty_study, stored_trials
 from modscale.trials import Trial
 
 WAIT_S = 2.0
@@ -205,11 +205,12 @@ def _contents(database: sqlite3.Connection) -> list[Content]:
         "SELECT trial_id, objective, value, value_type FROM trial_values ORDER BY objective",
         "SELECT trial_id, key, value_json FROM trial_user_attributes ORDER BY key",
     )
+    ours = attribute_names()
     for place, question in enumerate(questions):
         for trial, name, *rest in database.execute(question):
             if trial not in contents:
                 raise Unfit("has rows that belong to no trial")
-            if place < 2 or name in ATTRIBUTES:  # others may have added attributes of their own
+            if place < 2 or name in ours:  # others may have added attributes of their own
                 contents[trial][1][place].append((name, *rest))
     return list(contents.values())
 

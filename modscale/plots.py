@@ -21,15 +21,10 @@ from matplotlib.transforms import Bbox
 
 from modscale.design_reading import DesignReading, ParameterReading, is_number
 from modscale.errors import printable
-from modscale.front import Z95, Front, metric_error
+from modscale.front import Front, metric_error
+from modscale.metrics import METRICS, Z95
 from modscale.trials import Trial
 
-AXES = {  # label and factor from the stored unit
-    "accuracy": ("proxy accuracy, %", 100.0),
-    "latency_ms": ("latency, ms", 1.0),
-    "params": ("params, M", 1e-6),
-    "flops": ("FLOPs, G (1 multiply-add = 1)", 1e-9),
-}
 COLOURS = {"front": "#0b5fa5", "dominated": "#9aa4ae", "reference": "#c2410c", "ink": "#1f2933", "grid": "#e5e9ed"}
 LOG_RATIO = 12
 """Largest over smallest value from which an axis is logarithmic."""
@@ -40,7 +35,6 @@ MOST_MARKS = 2000
 MOST_PARAMETERS = 24
 """Parameters in the plot of the design reading, the most important first."""
 METRIC_COLOURS = ("#0b5fa5", "#c2410c")
-READING_LABELS = {"accuracy": "accuracy", "latency_ms": "latency"}
 DPI = 150
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -128,7 +122,7 @@ def draw_reading(reading: DesignReading) -> Picture:
             rows = np.arange(len(parameters)) + lift
             left.errorbar(
                 centre, rows, xerr=reach, fmt="o", ms=5, color=METRIC_COLOURS[k], elinewidth=1.4, capsize=2,
-                label=READING_LABELS[metric],
+                label=METRICS[metric].noun,
             )  # fmt: skip
             left.scatter(
                 [100 * min(p.importance[metric].chance, 1.0) for p in parameters], rows, marker="|", s=60, zorder=1,
@@ -202,7 +196,7 @@ def _is_drawn(trial: Trial, x: str, y: str) -> bool:
 
 def _point(trial: Trial, x: str, y: str) -> tuple[float, float]:
     """Its place in the axes' units."""
-    return (trial.value(x) or 0.0) * AXES[x][1], (trial.value(y) or 0.0) * AXES[y][1]
+    return (trial.value(x) or 0.0) * METRICS[x].axis_factor, (trial.value(y) or 0.0) * METRICS[y].axis_factor
 
 
 def _dots(axes: Axes, trials: Sequence[Trial], x: str, y: str, label: str, **style: Any) -> None:
@@ -219,7 +213,7 @@ def _with_intervals(
 ) -> None:
     if trials:
         points = np.array([_point(t, x, y) for t in trials])
-        half = np.array([[Z95 * metric_error(t, m) * AXES[m][1] for t in trials] for m in (x, y)])
+        half = np.array([[Z95 * metric_error(t, m) * METRICS[m].axis_factor for t in trials] for m in (x, y)])
         axes.errorbar(
             points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
             elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
@@ -241,7 +235,7 @@ def _staircase(
 
 def _scale(axes: Axes, axis: str, trials: Sequence[Trial], metric: str) -> None:
     """Label and scale of one axis: logarithmic where the values span more than `LOG_RATIO`."""
-    label, factor = AXES[metric]
+    label, factor = METRICS[metric].axis, METRICS[metric].axis_factor
     values = [(t.value(metric) or 0.0) * factor for t in trials]
     getattr(axes, f"set_{axis}label")(label)
     if metric != "accuracy" and values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from modscale.front import Z95, metric_error
+from modscale.front import metric_error
+from modscale.metrics import Z95
 from modscale.trials import Trial
 from modscale.variants import list_models
 
@@ -52,13 +53,15 @@ def published_top1(trial: Trial) -> float | None:
 
 def check_ranking(references: Sequence[Trial]) -> RankingCheck | None:
     """Compares the proxy with the paper; None without two complete references that have published accuracies."""
-    known = [(t, top1) for t in references if t.accuracy is not None and (top1 := published_top1(t)) is not None]
+    known = [
+        (t, top1) for t in references if t.value("accuracy") is not None and (top1 := published_top1(t)) is not None
+    ]
     pairs = [(a, b, x - y) for (a, x), (b, y) in combinations(known, 2) if x != y]
     if not pairs:
         return None
     agreeing, clear = [], []
     for a, b, published in pairs:
-        difference = (a.accuracy or 0.0) - (b.accuracy or 0.0)
+        difference = a["accuracy"] - b["accuracy"]
         agreeing.append(np.sign(difference) * np.sign(published))
         error = np.hypot(metric_error(a, "accuracy"), metric_error(b, "accuracy"))
         clear.append(abs(difference) > Z95 * error)

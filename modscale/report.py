@@ -41,7 +41,7 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
         InputError: the report cannot be written.
     """
     run = load_run(Path(folder))
-    front = _find_front(run)
+    front = find_run_front(run)
     title = f"{run.space.name}: {len(run.trials)} trials on {section(run.document, 'data').get('name', 'unknown data')}"
     picture = draw_front(front, run.references, run.space.objectives, title=title)
     reading = read_design(run.space, run.trials, seed=run.space.search.seed, draws=draws)
@@ -92,7 +92,8 @@ def front_to_json(front: Front) -> dict[str, Any]:
     }
 
 
-def _find_front(run: Run) -> Front:
+def find_run_front(run: Run) -> Front:
+    """The front of a run's complete trials. Raises RunError where one lacks an objective."""
     try:
         return find_front(complete_trials(run.trials), run.space.objectives, run.space.bands)
     except InputError as error:

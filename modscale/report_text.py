@@ -12,18 +12,18 @@ from typing import Any
 from modscale import __version__
 from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.document import dump_yaml
-from modscale.front import Front, accuracy_error, limits_text, objective_values
+from modscale.front import Front, limits_text, objective_values
+from modscale.metrics import METRICS, Metric, metric_text
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.ranking import check_ranking, published_top1
 from modscale.runs import section
 from modscale.space import DATA_KEYS, SearchSpace, mismatch_note
 from modscale.spec import architecture_text
-from modscale.trials import Trial, metric_text
+from modscale.trials import Trial
 from modscale.variants import is_published, published
 
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
-METRIC_NAMES = {"accuracy": "accuracy", "latency_ms": "latency", "params": "params", "flops": "FLOPs"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +48,19 @@ def write_context(
         if pick.trial is not None:
             picked.setdefault(pick.trial.number, []).append(band)
     ranking = check_ranking(run.references)
-    rows = {t.number: _row(t, front, picked) for t in (*front.members, *front.dominated)}
+    columns = _columns(run)
+    rows = {t.number: _row(t, front, picked, columns) for t in (*front.members, *front.dominated)}
     return {
         "name": space.name,
         "version": __version__,
         "headline": _headline(run, front),
         "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
         "total": len(states),
+        "columns": [metric.noun for metric in columns],
+        "count_columns": [metric.noun for metric in METRICS.values() if metric.is_count],
         "minutes": f"{sum(t.seconds for t in (*run.trials, *run.references)) / 60:.1f}",
         "started": str(run.document.get("started", "not recorded")),
-        "objectives": [f"{METRIC_NAMES[m]} ({d})" for m, d in space.objectives.items()],
+        "objectives": [f"{METRICS[m].noun} ({d})" for m, d in space.objectives.items()],
         "proxy_sentence": _proxy_sentence(run),
         "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
@@ -65,12 +68,12 @@ def write_context(
         "dominated": [rows[t.number] for t in front.dominated],
         "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
         "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
-        "references": [_reference_row(t, front, space.objectives) for t in run.references],
+        "references": [_reference_row(t, front, space.objectives, columns) for t in run.references],
         "reference_note": _reference_note(run.references),
         "ranking": "" if ranking is None else ranking.sentence(),
         "hypervolume": f"{front.hypervolume:.6g}",
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
-        "reference_point": [f"{METRIC_NAMES[m]} {metric_text(m, v)}" for m, v in front.reference.items()],
+        "reference_point": [f"{METRICS[m].noun} {metric_text(m, v)}" for m, v in front.reference.items()],
         "settings": _settings(run),
         "machine": _pairs(section(run.document, "machine")),
         "versions": _pairs(section(run.document, "versions")),
@@ -86,18 +89,28 @@ def write_context(
 
 def _headline(run: Run, front: Front) -> str:
     """The first sentence of the report."""
-    best = max(front.members, key=lambda t: (t.accuracy or 0.0, -(t.latency_ms or 0.0)), default=None)
+    best = max(front.members, key=lambda t: (t.value("accuracy") or 0.0, -(t.value("latency_ms") or 0.0)), default=None)
     if best is None:
         return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
-    return f"The most accurate network on the front is trial {best.number}: {_measured(best)}."
+    return f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
 
 
-def _measured(trial: Trial) -> str:
-    """All that was measured of one trial, in one line."""
-    parts = [f"accuracy {_accuracy(trial)}", f"latency {_latency(trial)}"]
-    return ", ".join(
-        [*parts, f"{metric_text('params', trial.params)} params", f"{metric_text('flops', trial.flops)} FLOPs"]
-    )
+def _columns(run: Run) -> list[Metric]:
+    """The metrics that a table has a column for: those the run is about, and those it measured besides."""
+    known = {key for trial in (*run.trials, *run.references) for key in trial.results}
+    return [metric for name, metric in METRICS.items() if name in known or name in run.space.objectives]
+
+
+def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
+    return [metric.full(trial.results) if metric.name in trial.results else "not measured" for metric in columns]
+
+
+def _measured(trial: Trial) -> list[str]:
+    """All that is known of one trial: a count is read as a number of things, a measurement as a thing of some size."""
+    known = [metric for name, metric in METRICS.items() if name in trial.results]
+    texts = [metric.full(trial.results) for metric in known]
+    pairs = zip(known, texts, strict=True)
+    return [f"{text} {metric.noun}" if metric.is_count else f"{metric.noun} {text}" for metric, text in pairs]
 
 
 def _plot_note(objectives: Sequence[str]) -> str:
@@ -106,8 +119,8 @@ def _plot_note(objectives: Sequence[str]) -> str:
         return ""
     if len(objectives) == 1:
         return "With one objective the front is the best trial alone; it is drawn against the size of the networks."
-    seen = " and ".join(METRIC_NAMES[metric] for metric in objectives[:2])
-    rest = " and ".join(METRIC_NAMES[metric] for metric in objectives[2:])
+    seen = " and ".join(METRICS[metric].noun for metric in objectives[:2])
+    rest = " and ".join(METRICS[metric].noun for metric in objectives[2:])
     return f"Drawn by {seen} alone: a trial may be on the front for its {rest}, which the plot does not show."
 
 
@@ -140,13 +153,11 @@ def _reference_note(references: Sequence[Trial]) -> str:
     return f"All have the head and the input of this run's candidates: {ours}, where the published ones have {theirs}."
 
 
-def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]]) -> dict[str, str]:
+def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]], columns: Sequence[Metric]) -> dict[str, Any]:
     return {
         "number": str(trial.number),
-        "accuracy": _accuracy(trial),
-        "latency": _latency(trial),
-        "params": metric_text("params", trial.params),
-        "flops": metric_text("flops", trial.flops),
+        "cells": _cells(trial, columns),
+        "measured": _measured(trial),
         "chance": f"{100 * front.probability[trial.number]:.0f} %",
         "ties": _numbers(front.ties.get(trial.number, ())),
         "bands": ", ".join(picked.get(trial.number, ())),
@@ -165,15 +176,19 @@ def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str,
     }
 
 
-def _reference_row(trial: Trial, front: Front, objectives: Mapping[str, str]) -> dict[str, str]:
+def _reference_row(
+    trial: Trial, front: Front, objectives: Mapping[str, str], columns: Sequence[Metric]
+) -> dict[str, Any]:
     measured = trial.state == "complete" and all(trial.value(metric) is not None for metric in objectives)
+    cells = _cells(trial, columns)
+    if not measured:  # why stands where the first result would
+        cells[next(i for i, metric in enumerate(columns) if metric.name not in trial.results)] = (
+            trial.reason or trial.state
+        )
     return {
         "name": trial.spec.name,
-        "accuracy": _accuracy(trial) if measured else trial.reason or trial.state,
         "top1": "" if (top1 := published_top1(trial)) is None else f"{top1:.1f} %",
-        "latency": _latency(trial),
-        "params": metric_text("params", trial.params),
-        "flops": metric_text("flops", trial.flops),
+        "cells": cells,
         "beaten_by": _numbers([t.number for t in front.members if _dominates(t, trial, objectives)])
         if measured
         else "",
@@ -184,31 +199,13 @@ def _dominates(trial: Trial, other: Trial, objectives: Mapping[str, str]) -> boo
     return pareto_front(objective_values([trial, other], objectives), list(objectives.values())) == [0]
 
 
-def _unfinished_row(trial: Trial) -> dict[str, str]:
+def _unfinished_row(trial: Trial) -> dict[str, Any]:
     return {
         "number": str(trial.number),
         "reason": trial.reason or "no reason recorded",
-        "params": metric_text("params", trial.params),
-        "flops": metric_text("flops", trial.flops),
+        "cells": _cells(trial, [metric for metric in METRICS.values() if metric.is_count]),
         "architecture": architecture_text(trial.spec),
     }
-
-
-def _accuracy(trial: Trial) -> str:
-    """With its standard error."""
-    if trial.accuracy is None:
-        return "not measured"
-    error = accuracy_error(trial)
-    return f"{100 * trial.accuracy:.1f} %" if error is None else f"{100 * trial.accuracy:.1f} ± {100 * error:.1f} %"
-
-
-def _latency(trial: Trial) -> str:
-    """With half of its 95 % interval."""
-    if trial.latency_ms is None:
-        return "not measured"
-    digits = 3 if trial.latency_ms < 1 else 2 if trial.latency_ms < 100 else 1
-    interval = "" if trial.latency_ci95_ms is None else f" ± {trial.latency_ci95_ms:.{digits}f}"
-    return f"{trial.latency_ms:.{digits}f}{interval} ms"
 
 
 def _numbers(numbers: Sequence[int], most: int = 8) -> str:
@@ -268,7 +265,7 @@ def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, 
     return {
         "summary": reading.summary,
         "plot": None if picture is None else _base64(picture.svg),
-        "metrics": [METRIC_NAMES[metric] for metric in first.importance] if first else [],
+        "metrics": [METRICS[metric].noun for metric in first.importance] if first else [],
         "splits": [SPLIT_NAMES[split] for split in first.better] if first else [],
         "rows": [
             {

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from modscale.counts import count_model
 from modscale.errors import AllTrialsFailed, TrialFailed, naming_file
-from modscale.evaluate import Evaluation
 from modscale.interrupts import check_stop
+from modscale.measures import Evaluation
 from modscale.spec import ModelSpec, network_key
 from modscale.study import Candidate, SearchStudy
 from modscale.trials import Trial, append_trial, complete_trials, read_trials
@@ -117,7 +117,7 @@ def _twin(candidate: Candidate, finished: Iterable[Trial]) -> Trial | None:
 
 
 def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer) -> Trial:
-    """One finished trial, complete or failed with its reason."""
+    """One finished trial: complete, or failed or stopped with its reason."""
     observer.started(label, candidate.spec)
     start = time.perf_counter()
     try:
@@ -130,28 +130,16 @@ def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observe
             state="failed",
             reason=str(failure),
             spec=candidate.spec,
-            params=count.params,
-            flops=count.flops,
-            latency_ms=None,
-            latency_ci95_ms=None,
-            latency_standard_error_ms=None,
-            accuracy=None,
-            val_images=None,
+            results={"params": count.params, "flops": count.flops},
             seconds=time.perf_counter() - start,
             choice=candidate.choice,
         )
     return Trial(
         number=candidate.number,
-        state="complete",
-        reason=None,
+        state="complete" if evaluation.stopped is None else "stopped",
+        reason=evaluation.stopped,
         spec=candidate.spec,
-        params=evaluation.params,
-        flops=evaluation.flops,
-        latency_ms=evaluation.latency_ms,
-        latency_ci95_ms=evaluation.latency_ci95_ms,
-        latency_standard_error_ms=evaluation.latency_standard_error_ms,
-        accuracy=evaluation.accuracy,
-        val_images=evaluation.val_images,
+        results=evaluation.results,
         seconds=evaluation.seconds,
         choice=candidate.choice,
     )

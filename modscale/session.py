@@ -13,12 +13,12 @@ from typing import Any
 
 from modscale.console import SearchProgress, say
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
-from modscale.evaluate import Evaluator, summary_to_dict
 from modscale.feasibility import require_feasible
 from modscale.files import path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
+from modscale.measures import Evaluator
 from modscale.mirror import StudyMirror
 from modscale.report import build_report
 from modscale.runs import (
@@ -41,6 +41,7 @@ from modscale.study import SearchStudy
 from modscale.tables import build_tables
 from modscale.trials import Trial, read_trials
 from modscale.variants import is_published, published, resolve_model
+from modscale.worker import summary_to_dict
 
 
 def search_space(

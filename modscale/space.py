@@ -17,6 +17,7 @@ from typing import Any
 
 from modscale.document import Section, check_choice, check_integer, check_number, key_places, read_yaml
 from modscale.errors import InputError, naming_file
+from modscale.metrics import ACCURACY, LATENCY, METRICS
 from modscale.settings import (
     SETTINGS,
     LatencySettings,
@@ -42,8 +43,6 @@ from modscale.spec import (
     spec_to_dict,
 )
 
-METRICS = ("accuracy", "latency_ms", "params", "flops")
-DIRECTIONS = {"accuracy": "maximize", "latency_ms": "minimize", "params": "minimize", "flops": "minimize"}
 SPACE_STAGE_KEYS = (*STAGE_KEYS[:2], "expansion", *STAGE_KEYS[2:])
 RULES: Mapping[str, Rule] = {**STAGE_RULES, "expansion": partial(check_integer, high=MAX_RATIO)}
 LIST_KEYS = ("mlp_ratios", "context")
@@ -220,7 +219,7 @@ def parse_space(document: object) -> SearchSpace:
         from_data=tuple(key for key in DATA_KEYS if isinstance(stated, Mapping) and key not in stated),
         parameters=parameters,
         constraints=_parse_constraints(_or_empty(top.raw("constraints"))),
-        objectives=_parse_objectives(top.raw("objectives", {k: DIRECTIONS[k] for k in METRICS[:2]})),
+        objectives=_parse_objectives(top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)})),
         bands=_parse_bands(_or_empty(top.raw("bands"))),
         proxy=proxy,
         latency=parse_latency(top.raw("latency"), "latency", PLACES),
@@ -371,7 +370,9 @@ def _parse_objectives(document: object) -> dict[str, str]:
     section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=PLACES)
     if not section.values:
         raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
-    return {key: check_choice(section.values[key], section.at(key), (DIRECTIONS[key],)) for key in section.values}
+    return {
+        key: check_choice(value, section.at(key), (METRICS[key].direction,)) for key, value in section.values.items()
+    }
 
 
 def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:

@@ -33,6 +33,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from modscale.arrays import FloatArray, IntArray
 from modscale.errors import RunError
+from modscale.metrics import METRICS, result_rules
 from modscale.space import Parameter, SearchSpace
 from modscale.spec import ModelSpec, network_key, spec_to_dict
 from modscale.tables import SpaceTables
@@ -43,8 +44,6 @@ TPE_ATTEMPTS = 64
 """Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
 MAX_MISSING = 1000
 """Numbers that the finished trials may lack: lines can be lost, but a number typed by hand must not take for ever."""
-ATTRIBUTES = ("name", "params", "flops", "accuracy", "latency_ms", "latency_ci95_ms", "reason", "spec")
-"""What Optuna's tools show of a trial beside its values and options."""
 BATCH = 2048
 """Architectures drawn at a time."""
 
@@ -280,10 +279,10 @@ def parameter_importances(
     Only complete trials count; an empty dict where fewer than two, or where all values are equal.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
-    values = [float(getattr(trial, metric)) for trial in complete]
+    values = [float(trial[metric]) for trial in complete]
     if len(set(values)) < 2 or not space.searched:
         return {}
-    study = optuna.create_study(direction="minimize" if metric != "accuracy" else "maximize")
+    study = optuna.create_study(direction=METRICS[metric].direction)
     distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
     for trial, value in zip(complete, values, strict=True):
         study.add_trial(create_trial(value=value, params=dict(trial.choice), distributions=distributions))
@@ -303,14 +302,19 @@ def _by_number(finished: Sequence[Trial]) -> list[tuple[int, Trial | None]]:
 
 
 def _values(space: SearchSpace, trial: Trial) -> list[float]:
-    return [float(getattr(trial, metric)) for metric in space.objectives]
+    return [float(trial[metric]) for metric in space.objectives]
+
+
+def attribute_names() -> set[str]:
+    """The user attributes that a trial of ours may have in the study."""
+    return {"name", "spec", "reason", *result_rules()}
 
 
 def _attributes(trial: Trial) -> list[tuple[str, str]]:
-    """Those of `ATTRIBUTES` that the trial has, with their values as JSON."""
-    shown = {key: getattr(trial, key, None) for key in ATTRIBUTES}
-    shown |= {"name": trial.spec.name, "spec": spec_to_dict(trial.spec)}
-    return sorted((key, json.dumps(value)) for key, value in shown.items() if value is not None)
+    """Its name, spec and results, and why it ended early, with their values as JSON."""
+    shown = {**trial.results, "name": trial.spec.name, "spec": spec_to_dict(trial.spec)}
+    shown |= {} if trial.reason is None else {"reason": trial.reason}
+    return sorted((key, json.dumps(value)) for key, value in shown.items())
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

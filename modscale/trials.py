@@ -17,6 +17,7 @@ from typing import Any
 from modscale.arrays import MAX_COUNT
 from modscale.document import Section, check_integer, check_number
 from modscale.errors import InputError, RunError
+from modscale.metrics import METRICS, result_rules
 from modscale.spec import ModelSpec, parse_spec, spec_to_dict
 
 STATES = ("complete", "failed", "stopped")
@@ -34,55 +35,29 @@ class Trial:
     """Why it failed; None unless it did."""
     spec: ModelSpec
     """The candidate."""
-    params: int
-    """Learned numbers."""
-    flops: int
-    """Multiply-adds of one image."""
-    latency_ms: float | None = None
-    """Mean latency, milliseconds; None where it was not measured."""
-    latency_ci95_ms: float | None = None
-    """Half-width of the 95 % interval of that mean, milliseconds."""
-    latency_standard_error_ms: float | None = None
-    """Standard error of that mean, milliseconds; from few processes, so the interval is wider than 1.96 of them."""
-    accuracy: float | None = None
-    """Proxy accuracy on the validation images, a fraction; None where it was not measured."""
-    val_images: int | None = None
-    """Validation images behind `accuracy`."""
+    results: Mapping[str, float]
+    """What is known of it by the keys of `metrics.result_rules`; a key that was not measured is not in it."""
     seconds: float
     """Wall time of the whole evaluation."""
     choice: Mapping[str, int | float | str] = field(default_factory=dict)
     """Search parameter (`stages[2].depth`) to its option; empty for a network that no search chose."""
 
-    def value(self, metric: str) -> float | None:
-        """What it measured for `accuracy`, `latency_ms`, `params` or `flops`."""
-        return {
-            "accuracy": self.accuracy,
-            "latency_ms": self.latency_ms,
-            "params": self.params,
-            "flops": self.flops,
-        }[metric]
+    def __getitem__(self, key: str) -> float:
+        """What it has for a metric, or a key that belongs to one. Raises KeyError where that was not measured."""
+        return self.results[key]
+
+    def value(self, key: str) -> float | None:
+        """As `trial[key]`; None where that was not measured."""
+        return self.results.get(key)
 
 
-KEYS = (
-    "number", "state", "reason", "spec", "params", "flops", "latency_ms", "latency_ci95_ms",
-    "latency_standard_error_ms", "accuracy", "val_images", "seconds", "choice",
-)  # fmt: skip
+OWN_KEYS = ("number", "state", "reason", "spec", "seconds", "choice")
+"""What a line has besides the results."""
 
 
 def complete_trials(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that ran to the end."""
     return [trial for trial in trials if trial.state == "complete"]
-
-
-def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
-    """`value` with its unit, to four significant digits or, `exact`, to the last one."""
-    if metric == "accuracy":
-        return f"{100 * value:.10g} %" if exact else f"{100 * value:.1f} %"
-    if metric == "latency_ms":
-        return f"{value:.10g} ms" if exact else f"{value:.3g} ms"
-    if exact:
-        return f"{value:,.0f}"
-    return f"{value / 1e9:.4g} G" if metric == "flops" and value >= 1e8 else f"{value / 1e6:.4g} M"
 
 
 def append_trial(path: str | Path, trial: Trial) -> None:
@@ -142,9 +117,11 @@ def read_trials(path: str | Path) -> list[Trial]:
 
 def parse_trial(document: object) -> Trial:
     """A trial from the plain values of its line; keys of later versions are passed over. Raises InputError."""
-    known = {k: v for k, v in document.items() if k in KEYS} if isinstance(document, Mapping) else document
-    line = Section(known, KEYS, what="a trial")
-    for key in ("spec", "state"):
+    rules = result_rules()
+    keys = (*OWN_KEYS, *rules)
+    known = {k: v for k, v in document.items() if k in keys} if isinstance(document, Mapping) else document
+    line = Section(known, keys, what="a trial")
+    for key in ("spec", "state", *(metric.name for metric in METRICS.values() if metric.is_count)):
         if not line.has(key):
             raise InputError("is required", place=key)
     state = line.choice("state", None, STATES)
@@ -156,21 +133,26 @@ def parse_trial(document: object) -> Trial:
         state=state,
         reason=reason,
         spec=parse_spec(line.raw("spec"), "spec"),
-        params=line.integer("params", None, low=0, high=MAX_COUNT),
-        flops=line.integer("flops", None, low=0, high=MAX_COUNT),
-        latency_ms=_optional_number(line, "latency_ms", above=0),
-        latency_ci95_ms=_optional_number(line, "latency_ci95_ms", low=0),
-        latency_standard_error_ms=_optional_number(line, "latency_standard_error_ms", low=0),
-        accuracy=_optional_number(line, "accuracy", low=0, high=1),
-        val_images=None if line.raw("val_images") is None else line.integer("val_images", None),
+        results={
+            key: rule(line.raw(key), key)
+            for key, rule in rules.items()
+            if line.raw(key) is not None or (key in METRICS and METRICS[key].is_count)
+        },
         seconds=line.number("seconds", None, low=0),
         choice=_parse_choice(line.raw("choice")),
     )
 
 
 def _to_dict(trial: Trial) -> dict[str, Any]:
-    document = {key: getattr(trial, key) for key in KEYS}
-    return document | {"spec": spec_to_dict(trial.spec), "choice": dict(trial.choice)}
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "reason": trial.reason,
+        "spec": spec_to_dict(trial.spec),
+        **{key: trial.value(key) for key in result_rules()},
+        "seconds": trial.seconds,
+        "choice": dict(trial.choice),
+    }
 
 
 def _parse_line(line: bytes, path: str | Path, index: int) -> Trial:
@@ -226,10 +208,6 @@ def _check_option(option: object, place: str) -> int | float | str:
     if isinstance(option, int) and not isinstance(option, bool):
         return check_integer(option, place, low=-MAX_COUNT, high=MAX_COUNT)
     return check_number(option, place)
-
-
-def _optional_number(line: Section, key: str, **limits: float) -> float | None:
-    return None if line.raw(key) is None else check_number(line.raw(key), key, **limits)
 
 
 def _optional_text(line: Section, key: str) -> str | None:

@@ -50,12 +50,14 @@ def fake_trials(space: SearchSpace, count: int, *, seed: int = 0, score: Score |
                 number=number,
                 state="complete",
                 spec=spec,
-                params=counts.params,
-                flops=counts.flops,
-                latency_ms=float(latency),
-                latency_ci95_ms=float(0.03 * latency),
-                accuracy=accuracy,
-                val_images=images,
+                results={
+                    "params": counts.params,
+                    "flops": counts.flops,
+                    "latency_ms": float(latency),
+                    "latency_ci95_ms": float(0.03 * latency),
+                    "accuracy": accuracy,
+                    "val_images": images,
+                },
                 seconds=float(rng.uniform(8, 30)),
                 choice=choice,
             )
@@ -75,12 +77,14 @@ def fake_references(space: SearchSpace) -> list[Trial]:
                 number=number,
                 state="complete",
                 spec=spec,
-                params=counts.params,
-                flops=counts.flops,
-                latency_ms=1 + counts.flops / 1e7,
-                latency_ci95_ms=0.2,
-                accuracy=accuracy,
-                val_images=1000,
+                results={
+                    "params": counts.params,
+                    "flops": counts.flops,
+                    "latency_ms": 1 + counts.flops / 1e7,
+                    "latency_ci95_ms": 0.2,
+                    "accuracy": accuracy,
+                    "val_images": 1000,
+                },
                 seconds=20.0,
             )
         )
@@ -111,6 +115,12 @@ def write_run(
         for trial in content:
             append_trial(folder / file, trial)
     return folder
+
+
+def remeasured(trial: Trial, **results: float | None) -> Trial:
+    """The trial with other results; what is None was not measured."""
+    changed = {**trial.results, **results}
+    return replace(trial, results={key: value for key, value in changed.items() if value is not None})
 
 
 def read_json(file: Path) -> Any:

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from fake_runs import fake_trials
+from fake_runs import fake_trials, remeasured
 
 from modscale.design_reading import MIN_TRIALS, DesignReading, ParameterReading, read_design
 from modscale.space import parse_space
@@ -34,7 +34,7 @@ def trials_with(count: int, accuracy: object, *, seed: int = 0) -> list[Trial]:
     """Random choices whose accuracy is exactly `accuracy(choice, rng)`."""
     rng = np.random.default_rng(seed + 100)
     trials = fake_trials(SPACE, count, seed=seed)
-    return [replace(t, accuracy=float(accuracy(t.choice, rng))) for t in trials]  # type: ignore[operator]
+    return [remeasured(t, accuracy=float(accuracy(t.choice, rng))) for t in trials]  # type: ignore[operator]
 
 
 def parameter(reading: DesignReading, name: str) -> ParameterReading:
@@ -78,7 +78,7 @@ def test_ranges_are_the_quantiles_of_the_halves() -> None:
     """Ends and median of each half equal those of the sorted options, counted by hand."""
     trials = trials_with(31, lambda choice, rng: rng.random(), seed=4)
     depth = parameter(read_design(SPACE, trials, draws=1), DEPTH)
-    ranked = sorted(trials, key=lambda t: -(t.accuracy or 0))
+    ranked = sorted(trials, key=lambda t: -t["accuracy"])
     for half, part in ((depth.better, ranked[:16]), (depth.worse, ranked[16:])):
         options = sorted(int(t.choice[DEPTH]) for t in part)
         ends = [options[ceil(q * len(options)) - 1] for q in (0.1, 0.5, 0.9)]
@@ -122,7 +122,7 @@ def test_more_trials_are_surer() -> None:
 def test_distance_to_the_front_weighs_latency() -> None:
     """Equal accuracies, `sum` twice as slow: by accuracy nothing is better, by distance to the front `mul` is."""
     trials = [
-        replace(t, latency_ms=(10.0 if t.choice[FUSION] == "mul" else 20.0) + i / 100, accuracy=0.3 + (i % 7) / 1000)
+        remeasured(t, latency_ms=(10.0 if t.choice[FUSION] == "mul" else 20.0) + i / 100, accuracy=0.3 + (i % 7) / 1000)
         for i, t in enumerate(fake_trials(SPACE, 80))
     ]
     fusion = parameter(read_design(SPACE, trials, draws=1), FUSION)
@@ -135,7 +135,7 @@ def test_distance_to_the_front_weighs_latency() -> None:
 def test_too_few_trials_say_so() -> None:
     """Seven complete trials are not read, and failed ones do not count."""
     trials = trials_with(MIN_TRIALS, lambda choice, rng: rng.random())
-    trials[0] = replace(trials[0], state="failed", reason="no room", accuracy=None, latency_ms=None)
+    trials[0] = remeasured(replace(trials[0], state="failed", reason="no room"), accuracy=None, latency_ms=None)
     reading = read_design(SPACE, trials)
     assert (reading.trials, reading.parameters) == (MIN_TRIALS - 1, ())
     assert "too few" in reading.summary

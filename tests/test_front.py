@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import sqrt
 
 import numpy as np
 import pytest
+from fake_runs import remeasured
 
 from modscale.errors import InputError
 from modscale.front import (
     _could_be_on_front,
-    accuracy_error,
     find_front,
     front_probability,
     half_width,
@@ -29,8 +28,11 @@ SPEC = ModelSpec(stages=(StageSpec(dim=8, depth=1),))
 
 def trial(number: int, accuracy: float, latency_ms: float, *, ci: float = 0.0, params: int = 10**6) -> Trial:
     return Trial(
-        number=number, state="complete", spec=SPEC, params=params, flops=10**9, latency_ms=latency_ms,
-        latency_ci95_ms=ci, accuracy=accuracy, val_images=1000, seconds=1,
+        number=number, state="complete", spec=SPEC, seconds=1,
+        results={
+            "params": params, "flops": 10**9, "latency_ms": latency_ms, "latency_ci95_ms": ci,
+            "accuracy": accuracy, "val_images": 1000,
+        },
     )  # fmt: skip
 
 
@@ -61,14 +63,14 @@ def test_no_trial_has_an_empty_front() -> None:
 def test_a_complete_trial_without_an_objective_is_named() -> None:
     """An edited file cannot put a trial without latency on a latency front."""
     with pytest.raises(InputError, match="trial 3: is complete and must have latency_ms"):
-        find_front([replace(trial(3, 0.5, 1), latency_ms=None)], BOTH, {})
+        find_front([remeasured(trial(3, 0.5, 1), latency_ms=None)], BOTH, {})
 
 
 def test_accuracy_error_is_binomial() -> None:
     """1,000 images at 30 % have a standard error near 1.5 points; none right is not certainty."""
-    assert accuracy_error(trial(0, 0.3, 1)) == pytest.approx(sqrt(0.3 * 0.7 / 1000))
-    assert accuracy_error(trial(0, 0.0, 1)) == pytest.approx(5e-4 * sqrt(2), rel=1e-3)
-    assert accuracy_error(replace(trial(0, 0.3, 1), val_images=None)) is None
+    assert metric_error(trial(0, 0.3, 1), "accuracy") == pytest.approx(sqrt(0.3 * 0.7 / 1000))
+    assert metric_error(trial(0, 0.0, 1), "accuracy") == pytest.approx(5e-4 * sqrt(2), rel=1e-3)
+    assert metric_error(remeasured(trial(0, 0.3, 1), val_images=None), "accuracy") == 0.0
 
 
 def test_ties_are_what_noise_cannot_tell_apart() -> None:
@@ -117,7 +119,7 @@ def test_leaving_out_hopeless_trials_changes_nothing(
         trial(i, a, 5 + 20 * a + 30 * rng.random(), ci=0.5, params=int(1e6 * rng.random()))
         for i, a in enumerate(rng.uniform(0.1, 0.5, 40))
     ]
-    losses = np.array([[-(t.accuracy or 0), t.latency_ms, t.params] for t in trials])[:, : len(objectives)]
+    losses = np.array([[-t["accuracy"], t["latency_ms"], t["params"]] for t in trials])[:, : len(objectives)]
     errors = np.array([[metric_error(t, metric) for metric in objectives] for t in trials])
     assert 5 < np.flatnonzero(~_could_be_on_front(losses, errors)).size < 40
     quick = front_probability(trials, objectives)
@@ -179,12 +181,12 @@ def test_no_pick_says_why(limits: dict[str, Bounds], reason: str) -> None:
 
 def test_latency_is_drawn_by_its_standard_error_and_tied_by_its_interval() -> None:
     """Few processes make an interval wider than 1.96 standard errors; without the error the interval is drawn by."""
-    measured = replace(trial(0, 0.5, 10.0), latency_ci95_ms=0.5, latency_standard_error_ms=0.18)
+    measured = remeasured(trial(0, 0.5, 10.0), latency_ci95_ms=0.5, latency_standard_error_ms=0.18)
     assert metric_error(measured, "latency_ms") == 0.18
     assert half_width(measured, "latency_ms") == 0.5
-    assert metric_error(replace(measured, latency_standard_error_ms=None), "latency_ms") == pytest.approx(
+    assert metric_error(remeasured(measured, latency_standard_error_ms=None), "latency_ms") == pytest.approx(
         0.5 / 1.959964
     )
-    assert metric_error(replace(measured, latency_standard_error_ms=0.0), "latency_ms") == 0.0
+    assert metric_error(remeasured(measured, latency_standard_error_ms=0.0), "latency_ms") == 0.0
     assert half_width(measured, "params") == metric_error(measured, "params") == 0.0
     assert half_width(measured, "accuracy") == pytest.approx(1.96 * (0.5 * 0.5 / 1000) ** 0.5, rel=1e-4)

@@ -21,7 +21,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "cli",
     "session",
     "search report report_text console plots",
-    "evaluate design_reading study mirror ranking",
+    "measures worker design_reading study mirror ranking",
     "latency proxy",
     "export recipe network blocks tracing checkpoint candidates pickled",
     "data folders archives labelled synthetic images runtime",
@@ -29,7 +29,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "completion",
     "variants tables stage_tables",
     "counts pareto front trials runs space",
-    "settings spec kinds",
+    "settings spec kinds metrics",
     "document files arrays layout machine processes",
     "errors interrupts __init__",
 )

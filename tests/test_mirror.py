@@ -22,11 +22,13 @@ from modscale.spec import spec_to_dict
 from modscale.study import STUDY_NAME
 from modscale.trials import Trial
 from tests.fake_runs import SPACE as DOCUMENT
-from tests.fake_runs import fake_trials
+from tests.fake_runs import fake_trials, remeasured
 
 SPACE = parse_space(DOCUMENT)
 TRIALS = fake_trials(SPACE, 6)
-TRIALS[4] = replace(TRIALS[4], state="failed", reason="no luck", accuracy=None, latency_ms=None, latency_ci95_ms=None)
+TRIALS[4] = remeasured(
+    replace(TRIALS[4], state="failed", reason="no luck"), accuracy=None, latency_ms=None, latency_ci95_ms=None
+)
 
 
 def mirror_of(folder: Path) -> tuple[StudyMirror, list[str]]:
@@ -59,7 +61,7 @@ def assert_whole(file: Path, trials: list[Trial] = TRIALS) -> None:
     found = stored(file).get_trials()
     assert [trial.number for trial in found] == [trial.number for trial in trials]
     assert [trial.params for trial in found] == [dict(trial.choice) for trial in trials]
-    expected = [[t.accuracy, t.latency_ms] if t.state == "complete" else None for t in trials]
+    expected = [[t["accuracy"], t["latency_ms"]] if t.state == "complete" else None for t in trials]
     assert [trial.values for trial in found] == expected
 
 
@@ -72,11 +74,7 @@ def test_optuna_opens_it_and_finds_names_values_and_attributes(whole: Path) -> N
     first, failed = study.trials[0], study.trials[4]
     assert first.user_attrs == {
         "name": "fake-0",
-        "params": TRIALS[0].params,
-        "flops": TRIALS[0].flops,
-        "accuracy": TRIALS[0].accuracy,
-        "latency_ms": TRIALS[0].latency_ms,
-        "latency_ci95_ms": TRIALS[0].latency_ci95_ms,
+        **TRIALS[0].results,
         "spec": spec_to_dict(TRIALS[0].spec),
     }
     assert first.duration is not None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from fake_runs import fake_trials
+from fake_runs import fake_trials, remeasured
 
 from modscale.ranking import check_ranking, published_top1
 from modscale.space import parse_space
@@ -20,7 +20,7 @@ TABLE_2 = {"xxs": 76.0, "xs": 78.3, "s": 81.0, "s_conv": 80.5}
 def references(accuracies: Mapping[str, float], *, images: int = 1000) -> list[Trial]:
     trial = fake_trials(parse_space({"name": "one", "stages": [{"dim": [16, 24], "depth": 1}]}), 1)[0]
     return [
-        replace(trial, spec=published(name), accuracy=accuracy, val_images=images)
+        remeasured(replace(trial, spec=published(name)), accuracy=accuracy, val_images=images)
         for name, accuracy in accuracies.items()
     ]
 
@@ -45,7 +45,7 @@ def test_only_what_the_images_tell_apart_is_clear(images: int, clear: int) -> No
 def test_failed_and_tied_references_count_for_nothing() -> None:
     """One complete reference makes no pair; two of equal accuracy make one that is in no order."""
     both = references({"xxs": 0.4, "s": 0.4})
-    failed = replace(both[1], state="failed", reason="x", accuracy=None, val_images=None, latency_ms=None)
+    failed = remeasured(replace(both[1], state="failed", reason="x"), accuracy=None, val_images=None, latency_ms=None)
     assert check_ranking([both[0], failed]) is None
     assert check_ranking([]) is None
     check = check_ranking(both)

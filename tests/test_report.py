@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from fake_runs import SPACE, fake_references, fake_trials, read_json, write_run
+from fake_runs import SPACE, fake_references, fake_trials, read_json, remeasured, write_run
 from PIL import Image
 
 from modscale.counts import count_model
@@ -33,9 +33,8 @@ HOSTILE = "<img src=x onerror=alert(1)> | `a` **b** [c](d) & \"'"
 
 def failed(number: int, reason: str) -> Trial:
     trial = fake_trials(FAKE, 1, seed=number)[0]
-    return replace(
-        trial, number=number, state="failed", reason=reason, accuracy=None, latency_ms=None, latency_ci95_ms=None
-    )
+    unmeasured = remeasured(trial, accuracy=None, latency_ms=None, latency_ci95_ms=None, val_images=None)
+    return replace(unmeasured, number=number, state="failed", reason=reason)
 
 
 class Page(HTMLParser):
@@ -151,9 +150,9 @@ def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:
     """Two trials a point apart on 1,000 images are shown as tied, with an error near 1.5 points."""
     first, second, third = fake_trials(FAKE, 3)
     trials = [
-        replace(first, accuracy=0.35, latency_ms=10.0, latency_ci95_ms=0.1),
-        replace(second, accuracy=0.34, latency_ms=10.05, latency_ci95_ms=0.1),
-        replace(third, accuracy=0.20, latency_ms=11.0, latency_ci95_ms=0.1),
+        remeasured(first, accuracy=0.35, latency_ms=10.0, latency_ci95_ms=0.1),
+        remeasured(second, accuracy=0.34, latency_ms=10.05, latency_ci95_ms=0.1),
+        remeasured(third, accuracy=0.20, latency_ms=11.0, latency_ci95_ms=0.1),
     ]
     build_report(write_run(tmp_path / "run", trials, []), draws=2)
     row = next(line for line in (tmp_path / "run" / "report.md").read_text().splitlines() if line.startswith("| 0 |"))
@@ -318,11 +317,11 @@ def test_one_trial(tmp_path: Path) -> None:
 def test_a_pick_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
     """A band whose pick a later trial pushed off the front keeps no stale spec."""
     slow, quick = fake_trials(FAKE, 2)
-    slow = replace(slow, params=10**6, accuracy=0.3, latency_ms=20.0)
+    slow = remeasured(slow, params=10**6, accuracy=0.3, latency_ms=20.0)
     folder = write_run(tmp_path / "run", [slow], [])
     build_report(folder)
     assert (folder / "models" / "xxs.yaml").exists()
-    write_run(folder, [replace(quick, params=5 * 10**7, accuracy=0.5, latency_ms=2.0)], [])
+    write_run(folder, [remeasured(quick, params=5 * 10**7, accuracy=0.5, latency_ms=2.0)], [])
     build_report(folder)
     assert not (folder / "models" / "xxs.yaml").exists()
 

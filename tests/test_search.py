@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_runs import remeasured
 
 from modscale import interrupts
 from modscale.console import describe_trial
 from modscale.counts import count_model
 from modscale.errors import AllTrialsFailed, RunError, TrialFailed
-from modscale.evaluate import Evaluation
+from modscale.measures import Evaluation
 from modscale.search import Outcome, run_search
 from modscale.space import SearchSpace, parse_space
 from modscale.spec import ModelSpec, network_key
@@ -54,13 +54,15 @@ def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
     """A deterministic stand-in: larger is slower and better."""
     count = count_model(spec)
     return Evaluation(
-        params=count.params,
-        flops=count.flops,
-        latency_ms=count.flops / 1e6,
-        latency_ci95_ms=0.1,
-        latency_standard_error_ms=0.04,
-        accuracy=min(1.0, count.params / 1e7),
-        val_images=100,
+        results={
+            "params": count.params,
+            "flops": count.flops,
+            "latency_ms": count.flops / 1e6,
+            "latency_ci95_ms": 0.1,
+            "latency_standard_error_ms": 0.04,
+            "accuracy": min(1.0, count.params / 1e7),
+            "val_images": 100,
+        },
         seconds=0.0,
     )
 
@@ -182,7 +184,7 @@ def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_p
 
     trials = search(tmp_path, fail_third).trials
     assert [trial.state for trial in trials].count("complete") == 11
-    assert (trials[2].state, trials[2].reason, trials[2].accuracy) == ("failed", "out of memory", None)
+    assert (trials[2].state, trials[2].reason, trials[2].value("accuracy")) == ("failed", "out of memory", None)
     line = json.loads((tmp_path / "trials.jsonl").read_text().splitlines()[2])
     assert line["params"] == count_model(trials[2].spec).params
 
@@ -248,7 +250,7 @@ def test_a_reference_that_is_a_candidate_too_is_measured_once(tmp_path: Path) ->
         assert len(seen) == len(set(seen)) == 2
         (reference,) = outcome.references
         (twin,) = [t for t in outcome.trials if network_key(t.spec) == network_key(published("xxs"))]
-        assert (reference.accuracy, reference.latency_ms) == (twin.accuracy, twin.latency_ms)
+        assert dict(reference.results) == dict(twin.results)
         assert (reference.spec.name, reference.number, dict(reference.choice)) == ("xxs", 0, {})
 
 
@@ -275,4 +277,4 @@ def test_a_trial_is_told_with_what_is_known_of_it(tmp_path: Path) -> None:
     """The line of a trial, also of one whose file has no interval."""
     (trial,) = search(tmp_path, limit=1).trials
     assert " ± 0.10 ms" in describe_trial("trial 0", trial)
-    assert "±" not in describe_trial("trial 0", replace(trial, latency_ci95_ms=None))
+    assert "±" not in describe_trial("trial 0", remeasured(trial, latency_ci95_ms=None, val_images=None))

@@ -20,11 +20,12 @@ import yaml
 from modscale import session
 from modscale.cli import main
 from modscale.counts import count_model
-from modscale.evaluate import DataSummary, Evaluation
+from modscale.measures import Evaluation
 from modscale.report import build_report
 from modscale.session import choose_spec
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, load_spec, network_key, parse_spec
+from modscale.worker import DataSummary
 
 SPACE = """
 name: small
@@ -213,8 +214,11 @@ class FakeEvaluator:
         announce("training")
         count = count_model(spec)
         return Evaluation(
-            params=count.params, flops=count.flops, latency_ms=count.flops / 1e6, latency_ci95_ms=0.01,
-            latency_standard_error_ms=0.005, accuracy=count.params / 1e8, val_images=100, seconds=1.0,
+            results={
+                "params": count.params, "flops": count.flops, "latency_ms": count.flops / 1e6, "latency_ci95_ms": 0.01,
+                "latency_standard_error_ms": 0.005, "accuracy": count.params / 1e8, "val_images": 100,
+            },
+            seconds=1.0,
         )  # fmt: skip
 
 

@@ -36,17 +36,13 @@ def study_of(space: SearchSpace) -> SearchStudy:
 def finish(candidate: Candidate, *, accuracy: float = 0.5, latency_ms: float = 1.0, state: str = "complete") -> Trial:
     count = count_model(candidate.spec)
     complete = state == "complete"
+    measured = {"latency_ms": latency_ms, "latency_ci95_ms": 0.1, "accuracy": accuracy, "val_images": 100}
     return Trial(
         number=candidate.number,
         state=state,
         reason=None if complete else "a reason",
         spec=candidate.spec,
-        params=count.params,
-        flops=count.flops,
-        latency_ms=latency_ms if complete else None,
-        latency_ci95_ms=0.1 if complete else None,
-        accuracy=accuracy if complete else None,
-        val_images=100 if complete else None,
+        results={"params": count.params, "flops": count.flops, **(measured if complete else {})},
         seconds=1.0,
         choice=candidate.choice,
     )

@@ -25,7 +25,7 @@ from modscale.errors import (
     TrialFailed,
     WorkerFault,
 )
-from modscale.evaluate import Evaluator
+from modscale.measures import Evaluator
 from modscale.space import SearchSpace, parse_space
 
 
@@ -66,10 +66,10 @@ def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
     spec = tiny().base
     evaluation = evaluator(spec, stages.append)
     count = count_model(spec)
-    assert (evaluation.params, evaluation.flops) == (count.params, count.flops)
-    assert evaluation.accuracy == 1.0
-    assert evaluation.val_images == 40
-    assert evaluation.latency_ms > 0
+    assert (evaluation.results["params"], evaluation.results["flops"]) == (count.params, count.flops)
+    assert evaluation.results["accuracy"] == 1.0
+    assert evaluation.results["val_images"] == 40
+    assert evaluation.results["latency_ms"] > 0
     assert stages == ["export", "latency", "training"]
     assert (evaluator.summary.classes, evaluator.summary.train_images) == (2, 128)
 
@@ -77,7 +77,7 @@ def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
 def test_training_again_gives_the_same_accuracy(evaluator: Evaluator) -> None:
     """A candidate's accuracy is a function of the spec, the data and the seed."""
     spec = tiny().base
-    assert evaluator(spec).accuracy == evaluator(spec).accuracy
+    assert evaluator(spec).results["accuracy"] == evaluator(spec).results["accuracy"]
 
 
 def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluator) -> None:
@@ -86,7 +86,7 @@ def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluat
     os.kill(evaluator.worker.pid, signal.SIGKILL)
     with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
         evaluator(tiny().base)
-    assert evaluator(tiny().base).accuracy == 1.0
+    assert evaluator(tiny().base).results["accuracy"] == 1.0
 
 
 def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evaluator) -> None:
@@ -94,8 +94,8 @@ def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evalu
     assert evaluator.worker is not None
     before = evaluator.worker.pid
     with pytest.raises(TrialFailed, match="train: the worker process: ValueError: invalid literal"):
-        evaluator._ask("train", tiny().base, "not a seed")
-    assert evaluator(tiny().base).accuracy == 1.0
+        evaluator.ask("train", tiny().base, "not a seed")
+    assert evaluator(tiny().base).results["accuracy"] == 1.0
     assert evaluator.worker.pid != before
 
 
@@ -121,7 +121,7 @@ def test_what_a_worker_answers(raised: Exception, told: str) -> None:
     running = Evaluator(tiny(), "synthetic")
     running.worker = Worker()  # type: ignore[assignment]
     with pytest.raises(ModscaleError) as caught:
-        running._ask("work")
+        running.ask("work")
     assert f"{type(caught.value).__name__}: {caught.value}" == told
 
 
@@ -145,7 +145,7 @@ def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evalu
     with pytest.raises(TrialFailed, match="export: network: an ONNX file holds at most 2 GiB"):
         evaluator(huge)
     with pytest.raises(TrialFailed, match="out of memory in the proxy training"):
-        evaluator._ask("train", huge, 0)
+        evaluator.ask("train", huge, 0)
 
 
 def test_unusable_data_and_providers_end_it_before_it_begins(tmp_path: Path, data: Path) -> None:
@@ -162,8 +162,8 @@ def test_unusable_data_and_providers_end_it_before_it_begins(tmp_path: Path, dat
 def test_the_worker_goes_when_the_search_is_killed(data: Path) -> None:
     """kill -9 on the parent leaves no orphan that trains on."""
     script = (
-        "import sys, os, tests.test_evaluate as t\n"
-        "from modscale.evaluate import Evaluator\n"
+        "import sys, os, tests.test_measures as t\n"
+        "from modscale.measures import Evaluator\n"
         "if __name__ == '__main__':\n"
         "    with Evaluator(t.tiny(), sys.argv[1]) as e:\n"
         "        print(e.worker.pid, flush=True); sys.stdin.read()\n"
