@@ -77,6 +77,8 @@ _FIRST_BYTES = {
 
 def what_is(path: str | Path) -> Kind | None:
     """The kind of what lies at `path`; None where nothing does, or nothing that is known."""
+    if path == "":  # which pathlib takes for the current folder
+        return None
     place = Path(path)
     with contextlib.suppress(OSError, ValueError):
         mode = place.stat().st_mode
@@ -114,9 +116,8 @@ def weights_in(folder: str | Path) -> Path | None:
 
 def is_network_folder(path: str | Path) -> bool:
     """Whether this is a folder that `export`, or a training, has written of one network."""
-    place = Path(path)
     with contextlib.suppress(OSError, ValueError):
-        return _folder_kind(place) == "network"
+        return path != "" and _folder_kind(Path(path)) == "network"
     return False
 
 

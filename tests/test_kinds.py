@@ -53,6 +53,17 @@ def test_each_kind_is_known(places):
     assert what_is("nowhere") is None
 
 
+def test_no_path_is_of_no_kind(places, capsys, monkeypatch):
+    """An empty argument is not the folder that one happens to be in, nor is an error without a file about it."""
+    monkeypatch.chdir(places["network"])
+    assert what_is("") is None
+    assert main(["count", ""]) == 2
+    spec = "{resolution: 32, num_classes: 1000000, stages: [{dim: 1024, depth: 1}]}"
+    places["spec.yaml"].write_text(spec)
+    assert main(["export", str(places["spec.yaml"]), "--out", "o"]) == 2
+    assert "an ONNX file holds at most 2 GiB of weights" in capsys.readouterr().err
+
+
 WRONG = [
     (["count", "{run}"], "is a run's folder; `modscale report` takes it"),
     (["latency", "{run}"], "is a run's folder"),
