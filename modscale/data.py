@@ -97,7 +97,7 @@ def load_dataset(
         if not is_folder and (path.suffix.lower() != ".npz" or not path.is_file()):
             raise DataError(RULE, file=path_text(path))
         name = path_text(path.resolve().name)
-    known = open_folder(path, may_split=val_split is not None) if is_folder else open_archive(path)
+        known = open_folder(path, may_split=val_split is not None) if is_folder else open_archive(path)
     with naming_file(path_text(path)):
         chosen, notes = _choose(known, caps, seed, val_split)
         sizes = [len(part) for part in chosen]

@@ -220,3 +220,18 @@ def test_one_range_holds_for_all_images_of_a_set(tmp_path: Path) -> None:
     assert found.notes[0].endswith("are taken as 12 bits")
     part = load(tmp_path, train_images=2, val_images=2)
     assert {image.tobytes() for image in part.x_train} <= {image.tobytes() for image in found.x_train}
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entries can be listed and not told apart."""
+    for split in ("train", "val"):
+        write_split(tmp_path / split)
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if path.name == "cat":
+            raise PermissionError(13, "Permission denied")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert "cannot be read (Permission denied)" in refusal(tmp_path)
