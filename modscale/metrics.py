@@ -164,7 +164,7 @@ LATENCY = Metric(
 
 
 def _count_text(value: float, exact: bool) -> str:
-    return f"{value:,.0f}" if exact else f"{value / 1e6:.4g} M"
+    return f"{value:,.0f}" if exact or value < 1e4 else f"{value / 1e6:.4g} M"
 
 
 def _flops_text(value: float, exact: bool) -> str:
@@ -208,7 +208,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (ACCURACY, LATEN
 
 
 def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
-    """`value` with its unit, to a few significant digits or, `exact`, to the last one."""
+    """`value` with its unit, to a few significant digits or, `exact`, to the last one; counts below 10,000 are whole."""
     return METRICS[metric].text(value, exact)
 
 
