@@ -208,7 +208,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (ACCURACY, LATEN
 
 
 def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
-    """`value` with its unit, to a few significant digits or, `exact`, to the last one; counts below 10,000 are whole."""
+    """`value` with its unit, to a few significant digits or, `exact`, to the last; counts below 10,000 are whole."""
     return METRICS[metric].text(value, exact)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import SPACE, fake_references, fake_trials, write_run
+from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 
 from modscale import console
 from modscale.budgets import within_budgets
@@ -90,14 +90,14 @@ def test_every_table_fits_80_columns(screen: Any, tmp_path: Path) -> None:
     assert {row["name"] for row in latencies} <= names_in(screen(console.show_latency, latencies, width=80))
 
 
-def measured(**changes: Any) -> Trial:
-    return replace(fake_trials(FAKE, 1)[0], **changes)
+def measured(*, seconds: float = 26.0, **results: float) -> Trial:
+    return replace(remeasured(fake_trials(FAKE, 1)[0], **results), seconds=seconds)
 
 
 def test_the_line_of_a_trial_fits_80_columns() -> None:
     """From a tiny network on a quiet machine to a large one on a busy one."""
     for changes in (
-        {"latency_ms": 0.05, "latency_ci95_ms": 0.01, "accuracy": 0.001, "params": 8826, "flops": 346500, "seconds": 1},
+        {"latency_ms": 0.05, "latency_ci95_ms": 0.01, "accuracy": 0.001, "params": 8826, "flops": 346500},
         {"latency_ms": 30.27, "latency_ci95_ms": 4.2, "accuracy": 0.3526, "params": 4736264, "flops": 583012608},
         {
             "latency_ms": 357.3, "latency_ci95_ms": 117.3, "accuracy": 0.999, "params": 12_897_000,
@@ -127,7 +127,7 @@ def test_no_text_is_obeyed(screen: Any, capsys: pytest.CaptureFixture[str]) -> N
         text = "\n".join(screen(show, *arguments, width=None))
         assert text.count(SEEN) == times
         assert not set("\x1b\x07\u202e") & set(text)
-    console.say(describe_trial(HOSTILE, measured(state="failed", reason=f"a\nb {HOSTILE}")))
+    console.say(describe_trial(HOSTILE, replace(measured(), state="failed", reason=f"a\nb {HOSTILE}")))
     line = capsys.readouterr().err
     assert line.startswith(f"{SEEN} failed: a b {SEEN} (")
     assert line.count("\n") == 1
