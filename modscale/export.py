@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from modscale import runtime
 from modscale.checkpoint import LoadedWeights, load_weights, save_weights
 from modscale.counts import count_model
 from modscale.errors import InputError, MismatchError, TooLargeError
-from modscale.files import write_whole
+from modscale.files import scratch_folder, write_whole
 from modscale.network import build_network
 from modscale.spec import ModelSpec, spec_to_yaml
 
@@ -310,8 +309,8 @@ def _output_types(
 def _trace(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     """The exporter's graph, in which every parameter still bears its own name."""
     image = torch.zeros(1, spec.in_chans, spec.resolution, spec.resolution)
-    with tempfile.TemporaryDirectory(prefix="modscale-export-") as folder, warnings.catch_warnings():
-        file = Path(folder) / "model.onnx"
+    with scratch_folder() as folder, warnings.catch_warnings():
+        file = folder / "model.onnx"
         # The successor takes ten times as long and one more dependency; this one is kept for that, knowingly.
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)

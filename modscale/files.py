@@ -1,16 +1,33 @@
-"""Files that are written whole or not at all, so that no reader ever sees half of one; names that can be printed."""
+"""Files that are written whole or not at all, so that no reader ever sees half of one; names that can be printed.
+
+What is half written has a name of its own, and is locked by the process that writes it. A killed process leaves it
+behind without its lock, by which the next one knows it and removes it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
+import shutil
+import stat
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modscale.errors import InputError, printable
 
+SCRATCH = "modscale-scratch-"
+"""How the name of a temporary folder of ours begins."""
+RANDOM = "[a-z0-9_]{8}"
+"""What `tempfile` ends its names with."""
+
 
 def write_whole(file: str | Path, content: bytes | str) -> None:
     """Writes `content` (text as UTF-8) beside `file`, and renames it there once it is on the disk.
+
+    A link that lies at `file` is replaced, not followed.
 
     Raises:
         InputError: the folder is missing, read-only or full; what stood in `file` stands there still.
@@ -20,6 +37,7 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
+                _lock(handle)
                 stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -30,6 +48,45 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
             raise
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
+
+
+def sweep_halves(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Removes what killed processes have half written in `folder`, for those names of files that are ours."""
+    for entry in _entries(folder, rf"\.(.+)\.{RANDOM}", stat.S_ISREG):
+        name = entry.name[1:-9]
+        if is_ours(name) and _is_abandoned(entry):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder, gone at the end; those that killed processes have left are swept first, once a process."""
+    sweep_scratch(tempfile.gettempdir())
+    unlocked = Path(tempfile.mkdtemp(prefix=f"new-{SCRATCH}"))
+    try:
+        handle = os.open(unlocked, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+        try:
+            if handle is not None:
+                _lock(handle)
+            folder = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix("new-")))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            if handle is not None:
+                os.close(handle)
+    finally:
+        shutil.rmtree(unlocked, ignore_errors=True)
+
+
+@functools.cache
+def sweep_scratch(place: str) -> None:
+    """Removes the scratch folders in `place` whose processes are gone."""
+    for entry in _entries(Path(place), SCRATCH + RANDOM, stat.S_ISDIR):
+        if _is_abandoned(entry):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def user_path(text: str) -> Path:
@@ -61,3 +118,39 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _entries(folder: Path, pattern: str, is_kind: Callable[[int], bool]) -> list[Path]:
+    """What in `folder` is of this kind, bears such a name and belongs to this user; links are none of it."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if re.fullmatch(pattern, entry.name):
+                with contextlib.suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    if is_kind(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid()):
+                        found.append(Path(entry.path))
+    return found
+
+
+def _lock(handle: int) -> bool:
+    """Locks an open file or folder until it is closed; False where another process has."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process holds it: it can be locked."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        return _lock(handle)
+    finally:
+        os.close(handle)

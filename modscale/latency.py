@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
 from modscale.errors import ProviderError
-from modscale.files import path_text
+from modscale.files import path_text, scratch_folder
 from modscale.machine import available_cores
 from modscale.processes import Child
 from modscale.runtime import Job, Timings
@@ -149,8 +148,8 @@ def measure_models(
         InputError, MismatchError: an export failed.
         ProviderError, TrialFailed: see `measure_files`.
     """
-    with tempfile.TemporaryDirectory(prefix="modscale-latency-") as folder:
-        outs = {i: Path(folder) / str(i) for i, model in enumerate(models) if isinstance(model, ModelSpec)}
+    with scratch_folder() as folder:
+        outs = {i: folder / str(i) for i, model in enumerate(models) if isinstance(model, ModelSpec)}
         if outs:
             specs = [model for model in models if isinstance(model, ModelSpec)]
             _ask("modscale.export", "export_all", specs, list(outs.values()))

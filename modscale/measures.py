@@ -9,16 +9,15 @@ One more thing to measure is one more function here, named in `MEASURES`, and th
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from modscale.counts import count_model
 from modscale.errors import InputError, MismatchError, TooLargeError, TrialFailed, WorkerFault
+from modscale.files import scratch_folder
 from modscale.metrics import Results
 from modscale.processes import Child
 from modscale.space import SearchSpace
@@ -65,8 +64,8 @@ def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Resul
     """ONNX Runtime latency of the exported and verified network at full resolution."""
     from modscale.latency import measure_latency
 
-    with tempfile.TemporaryDirectory(prefix="modscale-") as folder:
-        file = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        file = folder / "model.onnx"
         announce("export")
         bench.ask("export", spec, file)
         announce("latency")

@@ -18,11 +18,11 @@ from markupsafe import Markup
 
 from modscale.design_reading import DRAWS, read_design
 from modscale.errors import InputError, RunError, one_line, printable
-from modscale.files import write_whole
+from modscale.files import sweep_halves, write_whole
 from modscale.front import Front, find_front
 from modscale.plots import draw_front, draw_reading
 from modscale.report_text import Run, write_context
-from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_space, section
+from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_space, read_run_trials, section
 from modscale.space import BAND_NAME
 from modscale.spec import spec_to_yaml
 from modscale.trials import complete_trials, read_trials
@@ -66,11 +66,12 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
 def load_run(folder: Path) -> Run:
     """Reads a run's folder. Raises RunError."""
     document = read_run(folder)
+    space = read_run_space(folder)
     return Run(
         folder=folder,
         document=document,
-        space=read_run_space(folder),
-        trials=tuple(read_trials(folder / TRIALS_FILE)),
+        space=space,
+        trials=tuple(read_run_trials(folder, space)),
         references=tuple(read_trials(folder / REFERENCES_FILE)),
     )
 
@@ -113,6 +114,7 @@ def _write_models(run: Run, front: Front) -> None:
             (models / f"{band}.yaml").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot be written: {error.strerror or error}", file=models) from error
+    sweep_halves(models, lambda name: name.removesuffix(".yaml") in front.picks)
     for band, pick in front.picks.items():
         if pick.trial is not None:
             write_whole(models / f"{band}.yaml", spec_to_yaml(pick.trial.spec))

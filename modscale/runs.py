@@ -23,15 +23,22 @@ from filelock import FileLock, Timeout
 from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError, shorten
-from modscale.files import write_whole
+from modscale.files import sweep_halves, write_whole
 from modscale.machine import available_cores
 from modscale.space import DATA_KEYS, SearchSpace, parse_space, space_to_dict
+from modscale.spec import architecture_text, spec_to_dict
+from modscale.trials import Trial, read_trials
 
 RUN_FILE = "run.yaml"
 TRIALS_FILE = "trials.jsonl"
 REFERENCES_FILE = "references.jsonl"
 STUDY_FILE = "study.db"
 LOCK_FILE = ".lock"
+OUTPUTS = frozenset({
+    RUN_FILE, STUDY_FILE, "front.json", "report.md", "report.html", "pareto.png", "design_reading.json",
+    "design_reading.png",
+})  # fmt: skip
+"""What is written whole into a run's folder."""
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "optuna", "numpy", "fvcore")
 TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
 """Packages whose version moves accuracies or latencies."""
@@ -65,6 +72,21 @@ def read_run_space(folder: Path) -> SearchSpace:
         raise
     except InputError as error:
         raise RunError(error.rule, file=folder / RUN_FILE, place=f"space.{error.place}", value=error.value) from error
+
+
+def read_run_trials(folder: Path, space: SearchSpace) -> list[Trial]:
+    """The finished trials of a run of `space`, each held to its space and to what it says itself.
+
+    Raises:
+        RunError: see `read_trials`; or the network of a trial is not the one of its choice, or breaks a constraint.
+            A line of the contract's keys alone, without a choice, can be reported and not gone on from.
+    """
+    trials = read_trials(folder / TRIALS_FILE)
+    for trial in trials:
+        if trial.choice:
+            with naming_trial(folder / TRIALS_FILE, trial):
+                _check_choice(trial, space)
+    return trials
 
 
 def section(run: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -130,11 +152,14 @@ def check_machine(folder: Path) -> list[str]:
 def locked_run(folder: Path) -> Iterator[None]:
     """Makes the folder and keeps other searches out of it while this one runs; a killed one leaves no lock.
 
+    What a killed one has half written is removed.
+
     Raises:
         RunError: the folder cannot be made or written to, or another search is running in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder, LOCK_FILE, TRIALS_FILE, REFERENCES_FILE)
         with tempfile.TemporaryFile(dir=folder):
             pass
         lock = FileLock(folder / LOCK_FILE)
@@ -144,9 +169,17 @@ def locked_run(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"cannot be written to: {error.strerror or error}", file=folder) from error
     try:
+        sweep_halves(folder, lambda name: name in OUTPUTS)
         yield
     finally:
         lock.release()
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raises RunError where one of the names is a link: what a run writes stays in its folder."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise RunError("is a link, and a run writes only into its own folder; remove it", file=folder / name)
 
 
 def write_run(
@@ -209,6 +242,44 @@ def describe_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+@contextlib.contextmanager
+def naming_trial(file: Path, trial: Trial) -> Iterator[None]:
+    """Makes an InputError in here a RunError that names the file and the trial."""
+    try:
+        yield
+    except InputError as error:
+        place = f"trial {trial.number}, {error.place}" if error.place else f"trial {trial.number}"
+        raise RunError(error.rule, file=file, place=place, value=error.value) from error
+
+
+def _check_choice(trial: Trial, space: SearchSpace) -> None:
+    """Raises InputError where a trial's spec is not what its choice makes of the space, or is not allowed in it."""
+    options = {}
+    for parameter in space.searched:
+        if parameter.name not in trial.choice:
+            raise InputError("is required: the space has a choice there", place=f"choice.{parameter.name}")
+        label = trial.choice[parameter.name]
+        try:
+            options[parameter.name] = parameter.option(label)
+        except KeyError as error:
+            rule = "must be one of the space's options"
+            raise InputError(rule, place=f"choice.{parameter.name}", value=label) from error
+    unknown = set(trial.choice) - set(options)
+    if unknown:
+        raise InputError("the space has no choice of this name", place="choice", value=min(unknown))
+    expected = space.spec(options, name=trial.spec.name)
+    if expected != trial.spec:
+        document = spec_to_dict(trial.spec)
+        for place, there, here in _differences(spec_to_dict(expected), document, "spec"):
+            raise InputError(f"must be {_told(there)}, as its choice and the space have it", place=place, value=here)
+    widths = [stage.dim for stage in trial.spec.stages]
+    limits = space.constraints
+    if not (limits.params.allow(trial["params"]) and limits.flops.allow(trial["flops"])) or (
+        limits.nondecreasing_widths and widths != sorted(widths)
+    ):
+        raise InputError("breaks a constraint of the space", place="spec", value=architecture_text(trial.spec))
 
 
 def _held(document: dict[str, Any]) -> dict[str, Any]:

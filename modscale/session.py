@@ -30,6 +30,7 @@ from modscale.runs import (
     check_machine,
     locked_run,
     read_run,
+    read_run_trials,
     section,
     update_run,
     write_run,
@@ -61,7 +62,7 @@ def search_space(
         with naming_file(space_file):
             require_feasible(space)
     with locked_run(folder):
-        done = len(read_trials(folder / TRIALS_FILE)) if resumed else 0
+        done = len(read_run_trials(folder, space)) if resumed else 0
         limit = space.search.trials
         if resumed:
             say(f"resuming {folder}: {done} of {limit} trials finished")

@@ -2,7 +2,7 @@
 
 A line is written in one go and flushed to the disk before the search goes on, so a run killed at any moment loses at
 most the line it was writing. Such a cut-off last line is left out on reading and cut away by the next append. Every
-other line is held to the rules below: the file may have been edited by hand.
+other line is held to the rules below, and its counts to its spec: the file may have been edited by hand.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from modscale.arrays import MAX_COUNT
+from modscale.counts import COUNT_METRICS, count_model
 from modscale.document import Section, check_integer, check_number
 from modscale.errors import InputError, RunError
 from modscale.metrics import METRICS, result_rules
@@ -69,7 +71,7 @@ def append_trial(path: str | Path, trial: Trial) -> None:
     line = json.dumps(_to_dict(trial), allow_nan=False).encode() + b"\n"
     try:
         is_new = not Path(path).exists()
-        with Path(path).open("ab+", buffering=0) as file:
+        with open(path, "ab+", buffering=0, opener=_open_no_link) as file:  # Path.open takes no opener
             end = _end_of_last_line(file)
             try:
                 file.truncate(end)
@@ -93,6 +95,8 @@ def read_trials(path: str | Path) -> list[Trial]:
         RunError: with the line and the rule it breaks; a cut-off last line is left out instead.
     """
     try:
+        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+            raise RunError("must be a plain file", file=path)  # to read a pipe would take for ever
         data = Path(path).read_bytes()
     except FileNotFoundError:
         return []
@@ -158,7 +162,12 @@ def _to_dict(trial: Trial) -> dict[str, Any]:
 def _parse_line(line: bytes, path: str | Path, index: int) -> Trial:
     place = f"line {index}"
     try:
-        return parse_trial(_load_json(line))
+        trial = parse_trial(_load_json(line))
+        for metric, counted in zip(COUNT_METRICS, _count(replace(trial.spec, name="")), strict=True):
+            if trial.value(metric) != counted:
+                rule = f"must be {counted}, as trial {trial.number}'s spec counts"
+                raise InputError(rule, place=metric, value=trial.value(metric))
+        return trial
     except InputError as error:
         where = f"{place}, {error.place}" if error.place else place
         raise RunError(error.rule, file=path, place=where, value=error.value) from error
@@ -166,6 +175,13 @@ def _parse_line(line: bytes, path: str | Path, index: int) -> Trial:
         raise RunError("nested too deeply", file=path, place=place) from error
     except ValueError as error:
         raise RunError(f"not a JSON object: {error}", file=path, place=place) from error
+
+
+@cache
+def _count(spec: ModelSpec) -> tuple[int, int]:
+    """Params and FLOPs; a run's file is read several times."""
+    count = count_model(spec)
+    return count.params, count.flops
 
 
 def _load_json(line: bytes) -> Any:
@@ -215,6 +231,10 @@ def _optional_text(line: Section, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InputError("must be text", place=key, value=value)
     return value
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _end_of_last_line(file: Any) -> int:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from modscale.errors import InputError
-from modscale.files import path_text, user_path, user_text, write_whole
+from modscale.files import (
+    path_text,
+    scratch_folder,
+    sweep_halves,
+    sweep_scratch,
+    user_path,
+    user_text,
+    write_whole,
+)
 
 
 def test_nothing_is_lost_when_a_write_fails(tmp_path: Path) -> None:
@@ -61,3 +71,78 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
         user_path("~nobody-here/x")
     (tmp_path / "~nobody-here.yaml").touch()
     assert user_text("~nobody-here.yaml") == "~nobody-here.yaml"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from modscale import files
+if sys.argv[1] == "file":
+    class Content(str):
+        def encode(self): print("ready", flush=True); sys.stdin.read(1); os.kill(os.getpid(), 9)
+    files.write_whole(Path(sys.argv[2]) / "run.yaml", Content("x"))
+else:
+    with files.scratch_folder() as folder:
+        (folder / "model.onnx").write_bytes(b"x")
+        print("ready", flush=True); sys.stdin.read(1); os.kill(os.getpid(), 9)
+"""
+
+
+def leave_half(kind: str, folder: Path) -> subprocess.Popen[str]:
+    """A process that holds a file or a folder half written, until it is let go on to be killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, kind, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_live_one_holds_is_not(tmp_path: Path) -> None:
+    """The lock on it, which the kernel takes away with the process, tells the two apart."""
+    with leave_half("file", tmp_path) as process:
+        (half,) = tmp_path.iterdir()
+        sweep_halves(tmp_path, lambda name: name == "run.yaml")
+        assert half.exists()
+        process.communicate("x")
+    assert half.exists()
+    sweep_halves(tmp_path, lambda name: name == "other.yaml")
+    assert half.exists()
+    sweep_halves(tmp_path, lambda name: name == "run.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_folders_of_killed_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process that needs one removes them; not what is in use, nor what only looks similar."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    others = [tmp_path / "modscale-mine", tmp_path / "modscale-scratch-notes", tmp_path / "elsewhere"]
+    for other in others:
+        other.mkdir()
+    link = tmp_path / "modscale-scratch-abcdefgh"
+    link.symlink_to(others[2])
+    with leave_half("folder", tmp_path) as process:
+        (half,) = set(tmp_path.iterdir()) - {*others, link}
+        sweep_scratch.cache_clear()
+        with scratch_folder() as mine:
+            assert half.exists()
+            sweep_scratch.cache_clear()
+            sweep_scratch(str(tmp_path))
+            assert mine.exists()
+        assert not mine.exists()
+        process.communicate("x")
+    assert (half / "model.onnx").exists()
+    sweep_scratch.cache_clear()
+    with scratch_folder():
+        assert not half.exists()
+    assert set(tmp_path.iterdir()) == {*others, link}
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """What lies elsewhere stays as it is."""
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "report.html").symlink_to(tmp_path / "elsewhere")
+    write_whole(tmp_path / "report.html", "new")
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+    assert not (tmp_path / "report.html").is_symlink()
+    assert (tmp_path / "report.html").read_text() == "new"

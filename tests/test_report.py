@@ -24,7 +24,7 @@ from modscale.errors import RunError
 from modscale.plots import plot_axes
 from modscale.report import build_report
 from modscale.space import parse_space
-from modscale.spec import load_spec
+from modscale.spec import load_spec, parse_spec
 from modscale.trials import Trial
 
 FAKE = parse_space(SPACE)
@@ -316,12 +316,13 @@ def test_one_trial(tmp_path: Path) -> None:
 
 def test_a_pick_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
     """A band whose pick a later trial pushed off the front keeps no stale spec."""
-    slow, quick = fake_trials(FAKE, 2)
-    slow = remeasured(slow, params=10**6, accuracy=0.3, latency_ms=20.0)
+    slow, *_, quick = sorted(fake_trials(FAKE, 60), key=lambda trial: trial["params"])
+    assert slow["params"] < 2e6 < quick["params"]
+    slow = remeasured(slow, accuracy=0.3, latency_ms=20.0)
     folder = write_run(tmp_path / "run", [slow], [])
     build_report(folder)
     assert (folder / "models" / "xxs.yaml").exists()
-    write_run(folder, [remeasured(quick, params=5 * 10**7, accuracy=0.5, latency_ms=2.0)], [])
+    write_run(folder, [remeasured(quick, accuracy=0.5, latency_ms=2.0)], [])
     build_report(folder)
     assert not (folder / "models" / "xxs.yaml").exists()
 
@@ -377,9 +378,10 @@ def test_long_tables_are_cut_with_a_note(tmp_path: Path) -> None:
 
 def _bare(number: int) -> dict[str, Any]:
     """A trial of the contract's keys alone; number 0 dominates all others."""
+    count = count_model(parse_spec({"stages": [{"dim": 8, "depth": 1}]}))
     return {
-        "number": number, "state": "complete", "spec": {"stages": [{"dim": 8, "depth": 1}]}, "params": 1000 + number,
-        "flops": 2000, "latency_ms": 1.0 + number, "accuracy": 0.9 - number / 1000, "seconds": 1,
+        "number": number, "state": "complete", "spec": {"stages": [{"dim": 8, "depth": 1}]}, "params": count.params,
+        "flops": count.flops, "latency_ms": 1.0 + number, "accuracy": 0.9 - number / 1000, "seconds": 1,
     }  # fmt: skip
 
 

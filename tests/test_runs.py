@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from modscale import runs
+from modscale.counts import count_model
 from modscale.errors import RunError
 from modscale.runs import (
     RUN_FILE,
@@ -21,10 +23,13 @@ from modscale.runs import (
     locked_run,
     read_run,
     read_run_space,
+    read_run_trials,
     update_run,
     write_run,
 )
-from modscale.space import SearchSpace, parse_space
+from modscale.space import Bounds, SearchSpace, parse_space
+from modscale.trials import Trial, append_trial
+from tests import fake_runs
 
 DOCUMENT = {
     "name": "toy",
@@ -254,3 +259,88 @@ def test_machine_and_versions_are_plain_values() -> None:
     record = {**describe_machine(), **describe_versions()}
     assert yaml.safe_load(yaml.safe_dump(record)) == record
     assert {"torch", "onnxruntime", "optuna"} <= set(record)
+
+
+def write_trials(folder: Path, change: Callable[[Trial], Trial]) -> SearchSpace:
+    """Three trials of a fake run, the second of them changed; its counts are those of the changed spec."""
+    space = parse_space(fake_runs.SPACE | {"constraints": {"params": {"max": 2e7}, "widths": "nondecreasing"}})
+    trials = fake_runs.fake_trials(space, 3)
+    trials[1] = change(trials[1])
+    count = count_model(trials[1].spec)
+    counts = {"params": count.params, "flops": count.flops}
+    trials[1] = replace(trials[1], results={**trials[1].results, **counts})
+    for trial in trials:
+        append_trial(folder / "trials.jsonl", trial)
+    return space
+
+
+def wider(trial: Trial, dim: int, stage: int = 1) -> Trial:
+    stages = list(trial.spec.stages)
+    stages[stage] = replace(stages[stage], dim=dim)
+    return replace(trial, spec=replace(trial.spec, stages=tuple(stages)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda t: wider(t, 50),
+            r"trial 1, spec.stages\[1\].dim: must be \d+, as its choice and the space have it, got 50$",
+        ),
+        (
+            lambda t: replace(t, choice={**t.choice, "stages[0].depth": 9}),
+            r"trial 1, choice.stages\[0\].depth: must be one of the space's options, got 9$",
+        ),
+        (
+            lambda t: replace(t, choice={k: v for k, v in t.choice.items() if k != "stages[0].depth"}),
+            r"trial 1, choice.stages\[0\].depth: is required",
+        ),
+        (
+            lambda t: replace(t, choice={**t.choice, "more": 1}),
+            "trial 1, choice: the space has no choice of this name, got 'more'",
+        ),
+        (
+            lambda t: replace(t, spec=replace(t.spec, resolution=96)),
+            "trial 1, spec.resolution: must be 64, as its choice and the space have it, got 96$",
+        ),
+        (lambda t: t, None),
+    ],
+)
+def test_a_trial_is_the_network_of_its_choice(
+    tmp_path: Path, change: Callable[[Trial], Trial], told: str | None
+) -> None:
+    """What was changed by hand, and what the space does not hold, is named with both values."""
+    space = write_trials(tmp_path, change)
+    if told is None:
+        assert len(read_run_trials(tmp_path, space)) == 3
+        return
+    with pytest.raises(RunError, match=r"trials.jsonl: " + told):
+        read_run_trials(tmp_path, space)
+
+
+def test_a_trial_keeps_the_constraints(tmp_path: Path) -> None:
+    """One that breaks them was never drawn by this search."""
+    space = write_trials(tmp_path, lambda trial: trial)
+    with pytest.raises(RunError, match="trial 0, spec: breaks a constraint of the space"):
+        read_run_trials(tmp_path, replace(space, constraints=replace(space.constraints, params=Bounds(max=10))))
+
+
+@pytest.mark.parametrize("name", [".lock", "trials.jsonl", "references.jsonl"])
+def test_a_run_writes_into_its_own_folder_alone(tmp_path: Path, name: str) -> None:
+    """A link is not written through, and the file that it points to stays as it is."""
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=f"{name}: is a link"), locked_run(tmp_path / "run"):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+def test_a_start_sweeps_what_a_kill_left_half_written(tmp_path: Path) -> None:
+    """Only what a run writes whole, and only under the names that half written files have."""
+    halves = [".run.yaml.abcd1234", ".study.db.a_b_c_d_", ".report.html.00000000"]
+    others = [".mine.abcd1234", ".run.yaml.swp", "run.yaml.abcd1234", ".lock"]
+    for name in halves + others:
+        (tmp_path / name).write_text("x")
+    with locked_run(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

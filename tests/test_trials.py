@@ -16,8 +16,9 @@ from fake_runs import remeasured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modscale.counts import count_model
 from modscale.errors import InputError, RunError
-from modscale.spec import ModelSpec, StageSpec, StemSpec
+from modscale.spec import ModelSpec, StageSpec, StemSpec, parse_spec
 from modscale.trials import Trial, append_trial, parse_trial, read_trials
 
 SPEC = ModelSpec(
@@ -36,8 +37,8 @@ TRIAL = Trial(
     state="complete",
     spec=SPEC,
     results={
-        "params": 4_736_264,
-        "flops": 583_012_608,
+        "params": count_model(SPEC).params,
+        "flops": count_model(SPEC).flops,
         "latency_ms": 10.2,
         "latency_ci95_ms": 0.125,
         "accuracy": 0.3015,
@@ -47,15 +48,21 @@ TRIAL = Trial(
     choice={"stages[0].depth": 3, "stages[0].fusion": "sum", "stages[1].attention_mlp_ratio": 2.5},
 )
 FAILED = Trial(
-    number=1, state="failed", reason="out of memory", spec=SPEC, results={"params": 1, "flops": 2}, seconds=0.0
+    number=1,
+    state="failed",
+    reason="out of memory",
+    spec=SPEC,
+    results={"params": TRIAL["params"], "flops": TRIAL["flops"]},
+    seconds=0.0,
 )
+SMALL = count_model(parse_spec({"stages": [{"dim": 8, "depth": 1}]}))
 
 
 def line(**changes: object) -> str:
     """A valid line of the contract's keys alone, with some changed."""
     document = {
-        "number": 3, "state": "complete", "spec": {"stages": [{"dim": 8, "depth": 1}]}, "params": 10, "flops": 20,
-        "latency_ms": 1.5, "accuracy": 0.5, "seconds": 3,
+        "number": 3, "state": "complete", "spec": {"stages": [{"dim": 8, "depth": 1}]}, "params": SMALL.params,
+        "flops": SMALL.flops, "latency_ms": 1.5, "accuracy": 0.5, "seconds": 3,
     }  # fmt: skip
     return json.dumps(document | changes)
 
@@ -235,3 +242,36 @@ def test_no_value_brings_a_traceback(key: str, value: object) -> None:
     """Whatever stands under a key, the line is a trial or an InputError."""
     with suppress(InputError):
         assert isinstance(parse_trial(json.loads(line()) | {key: value}), Trial)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"params": 15}, r"line 2, params: must be 10928, as trial 3's spec counts, got 15$"),
+        ({"flops": SMALL.flops + 1}, r"line 2, flops: must be \d+, as trial 3's spec counts, got \d+$"),
+        (
+            {"spec": {"stages": [{"dim": 16, "depth": 1}]}},
+            r"line 2, params: must be \d+, as trial 3's spec counts, got 10928$",
+        ),
+    ],
+)
+def test_counts_are_those_of_the_spec(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    """A number or a width that was changed by hand is told, with both values."""
+    path = tmp_path / "trials.jsonl"
+    path.write_text(line(number=1) + "\n" + line(**changes) + "\n")
+    with pytest.raises(RunError, match=told):
+        read_trials(path)
+
+
+def test_nothing_is_written_through_a_link_or_read_from_a_pipe(tmp_path: Path) -> None:
+    """The file elsewhere stays as it is; a pipe that nobody writes to is not waited for."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(line() + "\n")
+    before = elsewhere.read_bytes()
+    (tmp_path / "trials.jsonl").symlink_to(elsewhere)
+    with pytest.raises(RunError, match="cannot be written"):
+        append_trial(tmp_path / "trials.jsonl", TRIAL)
+    assert elsewhere.read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="must be a plain file"):
+        read_trials(tmp_path / "pipe")
