@@ -27,7 +27,7 @@ from modscale import __version__
 from modscale.completion import complete_band, complete_model
 from modscale.document import read_count
 from modscale.errors import InputError, ModscaleError, one_line
-from modscale.files import user_path, user_text
+from modscale.files import require_current_folder, user_path, user_text
 from modscale.layout import ENCODING_ERRORS
 
 INTERRUPTED = 130
@@ -246,6 +246,7 @@ def count(
     counted = count_model(spec)
     traced = None
     if check:
+        require_current_folder()
         from modscale.tracing import trace_model
 
         traced = trace_model(spec)
@@ -365,6 +366,7 @@ def export(
     weights = choose_weights(model, weights, chooses=pick is not None or trial is not None)
     if weights is None and (key is not None or fresh_head):
         raise InputError("goes with --weights", place="--fresh-head" if fresh_head else "--key")
+    require_current_folder()
     from modscale.checkpoint import loaded_to_json
     from modscale.export import export_model
 

@@ -89,6 +89,14 @@ def sweep_scratch(place: str) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def require_current_folder() -> None:
+    """Raises InputError where the current folder was removed: torch's libraries end a process that loads them there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError("the current folder is gone; change to one that is there") from error
+
+
 def user_path(text: str) -> Path:
     """A path as a person types it, `~` and `~user` expanded; a file whose own name begins so counts where it is there.
 

@@ -93,6 +93,7 @@ class Child:
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE if keeps_log else _standard_error(),
                         stderr=subprocess.STDOUT if keeps_log else None,
+                        cwd=_place(),
                         pass_fds=handles,
                         env=_environment(environment or {}),
                     )
@@ -295,6 +296,15 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
         places = environment["PYTHONPATH"].split(os.pathsep)
         environment["PYTHONPATH"] = os.pathsep.join(place for place in places if not _is_here(place))
     return {**environment, **more}
+
+
+def _place() -> Path | None:
+    """Where a child is to run: here, or, as torch's libraries cannot be loaded where there is no folder, anywhere."""
+    try:
+        Path.cwd()
+    except OSError:
+        return PACKAGE
+    return None
 
 
 def _is_here(place: str) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from modscale.errors import InputError
 from modscale.files import (
     path_text,
+    require_current_folder,
     scratch_folder,
     sweep_halves,
     sweep_scratch,
@@ -50,6 +51,17 @@ def test_a_file_is_replaced_and_has_the_usual_mode(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o640
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs torch says so, where a library of torch's would end the process."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    require_current_folder()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="the current folder is gone"):
+        require_current_folder()
+    os.chdir(tmp_path)
 
 
 def test_a_path_of_any_bytes_can_be_printed(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class Counter:
 def echo(value): return value
 def look(*names): return [os.environ.get(name) for name in names]
 def path(): return sys.path
+def here(): return os.getcwd()
 def chatter():
     print("from Python"); os.write(1, b"from C\\n" * 100_000); sys.stdout.flush(); os.write(2, b"the last words\\n")
     return "heard"
@@ -220,6 +221,7 @@ def test_a_child_starts_where_the_folder_is_gone(tasks: str, tmp_path: Path, mon
     gone.rmdir()
     with Child(tasks, name="echo") as child:
         assert child.ask("echo", 1) == 1
+        assert Path(child.ask("here")).is_dir()
     os.chdir(tmp_path)
 
 
