@@ -230,7 +230,7 @@ def show_assumed(assumed: Mapping[str, int]) -> None:
     """What the counts of a space take for granted, and a search takes from its data."""
     if assumed:
         values = " and ".join(f"{key} {value}" for key, value in assumed.items())
-        out.print(f"Counted with {values}: the space leaves them to the data of a search.", soft_wrap=True)
+        note(f"Counted with {values}: the space leaves them to the data of a search.")
 
 
 def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
