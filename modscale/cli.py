@@ -280,8 +280,16 @@ def latency(
     models: TimedArgument,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Intra-op threads.")] = None,
-    runs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="Timed runs.")] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=10, max=1_000_000, help="Timed runs, and no more without --until.")
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's protocol: 4 threads, 4000 runs.")] = False,
+    until: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Measure again while the interval is wider than this.")
+    ] = None,
+    patience: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Measure again for so long at most, a model.")
+    ] = None,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -290,13 +298,13 @@ def latency(
 
     An ONNX file is timed as it is. An open batch is 1; open sides take --resolution.
     """
-    from modscale.console import latency_progress
+    from modscale.console import latency_progress, say
     from modscale.latency import latency_to_json, measure_models
 
-    settings = _latency_settings(provider, threads, runs, paper=paper)
+    settings = _latency_settings(provider, threads, runs, until, patience, paper=paper)
     timed = [_timed(model, resolution) for model in models]
     with latency_progress(settings) as on_round:
-        results = measure_models(timed, settings, on_round=on_round)
+        results = measure_models(timed, settings, on_round=on_round, note=say)
     measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
 
     def show() -> None:
@@ -464,9 +472,10 @@ def scale(
     from modscale.scaling import require_met, scale_model, scaled_to_json
 
     def measure(candidate: Any) -> float:
+        from modscale.console import say
         from modscale.latency import measure_models
 
-        return measure_models([candidate], _latency_settings(provider or "cpu", threads, runs))[0].mean_ms
+        return measure_models([candidate], _latency_settings(provider or "cpu", threads, runs), note=say)[0].mean_ms
 
     (metric, target), *_ = given.items()
     scaled = scale_model(
@@ -529,13 +538,30 @@ def _show_run(summary: Any, *, searched: bool = False) -> None:
     show_next(summary, searched=searched)
 
 
-def _latency_settings(provider: str, threads: int | None, runs: int | None, *, paper: bool = False) -> Any:
-    from modscale.document import check_choice
+def _latency_settings(
+    provider: str,
+    threads: int | None,
+    runs: int | None,
+    until: float | None = None,
+    patience: float | None = None,
+    *,
+    paper: bool = False,
+) -> Any:
+    from modscale.document import check_choice, check_number
     from modscale.settings import PROVIDERS, LatencySettings
 
     check_choice(provider, "--provider", PROVIDERS)
-    default = LatencySettings(threads=4, runs=4000) if paper else LatencySettings()
-    return replace(default, provider=provider, threads=threads or default.threads, runs=runs or default.runs)
+    default = LatencySettings(threads=4, runs=4000, patience_s=60.0) if paper else LatencySettings()
+    if runs is not None and until is None:
+        default = replace(default, patience_s=0.0)  # so many runs were asked for, and no more
+    return replace(
+        default,
+        provider=provider,
+        threads=threads or default.threads,
+        runs=runs or default.runs,
+        until_percent=default.until_percent if until is None else check_number(until, "--until", above=0, high=100),
+        patience_s=default.patience_s if patience is None else check_number(patience, "--patience", low=0, high=86_400),
+    )
 
 
 def _space(file: str) -> Any:

@@ -21,7 +21,7 @@ from modscale.counts import ModelCount, count_model, sum_by
 from modscale.errors import one_line, printable
 from modscale.layout import Column, for_encoding, lay_out_table, wrap
 from modscale.machine import available_cores
-from modscale.metrics import METRICS, metric_text
+from modscale.metrics import LATENCY, METRICS, Metric, Results, doubts_text, is_doubtful, metric_text
 from modscale.settings import LatencySettings
 from modscale.spec import ModelSpec, architecture_text
 from modscale.trials import Trial
@@ -122,19 +122,23 @@ def show_census(census: Census) -> None:
 
 
 def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Latency with its confidence interval."""
+    """Latency with its confidence interval; what is in doubt has a question mark."""
+    rows = list(rows)
+    doubts = [{f"latency_{word}": bool(row.get(word)) for word in ("wide", "busy")} for row in rows]
     table = [
         (
             row["name"], row["provider"], str(row["threads"]), str(row["runs"]),
-            f"{row['mean_ms']:.2f} ± {row['ci95_ms']:.2f}", f"{row['median_ms']:.2f}",
+            f"{row['mean_ms']:.2f} ± {row['ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
+            f"{row['median_ms']:.2f}",
         )
-        for row in rows
+        for row, doubt in zip(rows, doubts, strict=True)
     ]  # fmt: skip
     columns: list[Column | str] = [
         "model", Column(heading="provider", is_text=True, spare=2), _figures("threads", spare=1),
         _figures("runs", spare=3), _figures("mean ms (95 % CI)"), _figures("median ms", spare=4),
     ]  # fmt: skip
     _show_table("ONNX Runtime latency, batch 1", columns, table)
+    _show_doubts(LATENCY, doubts)
 
 
 def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -175,6 +179,8 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         _figures("on front", spare=1), Column(heading="pick of", is_text=True, may_move=True),
     ]  # fmt: skip
     _show_table("Pareto front; accuracy is the proxy's, not ImageNet's", headings, rows)
+    for metric in columns:
+        _show_doubts(metric, [trial.results for trial in members])
     for band, pick in summary["bands"].items():
         if pick is None:
             note(f"{band}: none: {summary['reasons'][band]}")
@@ -313,6 +319,7 @@ class SearchProgress:
         self.label = ""
         self.clock = clock
         self.began, self.finished_here = clock(), 0
+        self.has_doubted = False
 
     def shown(self) -> AbstractContextManager[None]:
         """Draws the bar as long as the context lasts."""
@@ -330,6 +337,9 @@ class SearchProgress:
         self.finished_here += 1
         self.bar.update(self.task, advance=1, left=self.time_left())
         say(describe_trial(label, trial))
+        if not self.has_doubted and any(is_doubtful(metric, trial.results) for metric in METRICS.values()):
+            self.has_doubted = True
+            say("note: ? marks a latency whose interval stayed wide, or whose cores others had")
 
     def time_left(self) -> str:
         """How long the rest takes at the pace of what this start of the search has finished; empty before the first."""
@@ -358,6 +368,11 @@ def describe_trial(label: str, trial: Trial) -> str:
     if trial.state == "complete":
         return f"{label:<9} {', '.join(known)}, {trial.seconds:.0f} s"
     return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({', '.join(known)})"
+
+
+def _show_doubts(metric: Metric, measured: Sequence[Results]) -> None:
+    if text := doubts_text(metric, measured):
+        note(f"? {text}")
 
 
 def _show_table(

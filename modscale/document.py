@@ -301,6 +301,12 @@ def read_count(text: str | float) -> float:
     return float(f"{number:.15g}")  # 1.4 billion and not a hair more
 
 
+def check_flag(value: object, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError("must be true or false", place=place, value=value)
+    return value
+
+
 def check_choice(value: object, place: str, options: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in options:
         raise InputError(f"must be one of {', '.join(options)}", place=place, value=value)

@@ -9,6 +9,14 @@ process, in an order that reverses every round, so that a machine which slows do
 `ci95_ms` is the half-width of a 95 % interval of the mean. Successive runs are not independent, so it is taken from
 means: of `BATCHES` consecutive batches in each process, and of the processes themselves; the wider of the two counts.
 The paper's protocol is `threads: 4, runs: 4000` and the mean.
+
+A busy machine. ONNX Runtime's threads wait for each other by spinning, as they do where a network is deployed, and are
+left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2 times as long, beside two 3.5
+times. More runs do not mend that: their mean closes in on the neighbour's figure, and no run was left undisturbed that
+could be picked out. What helps is to wait. A model is measured again, round by round, while its interval is wider than
+`until_percent` or its rounds were disturbed, for `patience_s` at most; where most of the rounds asked for were
+undisturbed, only such rounds count. Whether one was is told by the share of the time in which its threads had a core,
+never by its latency. What stays wide or disturbed is kept, and marked: `wide`, `busy`.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +33,7 @@ from typing import Any
 
 from modscale.errors import ProviderError
 from modscale.files import path_text, scratch_folder
-from modscale.machine import available_cores
+from modscale.machine import available_cores, load_average, stolen_seconds
 from modscale.processes import Child
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings
@@ -35,6 +44,12 @@ PROCESSES = 5
 
 BATCHES = 5
 """Batches of consecutive runs in each process, whose means give the interval."""
+
+MAIN_SHARE = 0.9
+"""Share of the time below which the thread that asks for the runs was kept from its core."""
+
+ALL_SHARE = 0.8
+"""The same of all threads together, which also rest where a network leaves them nothing to do."""
 
 LIMIT_S = 1200.0
 """Seconds one worker may take before its model is given up."""
@@ -59,18 +74,30 @@ class Latency:
     """Median of all timed runs."""
     ci95_ms: float
     """Half-width of the 95 % confidence interval of the mean, between processes included."""
+    reached_percent: float
+    """The same as a percentage of the mean."""
     standard_error_ms: float
     """Standard error of the mean; the interval is Student's t times it."""
     p90_ms: float
     """Nine of ten runs took no longer: far above the median, something else was running."""
     min_ms: float
     """The fastest run."""
+    rounds: int
+    """Processes behind these figures."""
+    disturbed_rounds: int
+    """Processes, of all that ran, whose cores others had too; they count only where most had."""
     process_means_ms: tuple[float, ...]
-    """Mean of each process, in the order they ran."""
+    """Mean of each process that counts, in the order they ran."""
     preemptions: int
     """Times another process took a core during the timed runs; -1 where the system does not say."""
+    core_share: float | None
+    """Share of the time in which the threads had a core; low beside a neighbour. None where it is not known."""
     cores: int
     """Cores there were; more threads than that slow each other down."""
+    wide: bool
+    """Whether the interval stayed wider than asked."""
+    busy: bool
+    """Whether others had the cores in most of the rounds, so that the figures are those of a busy machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +123,11 @@ def check_provider(provider: str) -> None:
     _ask("modscale.runtime", "answer_provider", provider)
 
 
-def measure_latency(onnx_file: str | Path, settings: LatencySettings) -> Latency:
+def measure_latency(
+    onnx_file: str | Path, settings: LatencySettings, *, note: Callable[[str], None] = lambda text: None
+) -> Latency:
     """Latency of one verified ONNX file. Raises as `measure_files` does."""
-    return measure_files([onnx_file], settings)[0]
+    return measure_files([onnx_file], settings, note=note)[0]
 
 
 def measure_files(
@@ -106,21 +135,33 @@ def measure_files(
     settings: LatencySettings,
     *,
     on_round: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Latency]:
     """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process.
+
+    `note` hears in a line that the machine is busy, when that is seen.
 
     Raises:
         ProviderError: the provider is not there, or would fall back.
         TrialFailed: a worker failed, was killed or took too long.
     """
-    count = max(1, min(PROCESSES, settings.runs // 2))
-    shares = [settings.runs // count + (i < settings.runs % count) for i in range(count)]
+    count = _processes(settings)
     seen: list[list[Timings]] = [[] for _ in onnx_files]
-    order = list(range(len(onnx_files)))
-    for turn, runs in enumerate(shares):
-        for i in order if turn % 2 == 0 else reversed(order):
+    seconds: list[list[float]] = [[] for _ in onnx_files]
+    open_files = list(range(len(onnx_files)))
+    stolen, start = stolen_seconds(), time.monotonic()
+    while open_files:
+        turn = max(map(len, seen))
+        runs = settings.runs // count + (turn % count < settings.runs % count)
+        for i in open_files if turn % 2 == 0 else reversed(open_files):
+            began = time.monotonic()
             seen[i].append(_run_worker(_job(onnx_files[i], settings, runs)))
-            on_round(sum(map(len, seen)), count * len(onnx_files))
+            seconds[i].append(time.monotonic() - began)
+            done, missing = sum(map(len, seen)), sum(max(0, count - len(timings)) for timings in seen)
+            on_round(done, done + missing)
+        if turn + 1 == count and (found := _busy_text(seen, settings, stolen, start)):
+            note(found)
+        open_files = [i for i in open_files if _goes_on(seen[i], seconds[i], settings)]
     return [summarise(timings, settings) for timings in seen]
 
 
@@ -139,6 +180,7 @@ def measure_models(
     settings: LatencySettings,
     *,
     on_round: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Latency]:
     """Latency of each spec with fresh weights, and of each ONNX file as it is, all taking turns.
 
@@ -154,29 +196,97 @@ def measure_models(
             specs = [model for model in models if isinstance(model, ModelSpec)]
             _ask("modscale.export", "export_all", specs, list(outs.values()))
         files = [outs[i] / "model.onnx" if isinstance(model, ModelSpec) else model for i, model in enumerate(models)]
-        return measure_files(files, settings, on_round=on_round)
+        return measure_files(files, settings, on_round=on_round, note=note)
 
 
 def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
-    """One `Latency` from what the processes saw."""
+    """One `Latency` from what the processes saw: the undisturbed ones, if they are most of those asked for, or all."""
+    quiet = [one for one in timings if not is_disturbed(one, settings)]
+    disturbed = len(timings) - len(quiet)
+    is_busy = 2 * len(quiet) <= _processes(settings)
+    timings = timings if is_busy else quiet
     times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
     everything = sorted(time for times in times_ms for time in times)
     preemptions = [one.preemptions for one in timings]
     half_width, standard_error = confidence_interval(times_ms)
+    mean_ms = fmean(everything)
+    reached_percent = 100 * half_width / mean_ms
     return Latency(
         provider=settings.provider,
         threads=settings.resolved_threads(),
         runs=len(everything),
-        mean_ms=fmean(everything),
+        mean_ms=mean_ms,
         median_ms=median(everything),
         ci95_ms=half_width,
+        reached_percent=reached_percent,
         standard_error_ms=standard_error,
         p90_ms=quantiles(everything, n=10, method="inclusive")[-1],
         min_ms=everything[0],
+        rounds=len(timings),
+        disturbed_rounds=disturbed,
         process_means_ms=tuple(fmean(times) for times in times_ms),
         preemptions=-1 if min(preemptions) < 0 else sum(preemptions),
+        core_share=core_share(timings, settings),
         cores=available_cores(),
+        wide=reached_percent > settings.until_percent,
+        busy=is_busy,
     )
+
+
+def is_disturbed(one: Timings, settings: LatencySettings) -> bool:
+    """Whether other processes had the cores of a timing process; False where that is not known, or on a GPU."""
+    share = core_share([one], settings)
+    if share is None:
+        return False
+    # Threads without work rest, which looks like being kept from a core, but is no reason for them to be preempted.
+    is_preempted = one.preemptions > len(one.times_ns)
+    return one.main_cpu_ns < MAIN_SHARE * sum(one.times_ns) or (is_preempted and share < ALL_SHARE)
+
+
+def core_share(timings: Sequence[Timings], settings: LatencySettings) -> float | None:
+    """Share of the timed runs in which the threads, or as many as there are cores, had one; None where not known."""
+    if settings.provider != "cpu" or min(one.cpu_ns for one in timings) < 0:
+        return None
+    wall_ns = sum(sum(one.times_ns) for one in timings)
+    cores = min(settings.resolved_threads(), available_cores())
+    return min(1.0, sum(one.cpu_ns for one in timings) / wall_ns / cores)  # what lies between two runs is not wall time
+
+
+def _goes_on(timings: Sequence[Timings], seconds: Sequence[float], settings: LatencySettings) -> bool:
+    """Whether a model is measured once more: always up to the first rounds, then while there is doubt and time."""
+    count = _processes(settings)
+    if len(timings) < count:
+        return True
+    if sum(seconds[count:]) + seconds[-1] > settings.patience_s:
+        return False
+    so_far = summarise(timings, settings)
+    return so_far.wide or so_far.busy or so_far.rounds < count
+
+
+def _busy_text(
+    seen: Sequence[Sequence[Timings]], settings: LatencySettings, stolen: float | None, start: float
+) -> str | None:
+    """That the machine is busy, and how that shows; None where no more than one process in five was disturbed."""
+    timings = [one for each in seen for one in each]
+    if sum(is_disturbed(one, settings) for one in timings) <= len(timings) / 5:
+        return None
+    share, cores = core_share(timings, settings) or 0.0, available_cores()
+    found = [f"the timing threads had a core {share:.0%} of the time"]
+    if min(one.preemptions for one in timings) >= 0:
+        runs = sum(len(one.times_ns) for one in timings)
+        found.append(f"{sum(one.preemptions for one in timings) / runs:.1f} preemptions a run")
+    if (load := load_average()) is not None:
+        found.append(f"load average {load:.1f} on {cores} cores")
+    if stolen is not None and (now := stolen_seconds()) is not None:
+        taken = (now - stolen) / cores / (time.monotonic() - start)
+        found += [f"{taken:.0%} of the machine taken by its host"] if taken >= 0.01 else []
+    again = f"; measuring again for {settings.patience_s:g} s at most" if settings.patience_s else ""
+    return f"note: the machine is busy: {', '.join(found)}{again}"
+
+
+def _processes(settings: LatencySettings) -> int:
+    """Fresh processes that share the runs asked for."""
+    return max(1, min(PROCESSES, settings.runs // 2))
 
 
 def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str, Any]:

@@ -69,11 +69,13 @@ def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Resul
         announce("export")
         bench.ask("export", spec, file)
         announce("latency")
-        latency = measure_latency(file, bench.space.latency)
+        latency = measure_latency(file, bench.space.latency, note=bench.note)
     return {
         "latency_ms": latency.mean_ms,
         "latency_ci95_ms": latency.ci95_ms,
         "latency_standard_error_ms": latency.standard_error_ms,
+        "latency_wide": latency.wide,
+        "latency_busy": latency.busy,
     }
 
 
@@ -106,12 +108,14 @@ class Evaluator:
         measures: Sequence[Measure] = MEASURES,
         judge: Judge = lambda measure, results: None,
         debug: bool = False,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.space = space
         self.source = source
         self.measures = measures
         self.judge = judge
         self.debug = debug
+        self.note = note
         self.worker: Child | None = None
         self.summary: DataSummary
 

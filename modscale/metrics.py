@@ -7,14 +7,14 @@ that belong to a metric (its interval, say), to numbers; what was not measured i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
 from typing import Literal
 
 from modscale.arrays import MAX_COUNT
-from modscale.document import check_integer, check_number
+from modscale.document import check_flag, check_integer, check_number
 
 Results = Mapping[str, float]
 Rule = Callable[[object, str], float]
@@ -50,6 +50,8 @@ class Metric:
     """What a value is held to when it is read."""
     details: Mapping[str, Rule] = field(default_factory=dict)
     """Further keys of a trial that belong to it, each with its rule."""
+    doubts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Of its details those that, where true, speak against its value; each a word, and a clause after a number."""
     text: Callable[[float, bool], str]
     """A value with its unit, to a few digits or, where True, to the last one."""
     short: Callable[[Results], str]
@@ -129,18 +131,29 @@ def _latency_error(results: Results) -> float:
 
 
 def _full_latency(results: Results) -> str:
-    """With half of its 95 % interval."""
+    """With half of its 95 % interval, and what speaks against it."""
     value = results["latency_ms"]
     digits = 3 if value < 1 else 2 if value < 100 else 1
     interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
-    return f"{value:.{digits}f}{interval} ms"
+    words = ", ".join(word for key, (word, _) in LATENCY_DOUBTS.items() if results.get(key))
+    return f"{value:.{digits}f}{interval} ms{f' ({words})' if words else ''}"
 
 
 def _brief_latency(results: Results) -> str:
     digits = 2 if results["latency_ms"] < 100 else 1
     interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
-    return f"{results['latency_ms']:.{digits}f}{interval} ms"
+    return f"{results['latency_ms']:.{digits}f}{interval}{_latency_mark(results)} ms"
 
+
+def _latency_mark(results: Results) -> str:
+    """The sign of a latency in doubt."""
+    return " ?" if any(results.get(key) for key in LATENCY_DOUBTS) else ""
+
+
+LATENCY_DOUBTS = {
+    "latency_wide": ("wide", "with an interval that stayed wider than asked"),
+    "latency_busy": ("busy", "taken while the machine was busy and other processes had the cores"),
+}
 
 LATENCY = Metric(
     name="latency_ms",
@@ -153,9 +166,13 @@ LATENCY = Metric(
     details={
         "latency_ci95_ms": partial(check_number, low=0),
         "latency_standard_error_ms": partial(check_number, low=0),
+        **dict.fromkeys(LATENCY_DOUBTS, check_flag),
     },
+    doubts=LATENCY_DOUBTS,
     text=_milliseconds,
-    short=lambda results: f"{results['latency_ms']:.3g} ± {results.get('latency_ci95_ms', 0.0):.2g}",
+    short=lambda results: (
+        f"{results['latency_ms']:.3g} ± {results.get('latency_ci95_ms', 0.0):.2g}{_latency_mark(results)}"
+    ),
     full=_full_latency,
     brief=_brief_latency,
     standard_error=_latency_error,
@@ -210,6 +227,19 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (ACCURACY, LATEN
 def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
     """`value` with its unit, to a few significant digits or, `exact`, to the last; counts below 10,000 are whole."""
     return METRICS[metric].text(value, exact)
+
+
+def is_doubtful(metric: Metric, results: Results) -> bool:
+    """Whether something speaks against the value of a metric."""
+    return any(results.get(key) for key in metric.doubts)
+
+
+def doubts_text(metric: Metric, measured: Sequence[Results]) -> str:
+    """Of how many networks the metric is in doubt, and why, in a sentence; empty where of none."""
+    doubtful = sum(is_doubtful(metric, results) for results in measured)
+    counts = {clause: sum(bool(each.get(key)) for each in measured) for key, (_, clause) in metric.doubts.items()}
+    reasons = ", ".join(f"{count} {clause}" for clause, count in counts.items() if count)
+    return f"The {metric.noun} of {doubtful} of {len(measured)} networks is in doubt: {reasons}." if doubtful else ""
 
 
 def result_rules() -> dict[str, Rule]:

@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 from modscale.design_reading import DesignReading, ParameterReading, is_number
 from modscale.errors import printable
 from modscale.front import Front, metric_error
-from modscale.metrics import METRICS, Z95
+from modscale.metrics import METRICS, Z95, is_doubtful
 from modscale.trials import Trial
 
 COLOURS = {"front": "#0b5fa5", "dominated": "#9aa4ae", "reference": "#c2410c", "ink": "#1f2933", "grid": "#e5e9ed"}
@@ -64,7 +64,7 @@ def plot_axes(objectives: Sequence[str]) -> tuple[str, str]:
 
 
 def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[str, str], *, title: str) -> Picture:
-    """The front with 95 % intervals, the dominated trials behind it and the reference networks.
+    """The front with 95 % intervals, the dominated trials behind it, the reference networks; what is in doubt crossed.
 
     A trial or reference without a value on one of the axes is left out.
     """
@@ -83,6 +83,10 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
             axes.plot(*_staircase(members, x, y, objectives), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
         _with_intervals(axes, members, x, y, "front", marker="o", label="Pareto front, 95 % intervals")
         _with_intervals(axes, shown, x, y, "reference", marker="D", label="published network")
+        in_doubt = [
+            t for t in (*members, *dominated, *shown) if any(is_doubtful(METRICS[m], t.results) for m in (x, y))
+        ]
+        _crosses(axes, in_doubt, x, y)
         for axis, metric in (("x", x), ("y", y)):
             _scale(axes, axis, [*members, *dominated, *shown], metric)
         title = printable(title)
@@ -218,6 +222,15 @@ def _with_intervals(
             points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
             elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
         )  # fmt: skip
+
+
+def _crosses(axes: Axes, trials: Sequence[Trial], x: str, y: str) -> None:
+    """Over the marks of trials whose place is in doubt."""
+    if trials:
+        points = np.array([_point(t, x, y) for t in trials])
+        axes.scatter(
+            points[:, 0], points[:, 1], marker="x", s=60, lw=1.1, color=COLOURS["ink"], zorder=3.5, label="in doubt"
+        )
 
 
 def _staircase(

@@ -13,14 +13,14 @@ from modscale import __version__
 from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.document import dump_yaml
 from modscale.front import Front, limits_text, objective_values
-from modscale.metrics import METRICS, Metric, metric_text
+from modscale.metrics import METRICS, Metric, Results, doubts_text, metric_text
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.ranking import check_ranking, published_top1
 from modscale.runs import section
 from modscale.space import DATA_KEYS, SearchSpace, mismatch_note
 from modscale.spec import architecture_text
-from modscale.trials import Trial
+from modscale.trials import Trial, complete_trials
 from modscale.variants import is_published, published
 
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
@@ -81,10 +81,16 @@ def write_context(
         "command": _command(run),
         "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
         "reading": _reading_view(reading, reading_picture),
+        "doubts": list(filter(None, (doubts_text(metric, _all_results(run)) for metric in columns))),
         "plot": _base64(picture.svg),
         "plot_note": _plot_note(list(space.objectives)),
         "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
     }
+
+
+def _all_results(run: Run) -> list[Results]:
+    """Of all that was measured to the end, the published networks included."""
+    return [trial.results for trial in (*complete_trials(run.trials), *complete_trials(run.references))]
 
 
 def _headline(run: Run, front: Front) -> str:

@@ -78,6 +78,10 @@ class Timings:
     """Wall time of each timed run, in order, nanoseconds."""
     preemptions: int
     """Times the system took a core away from the process during the timed runs; -1 where unknown."""
+    cpu_ns: int = -1
+    """Processor time of all threads during the timed runs, nanoseconds; -1 where unknown."""
+    main_cpu_ns: int = -1
+    """Of that, the thread's that asked for the runs; it waits by spinning, so an undisturbed one has all of them."""
 
 
 def open_session(model: str | bytes, *, provider: str = "cpu", threads: int = 1) -> Any:
@@ -253,9 +257,14 @@ def time_model(job: Job) -> Timings:
     while done < job.warmup or warm_ns < WARMUP_S[job.provider] * 1e9:
         warm_ns += run()
         done += 1
-    preempted = _preemptions()
+    preempted, cpu_ns, main_cpu_ns = _preemptions(), time.process_time_ns(), time.thread_time_ns()
     times = tuple(run() for _ in range(job.runs))
-    return Timings(times_ns=times, preemptions=_preemptions() - preempted if preempted >= 0 else -1)
+    return Timings(
+        times_ns=times,
+        main_cpu_ns=time.thread_time_ns() - main_cpu_ns,
+        cpu_ns=time.process_time_ns() - cpu_ns,
+        preemptions=_preemptions() - preempted if preempted >= 0 else -1,
+    )
 
 
 def check_logits(found: Any, expected: Any, provider: str) -> None:

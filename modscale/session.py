@@ -174,7 +174,7 @@ def _search(
         for change in check_machine(folder):
             say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
-    with Evaluator(space, source, debug=debug) as evaluator:
+    with Evaluator(space, source, debug=debug, note=say) as evaluator:
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             _check_same_data(folder, data)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modscale.document import NOWHERE, Section, check_choice, check_integer
+from modscale.document import NOWHERE, Section, check_choice, check_flag, check_integer
 from modscale.errors import InputError
 from modscale.machine import available_cores
 
@@ -65,7 +65,11 @@ class LatencySettings:
     warmup: int = 10
     """Runs before the first timed one."""
     runs: int = 100
-    """Timed runs."""
+    """Timed runs, at the least."""
+    until_percent: float = 10.0
+    """Half-width of the 95 % interval, as a percentage of the mean, above which a model is measured again."""
+    patience_s: float = 5.0
+    """Seconds for which one model is measured again at most; 0 never does."""
 
     def resolved_threads(self) -> int:
         return self.threads or min(4, available_cores())
@@ -122,6 +126,8 @@ def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = N
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
         warmup=section.integer("warmup", default.warmup, low=1, high=100_000),
         runs=section.integer("runs", default.runs, low=10, high=1_000_000),
+        until_percent=section.number("until_percent", default.until_percent, above=0, high=100),
+        patience_s=section.number("patience_s", default.patience_s, low=0, high=86_400),
     )
 
 
@@ -156,10 +162,7 @@ def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _boolean(section: Section, key: str, default: bool) -> bool:
-    value = section.raw(key, default)
-    if not isinstance(value, bool):
-        raise InputError("must be true or false", place=section.at(key), value=value)
-    return value
+    return check_flag(section.raw(key, default), section.at(key))
 
 
 def _optional_integer(section: Section, key: str, default: int | None, *, high: int = 2**31) -> int | None:

@@ -102,13 +102,37 @@ def test_the_line_of_a_trial_fits_80_columns() -> None:
         {
             "latency_ms": 357.3, "latency_ci95_ms": 117.3, "accuracy": 0.999, "params": 12_897_000,
             "flops": 1_409_000_000, "seconds": 480.0,
+            "latency_wide": True, "latency_busy": True,
         },
     ):  # fmt: skip
         line = describe_trial("trial 123", measured(**changes))
         assert text_width(line) <= 80
     assert describe_trial("trial 7", measured(**{**changes, "latency_ci95_ms": 2.04})) == (
-        "trial 7   accuracy 99.9%, 357.3 ± 2.0 ms, 12.9 M params, 1.41 GFLOPs, 480 s"
+        "trial 7   accuracy 99.9%, 357.3 ± 2.0 ? ms, 12.9 M params, 1.41 GFLOPs, 480 s"
     )
+
+
+def test_a_latency_in_doubt_is_marked_and_explained(screen: Any, tmp_path: Path, capsys: Any) -> None:
+    """In a table the figure has a question mark, and a line below says of how many; in a search it is told once."""
+    row = {"name": "xs", "provider": "cpu", "threads": 2, "runs": 100, "mean_ms": 357, "ci95_ms": 117, "median_ms": 301}
+    lines = screen(console.show_latency, [row | {"wide": True, "busy": False}, row | {"wide": False}], width=None)
+    assert [line.count("357.00 ± 117.00 ?") for line in lines if line.startswith("xs")] == [1, 0]
+    asked = "The latency of 1 of 2 networks is in doubt: 1 with an interval that stayed wider than asked."
+    assert lines[-1] == f"? {asked}"
+    calm = fake_trials(FAKE, 6)
+    busy = [remeasured(trial, latency_busy=True) for trial in calm]
+    folder = write_run(tmp_path / "run", busy, fake_references(FAKE))
+    summary = report_run(folder)
+    text = "\n".join(screen(console.show_report, summary, run_trials(folder), width=None))
+    size = len(summary["front"])
+    assert text.count(" ?") == size
+    assert f"? The latency of {size} of {size} networks is in doubt" in text
+    progress = console.SearchProgress(done=0, limit=3, references=0)
+    for trial in (calm[0], remeasured(calm[1], latency_wide=True), busy[2]):
+        progress.finished("trial", trial)
+    said = capsys.readouterr().err
+    assert said.count("note: ? marks a latency") == 1
+    assert said.count(" ? ms") == 2
 
 
 def test_no_text_is_obeyed(screen: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -73,7 +74,7 @@ def test_the_caller_stays_light():
 
 def test_measure_latency(model_file):
     """Real runs: the number asked for, over five processes, with consistent figures."""
-    result = measure_latency(model_file, LatencySettings(threads=2, warmup=1, runs=22))
+    result = measure_latency(model_file, LatencySettings(threads=2, warmup=1, runs=22, patience_s=0))
     assert (result.provider, result.threads, result.runs, len(result.process_means_ms)) == ("cpu", 2, 22, 5)
     assert 0 < result.min_ms <= result.median_ms <= result.p90_ms
     assert result.min_ms <= result.mean_ms
@@ -91,7 +92,9 @@ def test_measure_models_exports_and_times():
     ]
     rounds = []
     results = latency.measure_models(
-        specs, LatencySettings(threads=1, warmup=1, runs=10), on_round=lambda done, total: rounds.append((done, total))
+        specs,
+        LatencySettings(threads=1, warmup=1, runs=10, patience_s=0),
+        on_round=lambda done, total: rounds.append((done, total)),
     )
     assert rounds == [(i, 10) for i in range(1, 11)]
     documents = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
@@ -114,6 +117,190 @@ def test_models_take_turns(monkeypatch):
     assert [sum(runs for name, runs in asked if name == file) for file in "abc"] == [100] * 3
     assert [result.runs for result in results] == [100] * 3
     assert results[0].preemptions == 10
+
+
+# A busy machine
+
+
+def round_of(mean_ms: float, *, share: float = 1.0, main: float = 1.0, preemptions: int = 0, runs: int = 20) -> Timings:
+    """What a process of two threads saw that had its cores for `share` of the time, the asking thread for `main`."""
+    wall_ns = round(mean_ms * 1e6) * runs
+    return Timings(
+        times_ns=(round(mean_ms * 1e6),) * runs,
+        preemptions=preemptions,
+        cpu_ns=round(share * 2 * wall_ns),
+        main_cpu_ns=round(main * wall_ns),
+    )
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of two cores on which each process takes a second, and what it sees is made up."""
+
+    def made_of(*rounds: Timings) -> list[Timings]:
+        clock, left = [0.0], list(rounds)
+
+        def run(job):
+            clock[0] += 1.0
+            return left.pop(0)
+
+        monkeypatch.setattr(latency, "_run_worker", run)
+        monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(latency, "available_cores", lambda: 2)
+        return left
+
+    return made_of
+
+
+QUIET = [round_of(mean) for mean in (10.0, 10.1, 9.9, 10.05, 9.95)]
+TWO = LatencySettings(threads=2)
+
+
+def test_a_quiet_model_is_measured_once(machine):
+    """Five rounds whose interval is narrow are enough, and nobody is told anything."""
+    left, said = machine(*QUIET, round_of(1.0)), []
+    (result,) = measure_files(["a"], TWO, note=said.append)
+    assert (len(left), said, result.rounds, result.runs, result.core_share) == (1, [], 5, 100, 1.0)
+    assert (result.wide, result.busy) == (False, False)
+    assert result.reached_percent == pytest.approx(100 * result.ci95_ms / result.mean_ms)
+
+
+def test_a_wide_interval_is_measured_again_until_it_is_narrow(machine):
+    """Rounds are added, all of them counted, and no more once the interval is as narrow as asked."""
+    means = [10, 12, 9, 11, 13, 11, 11, 11, 11, 11, 11]
+    left = machine(*map(round_of, means))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=100))
+    seen = means[: len(means) - len(left)]
+
+    def percent(rounds):  # 95 % of Student's t
+        t = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}[len(rounds)]
+        return 100 * t * stdev(rounds) / math.sqrt(len(rounds)) / fmean(rounds)
+
+    assert 5 < len(seen) < len(means)
+    assert percent(seen) <= 10 < percent(seen[:-1])
+    assert result.reached_percent == pytest.approx(percent(seen))
+    assert (result.wide, result.busy, result.rounds, result.runs) == (False, False, len(seen), 20 * len(seen))
+
+
+@pytest.mark.parametrize(("patience", "again"), [(0, 0), (0.9, 0), (3.5, 3), (5, 5)])
+def test_patience_bounds_the_time_and_what_stays_wide_is_marked(machine, patience, again):
+    """A round that would end too late is not begun: here each takes a second."""
+    left = machine(*(round_of(mean) for mean in [10, 20] * 6))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=patience))
+    assert 12 - len(left) == result.rounds == 5 + again
+    assert (result.wide, result.busy) == (True, False)
+    assert result.reached_percent > 10
+
+
+def test_a_neighbour_that_goes_away_leaves_no_trace(machine):
+    """Disturbed rounds do not count once most were undisturbed; the reader is told at the time."""
+    busy = [round_of(30.0, share=0.4, main=0.5, preemptions=200) for _ in range(4)]
+    left, said = machine(*busy, *QUIET, round_of(1.0)), []
+    (result,) = measure_files(["a"], replace(TWO, patience_s=100), note=said.append)
+    assert (len(left), result.rounds, result.disturbed_rounds, result.wide, result.busy) == (1, 5, 4, False, False)
+    assert result.mean_ms == pytest.approx(10.0)
+    (line,) = said  # (4 x 30 ms x 0.4 + 10 ms) in 4 x 30 + 10 ms
+    assert line.startswith(
+        "note: the machine is busy: the timing threads had a core 45% of the time, 8.0 preemptions a run"
+    )
+    assert line.endswith("; measuring again for 100 s at most")
+
+
+def test_a_neighbour_that_stays_is_marked(machine):
+    """A narrow interval beside a neighbour is that of the neighbour: all rounds count, and they are in doubt."""
+    machine(*(round_of(mean, share=0.5, main=0.5, preemptions=100) for mean in [30.0, 30.1] * 5))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=5))
+    assert (result.rounds, result.disturbed_rounds, result.wide, result.busy) == (10, 10, False, True)
+    assert result.mean_ms == pytest.approx(30.05)
+    machine(*(round_of(mean, share=0.5, main=0.5) for mean in [30.0, 60.0] * 5))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=0))
+    assert (result.wide, result.busy) == (True, True)
+
+
+def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
+    """Of two models one is settled after five rounds; the patience is each model's own."""
+    asked = []
+
+    def run(job):
+        asked.append(job.onnx_file)
+        return round_of(10.0 if job.onnx_file == "a" else 10.0 + len(asked) % 4 * 5)
+
+    machine()
+    monkeypatch.setattr(latency, "_run_worker", run)
+    monkeypatch.setattr(latency.time, "monotonic", itertools.count().__next__)
+    heard = []
+    first, second = measure_files(
+        ["a", "b"], replace(TWO, patience_s=3), on_round=lambda done, total: heard.append((done, total))
+    )
+    assert (first.rounds, second.rounds) == (5, 8)
+    assert asked[10:] == ["b"] * 3
+    assert heard == [(done, max(10, done)) for done in range(1, 14)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "disturbed"),
+    [
+        ({}, False),
+        ({"main": 0.85, "share": 0.95}, True),  # the asking thread waited
+        ({"share": 0.7, "preemptions": 60}, True),  # its helper was kept from the other core
+        ({"share": 0.5, "preemptions": 3}, False),  # its helper had nothing to do, and slept
+        ({"share": 0.9, "preemptions": 60}, False),
+    ],
+)
+def test_a_disturbed_round(changes, disturbed, monkeypatch):
+    """Told by whether its threads had their cores; on a GPU, or where the system does not say, by nothing."""
+    monkeypatch.setattr(latency, "available_cores", lambda: 2)
+    seen = round_of(10.0, **changes)
+    assert latency.is_disturbed(seen, TWO) is disturbed
+    assert latency.is_disturbed(seen, replace(TWO, provider="cuda")) is False
+    assert latency.is_disturbed(replace(seen, cpu_ns=-1), TWO) is False
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_a_real_neighbour_on_the_only_core_is_seen(model_file, monkeypatch):
+    """Two spinning processes and one core: the timing thread has about a third of it, and the latency says so."""
+    monkeypatch.setattr(latency, "PROCESSES", 1)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    neighbours = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for neighbour in neighbours:
+            neighbour.stdout.readline()
+        said = []
+        result = measure_latency(
+            model_file, LatencySettings(threads=1, warmup=1, runs=5_000, patience_s=0), note=said.append
+        )
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.communicate()
+        os.sched_setaffinity(0, allowed)
+    assert result.core_share < 0.7
+    assert result.busy
+    assert "the machine is busy" in said[0]
+
+
+def test_so_many_runs_are_so_many(monkeypatch, capsys):
+    """A number of runs on the command line is kept to, unless an interval is asked for; else there is patience."""
+    asked = []
+
+    def measure(models, settings, **_):
+        asked.append((settings.runs, settings.until_percent, settings.patience_s))
+        return [latency.summarise(QUIET, TWO)]
+
+    monkeypatch.setattr(latency, "measure_models", measure)
+    for options in ([], ["--runs", "50"], ["--runs", "50", "--until", "2"], ["--until", "1", "--patience", "90"]):
+        assert main(["latency", "xxs", *options, "--json"]) == 0
+    assert asked == [(100, 10.0, 5.0), (50, 10.0, 0.0), (50, 2.0, 5.0), (100, 1.0, 90.0)]
+    (row,) = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "}")["models"]
+    assert {"rounds", "reached_percent", "wide", "busy"} <= set(row)
+    for options, told in (
+        (["--until", "0"], "--until: must be more than 0, got 0.0"),
+        (["--patience", "-1"], "--patience: must be 0 or more, got -1.0"),
+    ):
+        assert main(["latency", "xxs", *options]) == 2
+        assert told in capsys.readouterr().err
 
 
 # Providers

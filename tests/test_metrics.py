@@ -13,7 +13,7 @@ from fake_runs import SPACE, read_json, write_run
 from modscale.console import describe_trial
 from modscale.document import check_number
 from modscale.measures import MEASURES, Announce, Evaluator, Measure
-from modscale.metrics import METRICS, Metric, Results, metric_text
+from modscale.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text
 from modscale.plots import draw_front, plot_axes
 from modscale.report import build_report, find_run_front, load_run
 from modscale.search import Outcome, run_search
@@ -160,3 +160,39 @@ def test_the_measures_of_a_search_run_cheapest_first() -> None:
         ("latency", "quiet device"),
         ("training", "training slot"),
     ]
+
+
+WIDE, BUSY = {"latency_wide": True}, {"latency_busy": True}
+
+
+@pytest.mark.parametrize(
+    ("measured", "text"),
+    [
+        ([], ""),
+        ([{}, {"latency_wide": False, "latency_busy": False}], ""),
+        (
+            [{}, WIDE, {}],
+            "The latency of 1 of 3 networks is in doubt: 1 with an interval that stayed wider than asked.",
+        ),
+        (
+            [WIDE | BUSY, BUSY, {}, WIDE, BUSY],
+            "The latency of 4 of 5 networks is in doubt: 2 with an interval that stayed wider than asked,"
+            " 3 taken while the machine was busy and other processes had the cores.",
+        ),
+    ],
+)
+def test_doubts_in_words(measured: list[Results], text: str) -> None:
+    """Of how many networks, and what is wrong with how many of them."""
+    assert doubts_text(LATENCY, measured) == text
+
+
+def test_a_latency_in_doubt_is_marked_wherever_it_is_written() -> None:
+    """A word where there is room, a sign in a narrow column and in a line; none where nothing speaks against it."""
+    sure = {"latency_ms": 30.27, "latency_ci95_ms": 4.2, "latency_wide": False}
+    assert [write(sure) for write in (LATENCY.full, LATENCY.short, LATENCY.brief)] == [
+        "30.27 ± 4.20 ms", "30.3 ± 4.2", "30.27 ± 4.20 ms",
+    ]  # fmt: skip
+    assert [write(sure | WIDE) for write in (LATENCY.full, LATENCY.short, LATENCY.brief)] == [
+        "30.27 ± 4.20 ms (wide)", "30.3 ± 4.2 ?", "30.27 ± 4.20 ? ms",
+    ]  # fmt: skip
+    assert LATENCY.full(sure | WIDE | BUSY) == "30.27 ± 4.20 ms (wide, busy)"

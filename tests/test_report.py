@@ -162,6 +162,43 @@ def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:
     assert read_json(tmp_path / "run" / "front.json")["ties"]["front"] == {"0": [1]}
 
 
+def test_latencies_in_doubt_are_marked(tmp_path: Path) -> None:
+    """A wide one on the front, a busy one behind it and a reference: each is marked, counted and crossed out."""
+    first, second, third = fake_trials(FAKE, 3)
+    trials = [
+        remeasured(first, accuracy=0.9, latency_ms=1.0, latency_ci95_ms=0.4),
+        remeasured(second, accuracy=0.2, latency_ms=9.0, latency_ci95_ms=0.1),
+        remeasured(third, accuracy=0.3, latency_ms=8.0, latency_ci95_ms=0.1),
+    ]
+    references = fake_references(FAKE)
+    sure = write_run(tmp_path / "sure", trials, references)
+    doubted = [remeasured(trials[0], latency_wide=True), remeasured(trials[1], latency_busy=True), trials[2]]
+    both = remeasured(references[0], latency_wide=True, latency_busy=True)
+    doubtful = write_run(tmp_path / "doubtful", doubted, [both, *references[1:]])
+    for folder in (doubtful, sure):
+        build_report(folder, draws=2)
+    for name in ("report.md", "report.html"):
+        text = (doubtful / name).read_text()
+        assert "1.00 ± 0.40 ms (wide)" in text
+        assert "9.00 ± 0.10 ms (busy)" in text
+        assert "8.00 ± 0.10 ms" in text
+        assert "8.00 ± 0.10 ms (" not in text
+        assert "The latency of 3 of 7 networks is in doubt: 2 with an interval" in text
+        assert "2 taken while the machine was busy" in text
+        assert "in doubt" not in (sure / name).read_text()
+    assert (doubtful / "pareto.png").read_bytes() != (sure / "pareto.png").read_bytes()
+    drawn, plain = (_plot_in_html(folder) for folder in (doubtful, sure))
+    assert "in doubt" in drawn
+    assert "in doubt" not in plain
+
+
+def _plot_in_html(folder: Path) -> str:
+    """The SVG of the front, in which every text stands as a comment."""
+    found = re.search(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", (folder / "report.html").read_text())
+    assert found is not None
+    return base64.b64decode(found[1]).decode()
+
+
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     """Names and reasons with markup neither make tags in the page nor cells in the tables."""
     name = "a `b` _c_ [d](e) & 'f' \u6a21\u578b $\u00fcber$ ; &lt;"

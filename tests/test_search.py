@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,18 @@ def test_a_trial_is_told_with_what_is_known_of_it(tmp_path: Path) -> None:
     (trial,) = search(tmp_path, limit=1).trials
     assert " ± 0.10 ms" in describe_trial("trial 0", trial)
     assert "±" not in describe_trial("trial 0", remeasured(trial, latency_ci95_ms=None, val_images=None))
+
+
+def test_a_doubt_stands_in_the_trials_file(tmp_path: Path) -> None:
+    """What the evaluation says of its own latency is kept with it; a file of before has none."""
+
+    def doubtful(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+        evaluation = measure(spec, announce)
+        return replace(evaluation, results={**evaluation.results, "latency_busy": True, "latency_wide": False})
+
+    search(tmp_path, doubtful, limit=2)
+    file = tmp_path / "trials.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["latency_busy"], line["latency_wide"]) for line in lines] == [(True, False)] * 2
+    file.write_text(file.read_text().replace('"latency_busy": true, ', "").replace('"latency_wide": false, ', ""))
+    assert all("latency_busy" not in trial.results for trial in search(tmp_path, limit=2).trials)
