@@ -24,6 +24,7 @@ from modscale.errors import DataError, naming_file
 from modscale.files import path_text
 from modscale.folders import open_folder
 from modscale.images import Images, reading
+from modscale.kinds import naming_kind
 from modscale.labelled import Indices, Labelled, Labels, note_missing, some
 from modscale.synthetic import CLASS_NAMES, FULL_TRAIN, FULL_VAL, make_synthetic
 
@@ -89,8 +90,8 @@ def load_dataset(
             raise DataError(rule, file=source)
         *arrays, names = make_synthetic(num_train=numbers[0], num_val=numbers[1], resolution=resolution, seed=seed)
         return _dataset("synthetic", names, arrays, [])
-    path = Path(source).expanduser()
-    with reading(path):
+    path = Path(source)
+    with naming_kind(path, "images", "arrays", "image"), reading(path):
         is_folder = path.is_dir()
         if not path.exists():
             raise DataError(f"no such file or folder; {RULE}", file=path_text(path))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -328,3 +329,13 @@ def test_more_images_than_memory_are_refused_before_they_are_read(
     np.savez(tmp_path / "a.npz", **arrays())
     monkeypatch.setattr(os, "sysconf", lambda name: 40 if name == "SC_PAGE_SIZE" else 30)
     assert_refused(tmp_path / "a.npz", "8 images at 8 px take 1536 bytes, and the machine has 1200; lower proxy.train")
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    """What was given in place of data is told, and which command takes it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").write_text("modscale: x\n")
+    (tmp_path / "space.yaml").write_text("stages: [{dim: [8, 16], depth: 1}]\nconstraints: {}\n")
+    for name, told in (("run", "is a run's folder; `modscale report` takes it"), ("space.yaml", "is a search space; ")):
+        with pytest.raises(DataError, match=re.escape(f"{tmp_path / name}: {told}")):
+            load_dataset(str(tmp_path / name), resolution=8, train_images=None, val_images=None, seed=0)
