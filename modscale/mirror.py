@@ -35,16 +35,17 @@ OUTAGES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqli
 COMPANIONS = ("-journal", "-wal", "-shm")
 """Endings of the files that SQLite keeps beside a database."""
 SKETCH = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
-SAME = (
-    "SELECT * FROM alembic_version",
-    "SELECT schema_version FROM version_info",
-    "SELECT study_id, study_name FROM studies",
-    "SELECT study_id, objective, direction FROM study_directions ORDER BY study_id, objective",
-    "SELECT study_id, value_json FROM study_system_attributes WHERE key = 'study:metric_names'",
-    "SELECT count(*) FROM trial_intermediate_values",
-)
-"""What must be as in a new study."""
-
+SAME = {
+    "SELECT * FROM alembic_version": "is of another version of Optuna",
+    "SELECT schema_version FROM version_info": "is of another version of Optuna",
+    "SELECT study_id, study_name FROM studies": "has other studies",
+    "SELECT study_id, objective, direction FROM study_directions ORDER BY study_id, objective": "has other objectives",
+    "SELECT study_id, value_json FROM study_system_attributes WHERE key = 'study:metric_names'": (
+        "does not name this run's metrics"
+    ),
+    "SELECT count(*) FROM trial_intermediate_values": "has intermediate values",
+}
+"""What must be as in a new study, and what is wrong otherwise."""
 
 Content = tuple[str, tuple[list[Any], list[Any], list[Any]]]
 
@@ -116,9 +117,9 @@ class StudyMirror:
                 raise Unfit("does not have the tables of Optuna's study")
             if database.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
                 raise Unfit("is damaged")
-            for question in SAME:
+            for question, wrong in SAME.items():
                 if database.execute(question).fetchall() != fresh.execute(question).fetchall():
-                    raise Unfit("is the study of something else")
+                    raise Unfit(wrong)
         found = _contents(database)
         if len(found) > len(trials):
             raise Unfit("has trials that trials.jsonl has not")
