@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from modscale.census import take_census
+from modscale.experiment import load_experiment
 from modscale.feasibility import require_feasible
-from modscale.space import SearchSpace, load_space, parse_space
+from modscale.space import SearchSpace, parse_space
 from modscale.tables import build_tables
 from modscale.tracing import trace_model
 
@@ -110,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}, one core{load}\n")
-    mobile = load_space(sys.argv[1] if len(sys.argv) > 1 else MOBILE)
+    mobile = load_experiment(sys.argv[1] if len(sys.argv) > 1 else MOBILE).space
     compare_rates(mobile)
     if cores:
         os.sched_setaffinity(0, cores)

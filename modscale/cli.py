@@ -198,15 +198,15 @@ def search(
     """Search a space: count, time and train candidates, then report. The same command again resumes."""
     from modscale.session import search_space
 
-    space = _space(space_file)
+    experiment = _experiment(space_file)
     settings = replace(
-        space.search,
-        trials=space.search.trials if trials is None else trials,
-        seed=space.search.seed if seed is None else seed,
+        experiment.search,
+        trials=experiment.search.trials if trials is None else trials,
+        seed=experiment.search.seed if seed is None else seed,
     )
-    folder = Path("reports") / space.name if out is None else out
+    folder = Path("reports") / experiment.space.name if out is None else out
     summary = search_space(
-        replace(space, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
+        replace(experiment, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
     )
     _show(summary, as_json, lambda: _show_run(summary, searched=True))
 
@@ -218,7 +218,7 @@ def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOp
     from modscale.errors import naming_file
 
     with naming_file(space_file):
-        loaded = _space(space_file)
+        loaded = _experiment(space_file).space
         census = take_census(loaded)
 
     def show() -> None:
@@ -511,7 +511,7 @@ def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, bes
     if "latency_ms" in budgets:
         raise InputError("a space is looked through by --params and --flops", place="--latency-ms")
     with naming_file(space_file):
-        loaded = _space(space_file)
+        loaded = _experiment(space_file).space
         matches = within_budgets(loaded, budgets, tolerance, best=best)
 
     def show() -> None:
@@ -564,12 +564,12 @@ def _latency_settings(
     )
 
 
-def _space(file: str) -> Any:
+def _experiment(file: str) -> Any:
+    from modscale.experiment import load_experiment
     from modscale.kinds import naming_kind
-    from modscale.space import load_space
 
     with naming_kind(file, "space"):
-        return load_space(file)
+        return load_experiment(file)
 
 
 def _timed(model: str, resolution: int | None) -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from modscale.experiment import Experiment
 from modscale.front import objective_values
 from modscale.metrics import METRICS
 from modscale.pareto import Floats, losses_of, pareto_front
@@ -101,11 +102,12 @@ class DesignReading:
     """Most important first; empty where there is nothing to read."""
 
 
-def read_design(space: SearchSpace, trials: Sequence[Trial], *, seed: int = 0, draws: int = DRAWS) -> DesignReading:
+def read_design(experiment: Experiment, trials: Sequence[Trial], *, seed: int = 0, draws: int = DRAWS) -> DesignReading:
     """Reads the complete trials whose `choice` names an option of every searched parameter.
 
     The same trials and seed give the same reading.
     """
+    space = experiment.space
     usable = [trial for trial in complete_trials(trials) if _has_choice(trial, space)]
     if not space.searched:
         return DesignReading(trials=len(usable), summary="The space has nothing to choose: every parameter is fixed.")
@@ -118,7 +120,9 @@ def read_design(space: SearchSpace, trials: Sequence[Trial], *, seed: int = 0, d
         for metric in (m.name for m in METRICS.values() if not m.is_count)
         if all(trial.value(metric) is not None for trial in usable)
     }
-    halves = {split: _halves(space, usable, score, rng) for split, score in _splits(space, usable).items()}
+    halves = {
+        split: _halves(space, usable, score, rng) for split, score in _splits(experiment.objectives, usable).items()
+    }
     parameters = [
         ParameterReading(
             name=parameter.name,
@@ -184,14 +188,14 @@ def _raw(space: SearchSpace, trials: Sequence[Trial], metric: str, names: Sequen
     return [found.get(name, 0.0) for name in names]
 
 
-def _splits(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Floats]:
+def _splits(objectives: Mapping[str, str], trials: Sequence[Trial]) -> dict[str, Floats]:
     """What the trials are split in halves by, higher being better."""
     splits = {}
     accuracies = [value for trial in trials if (value := trial.value("accuracy")) is not None]
     if len(accuracies) == len(trials):
         splits["accuracy"] = np.array(accuracies)
-    directions = list(space.objectives.values())
-    values = objective_values(trials, space.objectives)
+    directions = list(objectives.values())
+    values = objective_values(trials, objectives)
     losses = losses_of(values, directions)
     # Each objective in units of its range; a trial's distance is what it must gain everywhere to meet the front.
     span = np.ptp(losses, axis=0)

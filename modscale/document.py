@@ -187,7 +187,8 @@ class Section:
             raise InputError(f"must be a mapping{f' ({what})' if what else ''}", place=place, value=value)
         for key in value:
             if key not in self.allowed:
-                raise InputError(_unknown(key, self.allowed, elsewhere), place=self.at(_key_text(key)))
+                at = self.at(_key_text(key))
+                raise InputError(_unknown(key, self.allowed, elsewhere.get(at, elsewhere.get(key, ""))), place=at)
         self.values: Mapping[str, object] = value
 
     def at(self, key: str) -> str:
@@ -318,9 +319,8 @@ def _key_text(key: object) -> str:
     return key if isinstance(key, str) and len(key) <= 60 and key.isprintable() else shorten(key)
 
 
-def _unknown(key: object, allowed: Sequence[str], elsewhere: Mapping[str, str]) -> str:
-    """The message for a key that is not allowed, with its nearest match and the section it belongs to."""
-    belongs = elsewhere.get(key, "") if isinstance(key, str) else ""
+def _unknown(key: object, allowed: Sequence[str], belongs: str) -> str:
+    """The message for a key that is not allowed, with its nearest match and what is said of where it belongs."""
     near = difflib.get_close_matches(_key_text(key), allowed, n=1, cutoff=0.75 if belongs else 0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     guess += f"{belongs}; " if belongs else ""

@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from modscale.counts import count_model
 from modscale.errors import InputError, MismatchError, TooLargeError, TrialFailed, WorkerFault
+from modscale.experiment import Experiment
 from modscale.files import scratch_folder
 from modscale.metrics import Results
 from modscale.processes import Child
-from modscale.space import SearchSpace
 from modscale.spec import ModelSpec
 from modscale.worker import DataSummary
 
@@ -69,7 +69,7 @@ def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Resul
         announce("export")
         bench.ask("export", spec, file)
         announce("latency")
-        latency = measure_latency(file, bench.space.latency, note=bench.note)
+        latency = measure_latency(file, bench.experiment.latency, note=bench.note)
     return {
         "latency_ms": latency.mean_ms,
         "latency_ci95_ms": latency.ci95_ms,
@@ -82,7 +82,7 @@ def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Resul
 def train_proxy(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Results:
     """Accuracy on held-out images after the proxy training."""
     announce("training")
-    accuracy, val_images = bench.ask("train", spec, bench.space.search.seed)
+    accuracy, val_images = bench.ask("train", spec, bench.experiment.search.seed)
     return {"accuracy": accuracy, "val_images": val_images}
 
 
@@ -95,14 +95,14 @@ MEASURES = (
 
 
 class Evaluator:
-    """Evaluates candidates of one space on one data set; a context manager that owns the worker.
+    """Evaluates candidates of one experiment on one data set; a context manager that owns the worker.
 
     Entering it raises InputError where the data set or the device cannot be used.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
+        experiment: Experiment,
         source: str,
         *,
         measures: Sequence[Measure] = MEASURES,
@@ -110,7 +110,7 @@ class Evaluator:
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.space = space
+        self.experiment = experiment
         self.source = source
         self.measures = measures
         self.judge = judge
@@ -122,7 +122,7 @@ class Evaluator:
     def __enter__(self) -> Evaluator:
         from modscale.latency import check_provider
 
-        check_provider(self.space.latency.provider)
+        check_provider(self.experiment.latency.provider)
         self.worker = self._start()
         return self
 
@@ -159,7 +159,7 @@ class Evaluator:
 
     def _start(self) -> Child:
         """A worker with the data loaded: the same data, on the same device, as the one before it had."""
-        arguments = (self.source, self.space.proxy, self.space.search.seed)
+        arguments = (self.source, self.experiment.proxy, self.experiment.search.seed)
         try:
             worker = Child("modscale.worker", "Tasks", arguments, name="the worker process", debug=self.debug)
             try:

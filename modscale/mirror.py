@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from modscale.errors import InputError
+from modscale.experiment import Experiment
 from modscale.files import write_whole
-from modscale.space import SearchSpace
 from modscale.study import StoredTrial, attribute_names, empty_study, stored_trials
 from modscale.trials import Trial
 
@@ -57,9 +57,9 @@ class Unfit(Exception):  # a signal within this module
 class StudyMirror:
     """The file `study.db` of one run; `update` brings it up to the finished trials and never fails."""
 
-    def __init__(self, file: Path, space: SearchSpace, tell: Callable[[str], None]) -> None:
+    def __init__(self, file: Path, experiment: Experiment, tell: Callable[[str], None]) -> None:
         self.file = file
-        self.space = space
+        self.experiment = experiment
         self.tell = tell
         self._template = b""
         self._known: tuple[int, ...] | None = None
@@ -68,8 +68,8 @@ class StudyMirror:
     def update(self, finished: Sequence[Trial]) -> None:
         """Makes the file hold `finished`. Whatever prevents that is told, once."""
         try:
-            self._template = empty_study(tuple(self.space.objectives.items()))
-            self._update(stored_trials(self.space, finished))
+            self._template = empty_study(tuple(self.experiment.objectives.items()))
+            self._update(stored_trials(self.experiment, finished))
         except (OSError, InputError, sqlite3.Error) as error:
             self._known = None
             if not self._told:

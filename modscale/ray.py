@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from modscale.arrays import FloatArray, IntArray
-from modscale.settings import LatencySettings, ProxySettings, SearchSettings
 from modscale.space import Constraints, Parameter, SearchSpace
 from modscale.spec import MAX_DEPTH, MAX_DIM, MAX_RESOLUTION, STAGE_KEYS, ModelSpec
 from modscale.tables import build_tables
@@ -205,11 +204,6 @@ class Ray:
             base=replace(self.base, resolution=resolution),
             parameters=tuple(parameters),
             constraints=Constraints(),
-            objectives={},
-            bands={},
-            proxy=ProxySettings(),
-            latency=LatencySettings(),
-            search=SearchSettings(),
         )
         return build_tables(space).count(rows)
 

@@ -18,12 +18,12 @@ from markupsafe import Markup
 
 from modscale.design_reading import DRAWS, read_design
 from modscale.errors import InputError, RunError, one_line, printable
+from modscale.experiment import BAND_NAME
 from modscale.files import sweep_halves, write_whole
 from modscale.front import Front, find_front
 from modscale.plots import draw_front, draw_reading
 from modscale.report_text import Run, write_context
-from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_space, read_run_trials, section
-from modscale.space import BAND_NAME
+from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_experiment, read_run_trials, section
 from modscale.spec import spec_to_yaml
 from modscale.trials import complete_trials, read_trials
 
@@ -42,9 +42,10 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
     """
     run = load_run(Path(folder))
     front = find_run_front(run)
-    title = f"{run.space.name}: {len(run.trials)} trials on {section(run.document, 'data').get('name', 'unknown data')}"
-    picture = draw_front(front, run.references, run.space.objectives, title=title)
-    reading = read_design(run.space, run.trials, seed=run.space.search.seed, draws=draws)
+    data = section(run.document, "data").get("name", "unknown data")
+    title = f"{run.experiment.space.name}: {len(run.trials)} trials on {data}"
+    picture = draw_front(front, run.references, run.experiment.objectives, title=title)
+    reading = read_design(run.experiment, run.trials, seed=run.experiment.search.seed, draws=draws)
     reading_picture = draw_reading(reading) if reading.parameters else None
     context = write_context(run, front, picture, reading, reading_picture)
     files = {
@@ -66,12 +67,12 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
 def load_run(folder: Path) -> Run:
     """Reads a run's folder. Raises RunError."""
     document = read_run(folder)
-    space = read_run_space(folder)
+    experiment = read_run_experiment(folder)
     return Run(
         folder=folder,
         document=document,
-        space=space,
-        trials=tuple(read_run_trials(folder, space)),
+        experiment=experiment,
+        trials=tuple(read_run_trials(folder, experiment.space)),
         references=tuple(read_trials(folder / REFERENCES_FILE)),
     )
 
@@ -96,7 +97,7 @@ def front_to_json(front: Front) -> dict[str, Any]:
 def find_run_front(run: Run) -> Front:
     """The front of a run's complete trials. Raises RunError where one lacks an objective."""
     try:
-        return find_front(complete_trials(run.trials), run.space.objectives, run.space.bands)
+        return find_front(complete_trials(run.trials), run.experiment.objectives, run.experiment.bands)
     except InputError as error:
         raise RunError(error.rule, file=run.folder / TRIALS_FILE, place=error.place) from error
 

@@ -12,13 +12,14 @@ from typing import Any
 from modscale import __version__
 from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.document import dump_yaml
+from modscale.experiment import Experiment
 from modscale.front import Front, limits_text, objective_values
 from modscale.metrics import METRICS, Metric, Results, doubts_text, metric_text
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.ranking import check_ranking, published_top1
 from modscale.runs import section
-from modscale.space import DATA_KEYS, SearchSpace, mismatch_note
+from modscale.space import DATA_KEYS, mismatch_note
 from modscale.spec import architecture_text
 from modscale.trials import Trial, complete_trials
 from modscale.variants import is_published, published
@@ -33,7 +34,7 @@ class Run:
     folder: Path
     document: Mapping[str, Any]
     """`run.yaml` as it stands."""
-    space: SearchSpace
+    experiment: Experiment
     trials: tuple[Trial, ...]
     references: tuple[Trial, ...]
 
@@ -42,7 +43,7 @@ def write_context(
     run: Run, front: Front, picture: Picture, reading: DesignReading, reading_picture: Picture | None
 ) -> dict[str, Any]:
     """Everything the templates print, as text."""
-    space, states = run.space, [trial.state for trial in run.trials]
+    experiment, states = run.experiment, [trial.state for trial in run.trials]
     picked: dict[int, list[str]] = {}
     for band, pick in front.picks.items():
         if pick.trial is not None:
@@ -51,7 +52,7 @@ def write_context(
     columns = _columns(run)
     rows = {t.number: _row(t, front, picked, columns) for t in (*front.members, *front.dominated)}
     return {
-        "name": space.name,
+        "name": experiment.space.name,
         "version": __version__,
         "headline": _headline(run, front),
         "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
@@ -60,7 +61,7 @@ def write_context(
         "count_columns": [metric.noun for metric in METRICS.values() if metric.is_count],
         "minutes": f"{sum(t.seconds for t in (*run.trials, *run.references)) / 60:.1f}",
         "started": str(run.document.get("started", "not recorded")),
-        "objectives": [f"{METRICS[m].noun} ({d})" for m, d in space.objectives.items()],
+        "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
         "proxy_sentence": _proxy_sentence(run),
         "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
@@ -68,7 +69,7 @@ def write_context(
         "dominated": [rows[t.number] for t in front.dominated],
         "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
         "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
-        "references": [_reference_row(t, front, space.objectives, columns) for t in run.references],
+        "references": [_reference_row(t, front, experiment.objectives, columns) for t in run.references],
         "reference_note": _reference_note(run.references),
         "ranking": "" if ranking is None else ranking.sentence(),
         "hypervolume": f"{front.hypervolume:.6g}",
@@ -83,7 +84,7 @@ def write_context(
         "reading": _reading_view(reading, reading_picture),
         "doubts": list(filter(None, (doubts_text(metric, _all_results(run)) for metric in columns))),
         "plot": _base64(picture.svg),
-        "plot_note": _plot_note(list(space.objectives)),
+        "plot_note": _plot_note(list(experiment.objectives)),
         "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
     }
 
@@ -104,7 +105,7 @@ def _headline(run: Run, front: Front) -> str:
 def _columns(run: Run) -> list[Metric]:
     """The metrics that a table has a column for: those the run is about, and those it measured besides."""
     known = {key for trial in (*run.trials, *run.references) for key in trial.results}
-    return [metric for name, metric in METRICS.items() if name in known or name in run.space.objectives]
+    return [metric for name, metric in METRICS.items() if name in known or name in run.experiment.objectives]
 
 
 def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
@@ -131,7 +132,7 @@ def _plot_note(objectives: Sequence[str]) -> str:
 
 
 def _proxy_sentence(run: Run) -> str:
-    data, proxy = section(run.document, "data"), run.space.proxy
+    data, proxy = section(run.document, "data"), run.experiment.proxy
     known = {key: data.get(key, "an unknown number of") for key in ("classes", "train_images", "val_images")}
     return (
         f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
@@ -144,7 +145,7 @@ def _proxy_sentence(run: Run) -> str:
 def _data_notes(run: Run) -> list[str]:
     """What was told of the data when they were loaded; in runs of older versions none of it stands."""
     data = section(run.document, "data")
-    recorded, odd = data.get("notes"), mismatch_note(run.space.base, data)
+    recorded, odd = data.get("notes"), mismatch_note(run.experiment.space.base, data)
     notes = [str(note) for note in recorded] if isinstance(recorded, list) else []
     return list(dict.fromkeys([*notes, *([odd] if odd else [])]))
 
@@ -175,7 +176,7 @@ def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str,
     pick = front.picks[band]
     return {
         "band": band,
-        "limits": limits_text(run.space.bands[band]) or "no limits",
+        "limits": limits_text(run.experiment.bands[band]) or "no limits",
         "trial": None if pick.trial is None else rows[pick.trial.number],
         "reason": pick.reason,
         "ties": _numbers(pick.ties),
@@ -235,16 +236,16 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     return [
         (title, ", ".join(f"{key} {value}" for key, value in _pairs(asdict(settings))))
         for title, settings in (
-            ("proxy", run.space.proxy),
-            ("latency", run.space.latency),
-            ("search", run.space.search),
+            ("proxy", run.experiment.proxy),
+            ("latency", run.experiment.latency),
+            ("search", run.experiment.search),
         )
     ]
 
 
 def _command(run: Run) -> str:
     """What makes a run like this one, wherever the run's folder has been moved to."""
-    search = run.space.search
+    search = run.experiment.search
     words = ["modscale", "search", _portable(str(run.document.get("space_file", "SPACE.yaml"))), "--data", _source(run)]
     return shlex.join(
         [*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", run.folder.resolve().name]

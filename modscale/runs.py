@@ -23,9 +23,10 @@ from filelock import FileLock, Timeout
 from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError, shorten
+from modscale.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.files import sweep_halves, write_whole
 from modscale.machine import available_cores
-from modscale.space import DATA_KEYS, SearchSpace, parse_space, space_to_dict
+from modscale.space import DATA_KEYS, SearchSpace
 from modscale.spec import architecture_text, spec_to_dict
 from modscale.trials import Trial, read_trials
 
@@ -64,10 +65,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def read_run_space(folder: Path) -> SearchSpace:
-    """The search space of a run, from its `run.yaml`: nothing of it is left to the data. Raises RunError."""
+def read_run_experiment(folder: Path) -> Experiment:
+    """The experiment of a run, from its `run.yaml`: nothing of its space is left to the data. Raises RunError."""
     try:
-        return replace(parse_space(read_run(folder)["space"]), from_data=())
+        experiment = parse_experiment(read_run(folder)["space"])
+        return replace(experiment, space=replace(experiment.space, from_data=()))
     except RunError:
         raise
     except InputError as error:
@@ -95,11 +97,11 @@ def section(run: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def check_folder(folder: Path, space: SearchSpace) -> SearchSpace | None:
-    """The space with which the run in `folder` goes on; None where it holds none.
+def check_folder(folder: Path, experiment: Experiment) -> Experiment | None:
+    """The experiment with which the run in `folder` goes on; None where it holds none.
 
-    A run is held to what changes what was measured, or how candidates are drawn. The rest is as `space` has it: its
-    name, its bands, the number of trials, and references after those that the run has.
+    A run is held to what changes what was measured, or how candidates are drawn. The rest is as `experiment` has it:
+    its name, its bands, the number of trials, and references after those that the run has.
 
     Raises:
         RunError: it holds a run of another space, or other files.
@@ -114,15 +116,15 @@ def check_folder(folder: Path, space: SearchSpace) -> SearchSpace | None:
         if others:
             raise RunError(f"must be empty or a run's folder: it has {others[0]} and no {RUN_FILE}", file=folder)
         return None
-    began = read_run_space(folder)
-    space = space.fitted(_recorded_sizes(read_run(folder), began))
-    old, new = space_to_dict(began), space_to_dict(space)
+    began = read_run_experiment(folder)
+    experiment = experiment.fitted(_recorded_sizes(read_run(folder), began))
+    old, new = experiment_to_dict(began), experiment_to_dict(experiment)
     new["search"]["references"] = new["search"]["references"][: len(began.search.references)]
     for place, before, now in _differences(_held(old), _held(new)):
         what = "was made with other threads" if place.endswith(".threads") else "belongs to another space"
         change = f"its {place} is {_told(before)}, and {_told(now)} here"
         raise RunError(f"{what}: {change}; give another --out", file=folder)
-    return replace(space, objectives=began.objectives)  # in the order that the study has them
+    return replace(experiment, objectives=began.objectives)  # in the order that the study has them
 
 
 def check_machine(folder: Path) -> list[str]:
@@ -183,17 +185,17 @@ def refuse_links(folder: Path, *names: str) -> None:
 
 
 def write_run(
-    folder: Path, space: SearchSpace, space_file: str, data: Mapping[str, Any], *, from_data: Sequence[str] = ()
+    folder: Path, experiment: Experiment, space_file: str, data: Mapping[str, Any], *, from_data: Sequence[str] = ()
 ) -> None:
     """Records how a run was made; `from_data` is what of the space is its data's. Raises InputError if it cannot."""
     run = {
         "modscale": __version__,
         "space_file": space_file,
         "data": dict(data),
-        "seed": space.search.seed,
-        "trials": space.search.trials,
+        "seed": experiment.search.seed,
+        "trials": experiment.search.trials,
         "from_data": list(from_data),
-        "space": space_to_dict(space),
+        "space": experiment_to_dict(experiment),
         "machine": describe_machine(),
         "versions": describe_versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -201,8 +203,8 @@ def write_run(
     write_whole(folder / RUN_FILE, dump_yaml(run))
 
 
-def update_run(folder: Path, space: SearchSpace, notes: Sequence[str] | None = None) -> list[str]:
-    """Records the space with which a run goes on, see `check_folder`; returns what of it is new.
+def update_run(folder: Path, experiment: Experiment, notes: Sequence[str] | None = None) -> list[str]:
+    """Records the experiment with which a run goes on, see `check_folder`; returns what of it is new.
 
     `notes` are the data's, where they were looked at again.
 
@@ -211,7 +213,7 @@ def update_run(folder: Path, space: SearchSpace, notes: Sequence[str] | None = N
         InputError: it cannot be written.
     """
     run = read_run(folder)
-    old, new = space_to_dict(read_run_space(folder)), space_to_dict(space)
+    old, new = experiment_to_dict(read_run_experiment(folder)), experiment_to_dict(experiment)
     changed = ["bands"] if list(old["bands"].items()) != list(new["bands"].items()) else []
     changed += [place for place, _, _ in _differences(old, new) if not place.startswith("bands.")]
     data = dict(section(run, "data"))
@@ -219,7 +221,7 @@ def update_run(folder: Path, space: SearchSpace, notes: Sequence[str] | None = N
         data["notes"] = list(notes)
         changed.append("notes")
     if changed:
-        run |= {"trials": space.search.trials, "space": new, "data": data}
+        run |= {"trials": experiment.search.trials, "space": new, "data": data}
         write_whole(folder / RUN_FILE, dump_yaml(run))
     return changed
 
@@ -283,15 +285,15 @@ def _check_choice(trial: Trial, space: SearchSpace) -> None:
 
 
 def _held(document: dict[str, Any]) -> dict[str, Any]:
-    """Of a space, what a run is held to: all but what only names, chooses, or says how long."""
+    """Of an experiment, what a run is held to: all but what only names, chooses, or says how long."""
     search = {key: value for key, value in document["search"].items() if key != "trials"}
     return {key: value for key, value in document.items() if key not in ("name", "bands")} | {"search": search}
 
 
-def _recorded_sizes(run: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+def _recorded_sizes(run: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
     """Classes and channels of a run's data; where they are not on record, those that its networks were counted with."""
     data = section(run, "data") if "from_data" in run else {}
-    return {word: data.get(word, getattr(space.base, key)) for key, word in DATA_KEYS.items()}
+    return {word: data.get(word, getattr(experiment.space.base, key)) for key, word in DATA_KEYS.items()}
 
 
 def _differences(old: object, new: object, place: str = "") -> Iterator[tuple[str, object, object]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from modscale.console import SearchProgress, say
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
+from modscale.experiment import Experiment
 from modscale.feasibility import require_feasible
 from modscale.files import path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
@@ -46,30 +47,30 @@ from modscale.worker import summary_to_dict
 
 
 def search_space(
-    space: SearchSpace, *, space_file: str, source: str, folder: Path, debug: bool = False
+    experiment: Experiment, *, space_file: str, source: str, folder: Path, debug: bool = False
 ) -> dict[str, Any]:
-    """Runs or resumes the search of `space` in `folder`, then writes its report; returns a summary.
+    """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns a summary.
 
     Raises:
         InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
         AllTrialsFailed: trials were finished and none is complete; the report says why.
         KeyboardInterrupt: after the report of what stands was written.
     """
-    space = _resolve(space)
-    begun = check_folder(folder, space)
-    resumed, space = begun is not None, begun or space
-    if not space.from_data:
+    experiment = _resolve(experiment)
+    begun = check_folder(folder, experiment)
+    resumed, experiment = begun is not None, begun or experiment
+    if not experiment.space.from_data:
         with naming_file(space_file):
-            require_feasible(space)
+            require_feasible(experiment.space)
     with locked_run(folder):
-        done = len(read_run_trials(folder, space)) if resumed else 0
-        limit = space.search.trials
+        done = len(read_run_trials(folder, experiment.space)) if resumed else 0
+        limit = experiment.search.trials
         if resumed:
             say(f"resuming {folder}: {done} of {limit} trials finished")
         with hearing_stops():
             stop: BaseException | None = None
             try:
-                _search(space, space_file, source, folder, resumed=resumed, done=done, debug=debug)
+                _search(experiment, space_file, source, folder, resumed=resumed, done=done, debug=debug)
                 check_stop()
             except (KeyboardInterrupt, AllTrialsFailed) as error:
                 stop = error
@@ -160,56 +161,56 @@ def _reported(folder: Path, limit: int, stop: BaseException | None) -> dict[str,
 
 
 def _search(
-    space: SearchSpace, space_file: str, source: str, folder: Path, *, resumed: bool, done: int, debug: bool
+    experiment: Experiment, space_file: str, source: str, folder: Path, *, resumed: bool, done: int, debug: bool
 ) -> None:
     finished = len(read_trials(folder / REFERENCES_FILE))
-    is_over = resumed and done >= space.search.trials and finished >= len(space.search.references)
+    is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
-        _record_changes(folder, space)
+        _record_changes(folder, experiment)
         trials = read_trials(folder / TRIALS_FILE)
-        StudyMirror(folder / STUDY_FILE, space, say).update(trials)
+        StudyMirror(folder / STUDY_FILE, experiment, say).update(trials)
         require_complete(trials)
         return
     if resumed and not is_over:
         for change in check_machine(folder):
             say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
-    with Evaluator(space, source, debug=debug, note=say) as evaluator:
+    with Evaluator(experiment, source, debug=debug, note=say) as evaluator:
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             _check_same_data(folder, data)
-        left, space = space.from_data, space.fitted(data)
+        left, experiment = experiment.space.from_data, experiment.fitted(data)
         if left:
             with naming_file(space_file):
-                require_feasible(space)
-        data["notes"] += [note for note in (mismatch_note(space.base, data),) if note]
+                require_feasible(experiment.space)
+        data["notes"] += [note for note in (mismatch_note(experiment.space.base, data),) if note]
         for note in data["notes"]:
             say(f"note: {note}")
         if resumed:
-            _record_changes(folder, space, data["notes"])
+            _record_changes(folder, experiment, data["notes"])
         else:
-            write_run(folder, space, path_text(space_file), data, from_data=left)
-        references = [published_reference(name, space) for name in space.search.references]
-        study = SearchStudy(space, build_tables(space), seed=space.search.seed)
-        progress = SearchProgress(done=done + finished, limit=space.search.trials, references=len(references))
+            write_run(folder, experiment, path_text(space_file), data, from_data=left)
+        references = [published_reference(name, experiment.space) for name in experiment.search.references]
+        study = SearchStudy(experiment, build_tables(experiment.space), seed=experiment.search.seed)
+        progress = SearchProgress(done=done + finished, limit=experiment.search.trials, references=len(references))
         with progress.shown():
             outcome = run_search(
                 study,
                 evaluator,
                 progress,
-                limit=space.search.trials,
+                limit=experiment.search.trials,
                 trials_file=folder / TRIALS_FILE,
                 references=references,
                 references_file=folder / REFERENCES_FILE,
-                mirror=StudyMirror(folder / STUDY_FILE, space, say).update,
+                mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
             )
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
 
 
-def _record_changes(folder: Path, space: SearchSpace, notes: Sequence[str] | None = None) -> None:
-    """Records what is new in the space of a run that goes on, and says what of it a report shows anew."""
-    shown = [place for place in update_run(folder, space, notes) if place in ("bands", "name")]
+def _record_changes(folder: Path, experiment: Experiment, notes: Sequence[str] | None = None) -> None:
+    """Records what is new in the experiment of a run that goes on, and says what of it a report shows anew."""
+    shown = [place for place in update_run(folder, experiment, notes) if place in ("bands", "name")]
     if shown:
         say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
 
@@ -226,12 +227,12 @@ def published_reference(name: str, space: SearchSpace) -> ModelSpec:
     )
 
 
-def _resolve(space: SearchSpace) -> SearchSpace:
-    """The space with every setting that depends on the machine filled in, as `run.yaml` records it."""
+def _resolve(experiment: Experiment) -> Experiment:
+    """The experiment with every setting that depends on the machine filled in, as `run.yaml` records it."""
     return replace(
-        space,
-        latency=replace(space.latency, threads=space.latency.resolved_threads()),
-        proxy=replace(space.proxy, threads=space.proxy.threads or available_cores()),
+        experiment,
+        latency=replace(experiment.latency, threads=experiment.latency.resolved_threads()),
+        proxy=replace(experiment.proxy, threads=experiment.proxy.threads or available_cores()),
     )
 
 

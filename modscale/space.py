@@ -1,4 +1,4 @@
-"""The search space: YAML to typed parameters, constraints, objectives and bands.
+"""The search space: YAML to typed parameters and constraints.
 
 A scalar is a fixed value, a list a choice, `{low, high, step}` a range; nothing is guessed. A stage key whose value is
 itself a list (`mlp_ratios`, `context`, a set of parallel kernels) is written as a list of lists.
@@ -6,27 +6,16 @@ itself a list (`mlp_ratios`, `context`, a set of parallel kernels) is written as
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
-from modscale.document import Section, check_choice, check_integer, check_number, key_places, read_yaml
-from modscale.errors import InputError, naming_file
-from modscale.metrics import ACCURACY, LATENCY, METRICS
-from modscale.settings import (
-    SETTINGS,
-    LatencySettings,
-    ProxySettings,
-    SearchSettings,
-    parse_latency,
-    parse_proxy,
-    parse_search,
-)
+from modscale.counts import COUNT_METRICS
+from modscale.document import Section, check_choice, check_integer, check_number, key_places
+from modscale.errors import InputError
 from modscale.spec import (
     MAX_RATIO,
     MAX_STAGES,
@@ -38,7 +27,6 @@ from modscale.spec import (
     Rule,
     StageSpec,
     check_attention_width,
-    check_stem_fits,
     parse_base,
     spec_to_dict,
 )
@@ -48,25 +36,18 @@ RULES: Mapping[str, Rule] = {**STAGE_RULES, "expansion": partial(check_integer, 
 LIST_KEYS = ("mlp_ratios", "context")
 RANGE_KEYS = ("dim", "depth", "expansion", "kernel_size", "attention_depth", "attention_mlp_ratio")
 BASE_KEYS = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
-COUNTED = ("params", "flops")
-SPACE_KEYS = ("name", "base", "stages", "constraints", "objectives", "bands", "proxy", "latency", "search")
-PLACES = key_places(
-    {
-        "the top level": SPACE_KEYS, "base": BASE_KEYS, "base.stem": STEM_KEYS, "stages": SPACE_STAGE_KEYS,
-        "constraints": (*COUNTED, "widths"), "objectives": METRICS, "bands.NAME": METRICS,
-        **{name: (f.name for f in fields(kind)) for name, kind in SETTINGS.items()},
-    }
-)  # fmt: skip
-UNCOUNTED = {
-    key: f"{metric} is measured, not counted, and leaves no candidate out beforehand; {PLACES[metric]}"
-    for metric in METRICS
-    if metric not in COUNTED
-    for key in (metric, metric.removesuffix("_ms"))
+SPACE_KEYS = ("name", "base", "stages", "constraints")
+SECTIONS = {
+    "the top level": SPACE_KEYS,
+    "base": BASE_KEYS,
+    "base.stem": STEM_KEYS,
+    "stages": SPACE_STAGE_KEYS,
+    "constraints": (*COUNT_METRICS, "widths"),
 }
-"""Keys that `constraints` cannot have, and why."""
+"""Section to its keys."""
+PLACES = key_places(SECTIONS)
 DATA_KEYS = {"num_classes": "classes", "in_chans": "channels"}
 """Fields of `base` that a run takes from its data where the file leaves them out, and what of the data each is."""
-BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_OPTIONS = 4096
 
 
@@ -129,7 +110,7 @@ class Constraints:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """A family of model specs and how to search it."""
+    """A family of model specs."""
 
     name: str
     """The run's default folder is `reports/NAME`."""
@@ -140,13 +121,6 @@ class SearchSpace:
     parameters: tuple[Parameter, ...]
     """Stage by stage, fixed ones (a single option) included."""
     constraints: Constraints
-    objectives: Mapping[str, str]
-    """Metric to `maximize` or `minimize`, in the file's order."""
-    bands: Mapping[str, Mapping[str, Bounds]]
-    """Band to metric to limits, in the file's order."""
-    proxy: ProxySettings
-    latency: LatencySettings
-    search: SearchSettings
 
     @cached_property
     def num_stages(self) -> int:
@@ -184,19 +158,9 @@ class SearchSpace:
         return replace(self.base, name=name or self.name, stages=tuple(StageSpec(**stage) for stage in values))
 
 
-def load_space(file: str | Path) -> SearchSpace:
-    """Reads a search space.
-
-    Raises:
-        InputError: with file, place, rule and value.
-    """
-    with naming_file(file):
-        return parse_space(read_yaml(file))
-
-
-def parse_space(document: object) -> SearchSpace:
-    """A space from the plain values of a YAML document. Raises InputError."""
-    top = Section(document, SPACE_KEYS, what="a search space", elsewhere=PLACES)
+def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> SearchSpace:
+    """A space from the plain values of a YAML document; `elsewhere` as in `Section`. Raises InputError."""
+    top = Section(document, SPACE_KEYS, what="a search space", elsewhere=elsewhere)
     name = top.text("name", "space")
     if set(name) & set('/\\:*?"<>|') or name.startswith(".") or name != name.strip() or len(name.encode()) > 200:
         rule = (
@@ -204,26 +168,19 @@ def parse_space(document: object) -> SearchSpace:
         )
         raise InputError(rule, place="name", value=name)
     stages = top.sequence("stages", most=MAX_STAGES)
-    parameters = tuple(p for i, stage in enumerate(stages) for p in _parse_stage(stage, i))
+    parameters = tuple(p for i, stage in enumerate(stages) for p in _parse_stage(stage, i, elsewhere))
     first: list[dict[str, Any]] = [{} for _ in stages]
     for parameter in parameters:
         key, value = parameter.field(parameter.options[0])
         first[parameter.stage][key] = value
-    stated = _or_empty(top.raw("base"))
-    base = parse_base(stated, "base", allowed=BASE_KEYS, elsewhere=PLACES)
-    proxy = parse_proxy(top.raw("proxy"), "proxy", PLACES)
-    check_stem_fits(proxy.resolution, base["stem"], "proxy.resolution")
+    stated = or_empty(top.raw("base"))
+    base = parse_base(stated, "base", allowed=BASE_KEYS, elsewhere=elsewhere)
     return SearchSpace(
         name=name,
         base=ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first)),
         from_data=tuple(key for key in DATA_KEYS if isinstance(stated, Mapping) and key not in stated),
         parameters=parameters,
-        constraints=_parse_constraints(_or_empty(top.raw("constraints"))),
-        objectives=_parse_objectives(top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)})),
-        bands=_parse_bands(_or_empty(top.raw("bands"))),
-        proxy=proxy,
-        latency=parse_latency(top.raw("latency"), "latency", PLACES),
-        search=parse_search(top.raw("search"), "search", PLACES),
+        constraints=_parse_constraints(or_empty(top.raw("constraints")), elsewhere),
     )
 
 
@@ -252,7 +209,7 @@ def space_to_dict(space: SearchSpace) -> dict[str, Any]:
     for parameter in space.parameters:
         stages[parameter.stage][parameter.key] = _options_to_plain(parameter)
     constraints: dict[str, Any] = {
-        key: limits for key in COUNTED if (limits := _bounds_to_dict(getattr(space.constraints, key)))
+        key: limits for key in COUNT_METRICS if (limits := bounds_to_dict(getattr(space.constraints, key)))
     }
     if space.constraints.nondecreasing_widths:
         constraints["widths"] = "nondecreasing"
@@ -261,13 +218,6 @@ def space_to_dict(space: SearchSpace) -> dict[str, Any]:
         "base": base,
         "stages": stages,
         "constraints": constraints,
-        "objectives": dict(space.objectives),
-        "bands": {
-            name: {key: _bounds_to_dict(limits) for key, limits in band.items()} for name, band in space.bands.items()
-        },
-        "proxy": asdict(space.proxy),
-        "latency": asdict(space.latency),
-        "search": {**asdict(space.search), "references": list(space.search.references)},
     }
 
 
@@ -276,12 +226,12 @@ def _options_to_plain(parameter: Parameter) -> Any:
     return plain[0] if len(plain) == 1 and not isinstance(plain[0], list) else plain
 
 
-def _bounds_to_dict(bounds: Bounds) -> dict[str, float]:
+def bounds_to_dict(bounds: Bounds) -> dict[str, float]:
     return {key: value for key in ("min", "max") if (value := getattr(bounds, key)) is not None}
 
 
-def _parse_stage(document: object, index: int) -> list[Parameter]:
-    section = Section(document, SPACE_STAGE_KEYS, place=f"stages[{index}]", what="a stage", elsewhere=PLACES)
+def _parse_stage(document: object, index: int, elsewhere: Mapping[str, str]) -> list[Parameter]:
+    section = Section(document, SPACE_STAGE_KEYS, place=f"stages[{index}]", what="a stage", elsewhere=elsewhere)
     if section.has("expansion") and section.has("mlp_ratios"):
         raise InputError("give expansion or mlp_ratios, not both", place=section.at("expansion"))
     for key in ("dim", "depth"):
@@ -339,12 +289,12 @@ def _parse_range(key: str, value: Mapping[Any, Any], place: str) -> Sequence[flo
     return [float(first + i * stride) for i in range(int((last - first) / stride) + 1)]
 
 
-def _or_empty(section: object) -> object:
+def or_empty(section: object) -> object:
     """A section that stands in the file without content has none."""
     return {} if section is None else section
 
 
-def _parse_bounds(document: object, place: str) -> Bounds:
+def parse_bounds(document: object, place: str) -> Bounds:
     section = Section(document, ("min", "max"), place=place, what="min and max")
     low = check_number(section.raw("min"), section.at("min")) if section.has("min") else None
     high = check_number(section.raw("max"), section.at("max")) if section.has("max") else None
@@ -353,35 +303,14 @@ def _parse_bounds(document: object, place: str) -> Bounds:
     return Bounds(min=low, max=high)
 
 
-def _parse_constraints(document: object) -> Constraints:
-    keys = (*COUNTED, "widths")
-    section = Section(document, keys, place="constraints", what="limits", elsewhere=PLACES | UNCOUNTED)
+def _parse_constraints(document: object, elsewhere: Mapping[str, str]) -> Constraints:
+    keys = SECTIONS["constraints"]
+    section = Section(document, keys, place="constraints", what="limits", elsewhere=elsewhere)
     widths = section.raw("widths")
     if widths is not None:
         check_choice(widths, section.at("widths"), ("nondecreasing",))
     return Constraints(
-        params=_parse_bounds(section.raw("params", {}), section.at("params")),
-        flops=_parse_bounds(section.raw("flops", {}), section.at("flops")),
+        params=parse_bounds(section.raw("params", {}), section.at("params")),
+        flops=parse_bounds(section.raw("flops", {}), section.at("flops")),
         nondecreasing_widths=widths is not None,
     )
-
-
-def _parse_objectives(document: object) -> dict[str, str]:
-    section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=PLACES)
-    if not section.values:
-        raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
-    return {
-        key: check_choice(value, section.at(key), (METRICS[key].direction,)) for key, value in section.values.items()
-    }
-
-
-def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
-    if not isinstance(document, Mapping):
-        raise InputError("must be a mapping (band to limits)", place="bands", value=document)
-    bands: dict[str, dict[str, Bounds]] = {}
-    for name, limits in document.items():
-        if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
-            raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
-        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits", elsewhere=PLACES)
-        bands[name] = {key: _parse_bounds(section.values[key], section.at(key)) for key in section.values}
-    return bands

@@ -14,7 +14,7 @@ import json
 import math
 import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -33,6 +33,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from modscale.arrays import FloatArray, IntArray
 from modscale.errors import RunError
+from modscale.experiment import Experiment
 from modscale.metrics import METRICS, result_rules
 from modscale.space import Parameter, SearchSpace
 from modscale.spec import ModelSpec, network_key, spec_to_dict
@@ -82,12 +83,13 @@ class StoredTrial:
 class SearchStudy:
     """The study of one run: hands out candidates, takes finished trials."""
 
-    def __init__(self, space: SearchSpace, tables: SpaceTables, *, seed: int) -> None:
-        self.space = space
-        self.sampler = _FeasibleSampler(space, tables, seed)
+    def __init__(self, experiment: Experiment, tables: SpaceTables, *, seed: int) -> None:
+        self.space = experiment.space
+        self.objectives = experiment.objectives
+        self.sampler = _FeasibleSampler(experiment, tables, seed)
         self.distributions = self.sampler.distributions
         self.study = optuna.create_study(
-            directions=[StudyDirection[direction.upper()] for direction in space.objectives.values()],
+            directions=[StudyDirection[direction.upper()] for direction in self.objectives.values()],
             sampler=self.sampler,
         )
 
@@ -120,7 +122,7 @@ class SearchStudy:
     def tell(self, trial: Trial) -> None:
         """Closes a trial with its values, or as failed."""
         if trial.state == "complete":
-            self.study.tell(trial.number, _values(self.space, trial))
+            self.study.tell(trial.number, _values(self.objectives, trial))
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
 
@@ -130,7 +132,7 @@ class SearchStudy:
         try:
             frozen = create_trial(
                 state=TrialState.COMPLETE if complete else TrialState.FAIL,
-                values=_values(self.space, trial) if complete else None,
+                values=_values(self.objectives, trial) if complete else None,
                 params=dict(trial.choice),
                 distributions=self.distributions,
             )
@@ -141,9 +143,9 @@ class SearchStudy:
         return frozen
 
 
-def stored_trials(space: SearchSpace, finished: Sequence[Trial]) -> list[StoredTrial]:
+def stored_trials(experiment: Experiment, finished: Sequence[Trial]) -> list[StoredTrial]:
     """The finished trials of a run as Optuna's tables hold them, a number after the other."""
-    distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
+    distributions = {parameter.name: _distribution(parameter) for parameter in experiment.space.searched}
     texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
     stored = []
     for number, trial in _by_number(finished):
@@ -154,7 +156,7 @@ def stored_trials(space: SearchSpace, finished: Sequence[Trial]) -> list[StoredT
                 number=number,
                 state="COMPLETE" if complete else "FAIL",
                 seconds=0.0 if trial is None else trial.seconds,
-                values=tuple(_values(space, trial)) if trial is not None and complete else (),
+                values=tuple(_values(experiment.objectives, trial)) if trial is not None and complete else (),
                 params=tuple((name, float(distributions[name].to_internal_repr(o)), texts[name]) for name, o in params),
                 attributes=() if trial is None else tuple(_attributes(trial)),
             )
@@ -193,11 +195,12 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     its largest.
     """
 
-    def __init__(self, space: SearchSpace, tables: SpaceTables, seed: int) -> None:
-        self.space = space
+    def __init__(self, experiment: Experiment, tables: SpaceTables, seed: int) -> None:
+        self.space = experiment.space
+        self.settings = experiment.search
         self.tables = tables
         self.seed = seed
-        self.distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
+        self.distributions = {parameter.name: _distribution(parameter) for parameter in self.space.searched}
         self.taken: set[Any] = set()
         self.edges: FloatArray | None = None
 
@@ -207,12 +210,11 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        settings = self.space.search
         rng = np.random.default_rng([self.seed, trial.number])
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.number < settings.startup_trials:
+        if trial.number < self.settings.startup_trials:
             options = self._spread(rng, trial.number)
-        elif settings.sampler == "tpe" and len(complete) >= 2 and search_space:
+        elif self.settings.sampler == "tpe" and len(complete) >= 2 and search_space:
             options = self._propose(rng, study, trial, search_space) or self._uniform(rng)
         else:
             options = self._uniform(rng)
@@ -239,7 +241,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
 
     def _spread(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
         """The architecture of a start-up trial: uniform within its step of log(params)."""
-        steps = self.space.search.startup_trials
+        steps = self.settings.startup_trials
         if self.edges is None:  # the same steps for every trial, also after a restart
             first = self._log_params(self.tables.sample_feasible(np.random.default_rng([self.seed]), 4 * BATCH))
             self.edges = np.linspace(first.min(), first.max() + 1e-9, steps + 1)
@@ -301,8 +303,8 @@ def _by_number(finished: Sequence[Trial]) -> list[tuple[int, Trial | None]]:
     return [(number, done.get(number)) for number in range(last + 1)]
 
 
-def _values(space: SearchSpace, trial: Trial) -> list[float]:
-    return [float(trial[metric]) for metric in space.objectives]
+def _values(objectives: Iterable[str], trial: Trial) -> list[float]:
+    return [float(trial[metric]) for metric in objectives]
 
 
 def attribute_names() -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from modscale.counts import count_model
 from modscale.document import dump_yaml
-from modscale.space import SearchSpace, parse_space, space_to_dict
+from modscale.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.trials import Trial, append_trial
 from modscale.variants import published
 
@@ -31,10 +31,10 @@ SPACE: dict[str, Any] = {
 Score = Callable[[Mapping[str, Any]], float]
 
 
-def fake_trials(space: SearchSpace, count: int, *, seed: int = 0, score: Score | None = None) -> list[Trial]:
+def fake_trials(experiment: Experiment, count: int, *, seed: int = 0, score: Score | None = None) -> list[Trial]:
     """Complete trials at random: latency follows FLOPs, accuracy follows size or `score` (0 to 1), both noisy."""
     rng = np.random.default_rng(seed)
-    trials = []
+    trials, space = [], experiment.space
     for number in range(count):
         options = {p.name: p.options[rng.integers(len(p.options))] for p in space.searched}
         choice = {p.name: p.label(options[p.name]) for p in space.searched}
@@ -65,11 +65,11 @@ def fake_trials(space: SearchSpace, count: int, *, seed: int = 0, score: Score |
     return trials
 
 
-def fake_references(space: SearchSpace) -> list[Trial]:
+def fake_references(experiment: Experiment) -> list[Trial]:
     """The published networks with made-up measurements."""
     references = []
     for number, (name, accuracy) in enumerate([("xxs", 0.33), ("xs", 0.36), ("s", 0.41), ("s_conv", 0.40)]):
-        base = space.base
+        base = experiment.space.base
         spec = replace(published(name), resolution=base.resolution, num_classes=base.num_classes)
         counts = count_model(spec)
         references.append(
@@ -105,7 +105,7 @@ def write_run(
         },
         "seed": 0,
         "trials": len(trials),
-        "space": space_to_dict(parse_space(space)),
+        "space": experiment_to_dict(parse_experiment(space)),
         "machine": {"cpu": "Imaginary 9000", "cores": 2, "memory_gib": 15.6, "system": "Linux x86_64"},
         "versions": {"python": "3.11.9", "torch": "2.9.0", "onnxruntime": "1.23.2", "optuna": "5.0.0"},
         "started": "2026-01-02T03:04:05+00:00",

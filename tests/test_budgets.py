@@ -14,7 +14,8 @@ from modscale import half_lists
 from modscale.budgets import matches_to_json, within_budgets
 from modscale.counts import count_model
 from modscale.errors import InputError
-from modscale.space import SearchSpace, load_space, parse_space
+from modscale.experiment import load_experiment
+from modscale.space import SearchSpace, parse_space
 from modscale.spec import network_key, parse_spec
 from modscale.tables import build_tables
 
@@ -113,7 +114,7 @@ def test_blocks_of_pairs_do_not_matter(monkeypatch) -> None:
 
 def test_a_large_space_is_ranked() -> None:
     """In the shipped space of hundreds of millions, nothing among 300,000 draws is nearer than the best."""
-    space = load_space(Path(__file__).parents[1] / "spaces" / "mobile.yaml")
+    space = load_experiment(Path(__file__).parents[1] / "spaces" / "mobile.yaml").space
     matches = within_budgets(space, {"params": 4.4e6, "flops": 0.7e9}, best=5)
     assert matches.complete
     assert matches.count[0] == matches.count[1] > matches.distinct[0] > 5

@@ -21,15 +21,15 @@ from modscale.budgets import within_budgets
 from modscale.census import take_census
 from modscale.cli import main
 from modscale.console import SearchProgress, describe_trial, duration_text
+from modscale.experiment import load_experiment, parse_experiment
 from modscale.layout import text_width
 from modscale.scaling import scale_model
 from modscale.session import report_run, run_trials
-from modscale.space import load_space, parse_space
 from modscale.trials import Trial
 from modscale.variants import list_models, models_to_json, published
 
 ROOT = Path(__file__).parents[1]
-FAKE = parse_space(SPACE)
+FAKE = parse_experiment(SPACE)
 HOSTILE = "\x1b]0;pwned\x07[red]:boom:\u202e$\\frac$"
 SEEN = r"\x1b]0;pwned\x07[red]:boom:\u202e$\frac$"
 
@@ -65,7 +65,7 @@ def test_the_published_networks_have_whole_names(screen: Any, width: int | None)
 
 def test_every_table_fits_80_columns(screen: Any, tmp_path: Path) -> None:
     """Census, latencies, front, scaled networks and matches, of the real mobile space and published names."""
-    mobile = load_space(ROOT / "spaces" / "mobile.yaml")
+    mobile = load_experiment(ROOT / "spaces" / "mobile.yaml").space
     folder = write_run(tmp_path / "run", fake_trials(FAKE, 30), fake_references(FAKE))
     summary = report_run(folder)
     summary["files"]["html"] = "reports/mobile/report.html"
@@ -78,7 +78,7 @@ def test_every_table_fits_80_columns(screen: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
     scaled = scale_model(published("s_conv"), "params", 30e6)
     for show, *arguments in (
-        (console.show_census, take_census(parse_space(SPACE))),
+        (console.show_census, take_census(parse_experiment(SPACE).space)),
         (console.show_latency, latencies),
         (console.show_report, summary, run_trials(folder)),
         (console.show_scaled, scaled),
@@ -141,7 +141,7 @@ def test_no_text_is_obeyed(screen: Any, capsys: pytest.CaptureFixture[str]) -> N
     scaled = replace(scale_model(published("xxs"), "params", 6e6), source=spec, reason=HOSTILE)
     files = {"spec": HOSTILE, "onnx": HOSTILE, "weights": HOSTILE, "loaded": None, "params": 1, "flops": 1}
     rows = [{"name": HOSTILE, "provider": "cpu", "threads": 1, "runs": 9, "mean_ms": 1, "ci95_ms": 1, "median_ms": 1}]
-    census = replace(take_census(FAKE), name=HOSTILE, rule=HOSTILE)
+    census = replace(take_census(FAKE.space), name=HOSTILE, rule=HOSTILE)
     for show, arguments, times in (
         (console.show_scaled, (scaled,), 3),
         (console.show_export, (spec, files | {"max_abs_error": 1e-6}), 4),

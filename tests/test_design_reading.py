@@ -10,10 +10,10 @@ import pytest
 from fake_runs import fake_trials, remeasured
 
 from modscale.design_reading import MIN_TRIALS, DesignReading, ParameterReading, read_design
-from modscale.space import parse_space
+from modscale.experiment import parse_experiment
 from modscale.trials import Trial
 
-SPACE = parse_space(
+SPACE = parse_experiment(
     {
         "name": "small",
         "base": {"resolution": 64, "num_classes": 10},
@@ -151,7 +151,7 @@ def test_a_choice_of_another_space_is_left_out() -> None:
 
 def test_a_fixed_space_has_nothing_to_read() -> None:
     """Without a searched parameter the reading says so."""
-    fixed = parse_space({"stages": [{"dim": 8, "depth": 1}]})
+    fixed = parse_experiment({"stages": [{"dim": 8, "depth": 1}]})
     assert "nothing to choose" in read_design(fixed, []).summary
 
 

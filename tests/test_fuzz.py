@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from modscale.counts import count_model
 from modscale.document import dump_yaml, parse_yaml, read_yaml
 from modscale.errors import InputError
-from modscale.space import SPACE_KEYS, SPACE_STAGE_KEYS, SearchSpace, load_space, parse_space, space_to_dict
+from modscale.experiment import (
+    EXPERIMENT_KEYS,
+    Experiment,
+    experiment_to_dict,
+    load_experiment,
+    parse_experiment,
+)
+from modscale.space import SPACE_STAGE_KEYS
 from modscale.spec import MODEL_KEYS, ModelSpec, load_spec, parse_spec, spec_to_dict, spec_to_yaml
 
 SPACE_TEXT = (Path(__file__).parents[1] / "spaces" / "mobile.yaml").read_bytes()
@@ -36,7 +43,9 @@ SPEC = {
     ],
 }
 SPEC_TEXT = dump_yaml(SPEC).encode()
-WORDS = sorted({*MODEL_KEYS, *SPACE_KEYS, *SPACE_STAGE_KEYS, "low", "high", "step", "min", "max", "van", "f", "mul"})
+WORDS = sorted(
+    {*MODEL_KEYS, *EXPERIMENT_KEYS, *SPACE_STAGE_KEYS, "low", "high", "step", "min", "max", "van", "f", "mul"}
+)
 
 SCALARS = st.one_of(
     st.none(),
@@ -151,19 +160,20 @@ def check_spec(load: Callable[[Any], ModelSpec], source: Any) -> None:
     assert parse_spec(parse_yaml(spec_to_yaml(spec))) == parse_spec(spec_to_dict(spec)) == spec
 
 
-def check_space(load: Callable[[Any], SearchSpace], source: Any) -> None:
+def check_space(load: Callable[[Any], Experiment], source: Any) -> None:
     """Reads a space or refuses it in one line; what is read has a size, a first network and comes back."""
     try:
-        space = load(source)
+        experiment = load(source)
     except InputError as error:
         check_message(str(error))
         return
+    space = experiment.space
     assert space.size() >= 1
     first = space.spec({parameter.name: parameter.options[0] for parameter in space.searched})
     assert count_model(first).params > 0
     last = space.spec({parameter.name: parameter.options[-1] for parameter in space.searched})
     assert parse_spec(spec_to_dict(last)) == last
-    assert parse_space(parse_yaml(dump_yaml(space_to_dict(space)))) == space
+    assert parse_experiment(parse_yaml(dump_yaml(experiment_to_dict(experiment)))) == experiment
 
 
 def check_loads_or_refuses(load: Callable[[Path], object], file: Path) -> None:
@@ -190,7 +200,7 @@ def test_mutated_specs(document):
 @given(mutated(SPACE))
 def test_mutated_spaces(document):
     """A space with anything at any place is read or refused."""
-    check_space(parse_space, document)
+    check_space(parse_experiment, document)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +222,7 @@ def test_specs_with_flipped_bytes(file, data):
 def test_spaces_with_flipped_bytes(file, data):
     """A damaged space file is read or refused."""
     file.write_bytes(data)
-    check_space(load_space, file)
+    check_space(load_experiment, file)
 
 
 @examples(300)
@@ -220,5 +230,5 @@ def test_spaces_with_flipped_bytes(file, data):
 def test_any_text(file, text):
     """Random markup, text and bytes are read or refused by each loader."""
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    for load in (read_yaml, load_spec, load_space):
+    for load in (read_yaml, load_spec, load_experiment):
         check_loads_or_refuses(load, file)

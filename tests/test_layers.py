@@ -25,16 +25,17 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "latency proxy",
     "export recipe network blocks tracing checkpoint candidates pickled",
     "data folders archives labelled synthetic images runtime",
+    "experiment runs settings",
     "census feasibility scaling budgets latency_budget ray half_lists halves partials pairs points",
     "completion",
     "variants tables stage_tables",
-    "counts pareto front trials runs space",
-    "settings spec kinds metrics",
+    "counts pareto front trials space",
+    "spec kinds metrics",
     "document files arrays layout machine processes",
     "errors interrupts __init__",
 )
 ROW = {module: row for row, names in enumerate(LAYERS) for module in names.split()}
-LIGHT_ROWS = range(ROW["census"], len(LAYERS))
+LIGHT_ROWS = range(ROW["experiment"], len(LAYERS))
 HEAVY = {"torch", "optuna", "onnxruntime", "onnx", "fvcore", "rich", "typer", "matplotlib", "PIL", "safetensors"}
 SHARED = {"torch", "numpy"}  # the two array libraries; every other one has a module to itself
 

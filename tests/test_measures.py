@@ -25,12 +25,12 @@ from modscale.errors import (
     TrialFailed,
     WorkerFault,
 )
+from modscale.experiment import Experiment, parse_experiment
 from modscale.measures import Evaluator
-from modscale.space import SearchSpace, parse_space
 
 
-def tiny(**latency: object) -> SearchSpace:
-    return parse_space({
+def tiny(**latency: object) -> Experiment:
+    return parse_experiment({
         "name": "tiny",
         "base": {"resolution": 32, "num_classes": 10},
         "stages": [{"dim": [8, 16], "depth": 1}, {"dim": 16, "depth": 1}],
@@ -63,7 +63,7 @@ def evaluator(data: Path) -> Iterator[Evaluator]:
 def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
     """Counts are the closed form's, the easy classes are learnt, and the stages are announced in order."""
     stages: list[str] = []
-    spec = tiny().base
+    spec = tiny().space.base
     evaluation = evaluator(spec, stages.append)
     count = count_model(spec)
     assert (evaluation.results["params"], evaluation.results["flops"]) == (count.params, count.flops)
@@ -76,7 +76,7 @@ def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
 
 def test_training_again_gives_the_same_accuracy(evaluator: Evaluator) -> None:
     """A candidate's accuracy is a function of the spec, the data and the seed."""
-    spec = tiny().base
+    spec = tiny().space.base
     assert evaluator(spec).results["accuracy"] == evaluator(spec).results["accuracy"]
 
 
@@ -85,8 +85,8 @@ def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluat
     assert evaluator.worker is not None
     os.kill(evaluator.worker.pid, signal.SIGKILL)
     with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
-        evaluator(tiny().base)
-    assert evaluator(tiny().base).results["accuracy"] == 1.0
+        evaluator(tiny().space.base)
+    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
 
 
 def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evaluator) -> None:
@@ -94,8 +94,8 @@ def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evalu
     assert evaluator.worker is not None
     before = evaluator.worker.pid
     with pytest.raises(TrialFailed, match="train: the worker process: ValueError: invalid literal"):
-        evaluator.ask("train", tiny().base, "not a seed")
-    assert evaluator(tiny().base).results["accuracy"] == 1.0
+        evaluator.ask("train", tiny().space.base, "not a seed")
+    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
     assert evaluator.worker.pid != before
 
 
@@ -135,12 +135,12 @@ def test_data_that_changes_during_a_search_ends_it(tmp_path: Path, data: Path) -
         with np.load(data) as arrays:
             np.savez(copy, **{**arrays, "x_val": arrays["x_val"] // 2})
         with pytest.raises(InputError, match="the data or the device changed during the search"):
-            running(tiny().base)
+            running(tiny().space.base)
 
 
 def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evaluator) -> None:
     """An allocation that cannot succeed is the candidate's failure."""
-    huge = tiny().base
+    huge = tiny().space.base
     huge = replace(huge, stages=(replace(huge.stages[0], dim=2**20, mlp_ratios=(64,)),))  # one matrix of 281 TB
     with pytest.raises(TrialFailed, match="export: network: an ONNX file holds at most 2 GiB"):
         evaluator(huge)

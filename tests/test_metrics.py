@@ -12,12 +12,12 @@ from fake_runs import SPACE, read_json, write_run
 
 from modscale.console import describe_trial
 from modscale.document import check_number
+from modscale.experiment import parse_experiment
 from modscale.measures import MEASURES, Announce, Evaluator, Measure
 from modscale.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text
 from modscale.plots import draw_front, plot_axes
 from modscale.report import build_report, find_run_front, load_run
 from modscale.search import Outcome, run_search
-from modscale.space import parse_space
 from modscale.spec import ModelSpec
 from modscale.study import SearchStudy
 from modscale.tables import build_tables
@@ -68,11 +68,11 @@ class Silent:
 
 def search(folder: Path, document: dict[str, Any], **options: Any) -> Outcome:
     """A search of made-up measures, and a run's folder around it."""
-    space = parse_space(document)
+    experiment = parse_experiment(document)
     write_run(folder, [], [], space=document)
     return run_search(
-        SearchStudy(space, build_tables(space), seed=0),
-        Evaluator(space, "synthetic", measures=MADE_UP, **options),
+        SearchStudy(experiment, build_tables(experiment.space), seed=0),
+        Evaluator(experiment, "synthetic", measures=MADE_UP, **options),
         Silent(),
         limit=12,
         trials_file=folder / "trials.jsonl",
@@ -117,8 +117,8 @@ def test_a_new_metric_is_one_row_and_one_measure(tmp_path: Path, with_energy: di
         assert f"{row['energy_mj']:.3g} ± 0.01 mJ" in text
     assert "| accuracy | params | FLOPs | energy |" in markdown
     assert f"{row['energy_mj']:.3g} mJ" in describe_trial("trial", run.trials[row["number"]])
-    assert plot_axes(list(run.space.objectives)) == ("energy_mj", "accuracy")
-    assert draw_front(find_run_front(run), [], run.space.objectives, title="t").png.startswith(b"\x89PNG")
+    assert plot_axes(list(run.experiment.objectives)) == ("energy_mj", "accuracy")
+    assert draw_front(find_run_front(run), [], run.experiment.objectives, title="t").png.startswith(b"\x89PNG")
 
 
 def test_old_lines_are_read_beside_a_new_metric(tmp_path: Path, with_energy: dict[str, Any]) -> None:

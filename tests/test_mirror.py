@@ -16,15 +16,15 @@ import optuna
 import pytest
 
 from modscale import mirror as mirror_module
+from modscale.experiment import parse_experiment
 from modscale.mirror import StudyMirror
-from modscale.space import parse_space
 from modscale.spec import spec_to_dict
 from modscale.study import STUDY_NAME
 from modscale.trials import Trial
 from tests.fake_runs import SPACE as DOCUMENT
 from tests.fake_runs import fake_trials, remeasured
 
-SPACE = parse_space(DOCUMENT)
+SPACE = parse_experiment(DOCUMENT)
 TRIALS = fake_trials(SPACE, 6)
 TRIALS[4] = remeasured(
     replace(TRIALS[4], state="failed", reason="no luck"), accuracy=None, latency_ms=None, latency_ci95_ms=None

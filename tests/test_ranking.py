@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from fake_runs import fake_trials, remeasured
 
+from modscale.experiment import parse_experiment
 from modscale.ranking import check_ranking, published_top1
-from modscale.space import parse_space
 from modscale.trials import Trial
 from modscale.variants import published
 
@@ -18,7 +18,7 @@ TABLE_2 = {"xxs": 76.0, "xs": 78.3, "s": 81.0, "s_conv": 80.5}
 
 
 def references(accuracies: Mapping[str, float], *, images: int = 1000) -> list[Trial]:
-    trial = fake_trials(parse_space({"name": "one", "stages": [{"dim": [16, 24], "depth": 1}]}), 1)[0]
+    trial = fake_trials(parse_experiment({"name": "one", "stages": [{"dim": [16, 24], "depth": 1}]}), 1)[0]
     return [
         remeasured(replace(trial, spec=published(name)), accuracy=accuracy, val_images=images)
         for name, accuracy in accuracies.items()

@@ -21,13 +21,13 @@ from PIL import Image
 
 from modscale.counts import count_model
 from modscale.errors import RunError
+from modscale.experiment import parse_experiment
 from modscale.plots import plot_axes
 from modscale.report import build_report
-from modscale.space import parse_space
 from modscale.spec import load_spec, parse_spec
 from modscale.trials import Trial
 
-FAKE = parse_space(SPACE)
+FAKE = parse_experiment(SPACE)
 HOSTILE = "<img src=x onerror=alert(1)> | `a` **b** [c](d) & \"'"
 
 

@@ -14,6 +14,7 @@ import yaml
 from modscale import runs
 from modscale.counts import count_model
 from modscale.errors import RunError
+from modscale.experiment import Experiment, parse_experiment
 from modscale.runs import (
     RUN_FILE,
     check_folder,
@@ -22,12 +23,12 @@ from modscale.runs import (
     describe_versions,
     locked_run,
     read_run,
-    read_run_space,
+    read_run_experiment,
     read_run_trials,
     update_run,
     write_run,
 )
-from modscale.space import Bounds, SearchSpace, parse_space
+from modscale.space import Bounds, SearchSpace
 from modscale.trials import Trial, append_trial
 from tests import fake_runs
 
@@ -42,22 +43,22 @@ DOCUMENT = {
 DATA = {"classes": 7, "channels": 1}
 
 
-def toy(**changes: object) -> SearchSpace:
+def toy(**changes: object) -> Experiment:
     """A small space that leaves its classes and channels to the data."""
-    return parse_space({**DOCUMENT, **changes})
+    return parse_experiment({**DOCUMENT, **changes})
 
 
-def write_toy(folder: Path, **changes: object) -> SearchSpace:
-    """A run of `toy`, as a search records it; returns the space as the run has it."""
-    space = toy(**changes)
-    write_run(folder, space.fitted(DATA), "toy.yaml", DATA, from_data=space.from_data)
-    return space.fitted(DATA)
+def write_toy(folder: Path, **changes: object) -> Experiment:
+    """A run of `toy`, as a search records it; returns the experiment as the run has it."""
+    experiment = toy(**changes)
+    write_run(folder, experiment.fitted(DATA), "toy.yaml", DATA, from_data=experiment.space.from_data)
+    return experiment.fitted(DATA)
 
 
 def test_a_run_reads_back_the_space_it_was_made_with(tmp_path: Path) -> None:
     """run.yaml is plain YAML and holds the whole resolved space, machine and versions."""
     write_run(tmp_path, toy().fitted(DATA), "spaces/toy.yaml", {"fingerprint": "abc"}, from_data=["num_classes"])
-    assert read_run_space(tmp_path) == toy().fitted(DATA)
+    assert read_run_experiment(tmp_path) == toy().fitted(DATA)
     plain = yaml.safe_load((tmp_path / RUN_FILE).read_text())
     assert plain["data"] == {"fingerprint": "abc"}
     assert plain["versions"]["python"] == sys.version.split()[0]
@@ -106,12 +107,12 @@ def test_what_measures_nothing_may_change(tmp_path: Path) -> None:
     assert set(update_run(tmp_path, space)) == {"bands", "name", "search.trials", "search.references"}
     after = read_run(tmp_path)
     assert {key for key in after if after[key] != before[key]} == {"space", "trials"}
-    assert read_run_space(tmp_path) == space
+    assert read_run_experiment(tmp_path) == space
     assert update_run(tmp_path, space) == []
     without = check_folder(tmp_path, toy(bands={}, search=other["search"]))
     assert without is not None
     assert update_run(tmp_path, without) == ["bands", "name"]
-    assert read_run_space(tmp_path) == replace(begun, bands={}, search=space.search)
+    assert read_run_experiment(tmp_path) == replace(begun, bands={}, search=space.search)
 
 
 def test_the_order_of_bands_is_shown_too(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_the_order_of_bands_is_shown_too(tmp_path: Path) -> None:
     space = check_folder(tmp_path, toy(bands=dict(reversed(bands.items()))))
     assert space is not None
     assert update_run(tmp_path, space) == ["bands"]
-    assert list(read_run_space(tmp_path).bands) == ["b", "a"]
+    assert list(read_run_experiment(tmp_path).bands) == ["b", "a"]
 
 
 def test_a_run_keeps_the_head_it_was_counted_with(tmp_path: Path) -> None:
@@ -145,7 +146,8 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(tmp_path: Path) -> None
     (tmp_path / RUN_FILE).write_text(yaml.safe_dump(document))
     begun = check_folder(tmp_path, toy())
     assert begun is not None
-    assert (begun.base.num_classes, begun.base.in_chans, begun.from_data) == (1000, 3, ())
+    space = begun.space
+    assert (space.base.num_classes, space.base.in_chans, space.from_data) == (1000, 3, ())
     assert update_run(tmp_path, begun, ["a note"]) == ["notes"]
     assert read_run(tmp_path)["data"] == {"classes": 7, "notes": ["a note"]}
 
@@ -199,7 +201,7 @@ def test_a_broken_run_file_is_one_line(tmp_path: Path, content: bytes, message: 
     """Whatever stands in run.yaml, the error names the file and the place."""
     (tmp_path / RUN_FILE).write_bytes(content)
     with pytest.raises(RunError, match=message) as caught:
-        read_run_space(tmp_path)
+        read_run_experiment(tmp_path)
     assert RUN_FILE in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -263,15 +265,16 @@ def test_machine_and_versions_are_plain_values() -> None:
 
 def write_trials(folder: Path, change: Callable[[Trial], Trial]) -> SearchSpace:
     """Three trials of a fake run, the second of them changed; its counts are those of the changed spec."""
-    space = parse_space(fake_runs.SPACE | {"constraints": {"params": {"max": 2e7}, "widths": "nondecreasing"}})
-    trials = fake_runs.fake_trials(space, 3)
+    limits = {"params": {"max": 2e7}, "widths": "nondecreasing"}
+    experiment = parse_experiment(fake_runs.SPACE | {"constraints": limits})
+    trials = fake_runs.fake_trials(experiment, 3)
     trials[1] = change(trials[1])
     count = count_model(trials[1].spec)
     counts = {"params": count.params, "flops": count.flops}
     trials[1] = replace(trials[1], results={**trials[1].results, **counts})
     for trial in trials:
         append_trial(folder / "trials.jsonl", trial)
-    return space
+    return experiment.space
 
 
 def wider(trial: Trial, dim: int, stage: int = 1) -> Trial:

@@ -14,9 +14,9 @@ from modscale import interrupts
 from modscale.console import describe_trial
 from modscale.counts import count_model
 from modscale.errors import AllTrialsFailed, RunError, TrialFailed
+from modscale.experiment import parse_experiment
 from modscale.measures import Evaluation
 from modscale.search import Outcome, run_search
-from modscale.space import SearchSpace, parse_space
 from modscale.spec import ModelSpec, network_key
 from modscale.study import SearchStudy
 from modscale.tables import build_tables
@@ -73,8 +73,8 @@ def search(
     document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str, ...] = (),
     mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
 ) -> Outcome:  # fmt: skip
-    space: SearchSpace = parse_space(document)
-    study = SearchStudy(space, build_tables(space), seed=seed)
+    experiment = parse_experiment(document)
+    study = SearchStudy(experiment, build_tables(experiment.space), seed=seed)
     return run_search(
         study,
         evaluate,

@@ -20,10 +20,10 @@ import yaml
 from modscale import session
 from modscale.cli import main
 from modscale.counts import count_model
+from modscale.experiment import Experiment
 from modscale.measures import Evaluation
 from modscale.report import build_report
 from modscale.session import choose_spec
-from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, load_spec, network_key, parse_spec
 from modscale.worker import DataSummary
 
@@ -197,8 +197,8 @@ def test_a_search_in_which_all_failed_says_so_again(
 class FakeEvaluator:
     """Data of 4 classes and 1 channel, on which nothing is trained: accuracy and latency are those of the network."""
 
-    def __init__(self, space: SearchSpace, source: str, *, debug: bool = False) -> None:
-        del space, debug
+    def __init__(self, experiment: Experiment, source: str, *, debug: bool = False) -> None:
+        del experiment, debug
         self.summary = DataSummary(
             source=source, name="fake", classes=4, channels=1, train_images=9, val_images=100, resolution=16,
             fingerprint="0", leaked=0, device="cpu",

@@ -14,7 +14,7 @@ import pytest
 
 from modscale.counts import count_model
 from modscale.errors import RunError
-from modscale.space import SearchSpace, parse_space
+from modscale.experiment import Experiment, parse_experiment
 from modscale.study import Candidate, SearchStudy, parameter_importances
 from modscale.tables import build_tables
 from modscale.trials import Trial
@@ -25,12 +25,12 @@ STAGES = [
 ]
 
 
-def space_of(**keys: Any) -> SearchSpace:
-    return parse_space({"name": "toy", "stages": STAGES, "base": {"resolution": 64}, **keys})
+def experiment_of(**keys: Any) -> Experiment:
+    return parse_experiment({"name": "toy", "stages": STAGES, "base": {"resolution": 64}, **keys})
 
 
-def study_of(space: SearchSpace) -> SearchStudy:
-    return SearchStudy(space, build_tables(space), seed=0)
+def study_of(experiment: Experiment) -> SearchStudy:
+    return SearchStudy(experiment, build_tables(experiment.space), seed=0)
 
 
 def finish(candidate: Candidate, *, accuracy: float = 0.5, latency_ms: float = 1.0, state: str = "complete") -> Trial:
@@ -50,7 +50,7 @@ def finish(candidate: Candidate, *, accuracy: float = 0.5, latency_ms: float = 1
 
 def test_a_failed_trial_is_failed_in_the_study() -> None:
     """Optuna's own state says which trials failed."""
-    study = study_of(space_of())
+    study = study_of(experiment_of())
     candidate = study.ask()
     assert candidate is not None
     study.tell(finish(candidate, state="failed"))
@@ -59,19 +59,20 @@ def test_a_failed_trial_is_failed_in_the_study() -> None:
 
 def test_startup_trials_are_spread_over_the_sizes() -> None:
     """Each start-up trial lies in its own step of log(params), where uniform draws would crowd near the largest."""
-    space = space_of(search={"startup_trials": 8})
-    study = study_of(space)
+    experiment = experiment_of(search={"startup_trials": 8})
+    study = study_of(experiment)
     candidates = [study.ask() for _ in range(8)]
     sizes = np.log([count_model(candidate.spec).params for candidate in candidates if candidate])
-    every = np.log(build_tables(space).count(build_tables(space).sample(np.random.default_rng(1), 20_000))[0])
+    tables = build_tables(experiment.space)
+    every = np.log(tables.count(tables.sample(np.random.default_rng(1), 20_000))[0])
     steps = np.floor((sizes - every.min()) / (every.max() - every.min()) * 8).clip(0, 7)
     assert len(set(steps)) >= 7
 
 
 def test_the_sampler_learns_from_what_it_is_told() -> None:
     """When one width is better on both objectives, TPE proposes it more often than chance (one in three)."""
-    space = space_of(search={"startup_trials": 8})
-    study = study_of(space)
+    experiment = experiment_of(search={"startup_trials": 8})
+    study = study_of(experiment)
     later = []
     for number in range(40):
         candidate = study.ask()
@@ -85,25 +86,25 @@ def test_the_sampler_learns_from_what_it_is_told() -> None:
 
 def test_importances_find_the_parameter_that_matters() -> None:
     """Accuracy set by one parameter alone: PED-ANOVA gives that one most of the weight."""
-    space = space_of(search={"startup_trials": 60, "sampler": "random"})
-    study = study_of(space)
+    experiment = experiment_of(search={"startup_trials": 60, "sampler": "random"})
+    study = study_of(experiment)
     trials = []
     for _ in range(60):
         candidate = study.ask()
         assert candidate is not None
         trials.append(finish(candidate, accuracy=candidate.spec.stages[0].depth / 4))
-    importances = parameter_importances(space, trials, "accuracy")
+    importances = parameter_importances(experiment.space, trials, "accuracy")
     assert sum(importances.values()) == pytest.approx(1)
     assert importances["stages[0].depth"] > 0.8
-    assert parameter_importances(space, trials, "latency_ms") == {}
+    assert parameter_importances(experiment.space, trials, "latency_ms") == {}
 
 
 def test_start_up_trials_cover_fixed_steps_of_size() -> None:
     """Each of them falls into another of as many equal steps of log(params), by a count of the whole space."""
     widths = {"low": 16, "high": 512, "step": 4}
     stages = [{"dim": widths, "depth": {"low": 1, "high": 12}, "expansion": [2, 4, 6]}]
-    space = parse_space({"stages": stages, "search": {"startup_trials": 6}})
-    study, tables = study_of(space), build_tables(space)
+    experiment = parse_experiment({"stages": stages, "search": {"startup_trials": 6}})
+    study, tables = study_of(experiment), build_tables(experiment.space)
     candidates = [study.ask() for _ in range(6)]
     sizes = [math.log(count_model(candidate.spec).params) for candidate in candidates if candidate]
     everything = np.log(tables.count(np.array(list(tables.iter_feasible())))[0].astype(float))
@@ -113,11 +114,11 @@ def test_start_up_trials_cover_fixed_steps_of_size() -> None:
 
 def test_a_study_is_rebuilt_around_numbers_that_are_missing() -> None:
     """A lost line leaves a gap: the study is made again with the same numbers, and hands out new ones after them."""
-    space = space_of(search={"startup_trials": 2})
-    study = study_of(space)
+    experiment = experiment_of(search={"startup_trials": 2})
+    study = study_of(experiment)
     trials = [finish(candidate) for candidate in (study.ask() for _ in range(6)) if candidate]
     left = [trial for trial in trials if trial.number not in (1, 4)]
-    again = study_of(space)
+    again = study_of(experiment)
     again.replay(left)
     stored = {t.number: t for t in again.study.get_trials()}
     assert sorted(stored) == list(range(6))
@@ -128,16 +129,16 @@ def test_a_study_is_rebuilt_around_numbers_that_are_missing() -> None:
     assert candidate.number == 6
     far = replace(left[-1], number=10**9)
     with pytest.raises(RunError, match="must not leave more than 1000 numbers out, got 1000000000"):
-        study_of(space).replay([far])
+        study_of(experiment).replay([far])
 
 
 def test_an_exhausted_space_is_exhausted_again_after_a_restart() -> None:
     """Nothing is left to draw, also for a study that is made again from its trials."""
-    space = parse_space({"stages": [{"dim": [16, 24], "depth": 1}]})
-    study = study_of(space)
+    experiment = parse_experiment({"stages": [{"dim": [16, 24], "depth": 1}]})
+    study = study_of(experiment)
     trials = [finish(candidate) for candidate in (study.ask(), study.ask()) if candidate]
     assert len(trials) == 2
-    again = study_of(space)
+    again = study_of(experiment)
     again.replay(trials)
     assert again.ask() is None
     assert again.ask() is None
@@ -147,12 +148,12 @@ def test_an_exhausted_space_is_exhausted_again_after_a_restart() -> None:
 def test_seeded_searches_draw_what_the_first_release_drew(name: str) -> None:
     """Recorded from version 0.1.0, whose study lay in a file: trials 7k + 5 failed, the others measured by formula."""
     golden = json.loads((Path(__file__).parent / "golden" / "candidates.json").read_text())[name]
-    space = parse_space(golden["space"])
-    study = SearchStudy(space, build_tables(space), seed=golden["seed"])
+    experiment = parse_experiment(golden["space"])
+    study = SearchStudy(experiment, build_tables(experiment.space), seed=golden["seed"])
     trials: list[Trial] = []
     for number, expected in enumerate(golden["candidates"]):
         if number % 9 == 4:  # as a kill and a restart would
-            study = SearchStudy(space, build_tables(space), seed=golden["seed"])
+            study = SearchStudy(experiment, build_tables(experiment.space), seed=golden["seed"])
             study.replay(trials)
         candidate = study.ask()
         assert candidate is not None
