@@ -47,7 +47,7 @@ def wide_space(name: str, depth: int) -> SearchSpace:
 
 
 def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels: list[int]) -> SearchSpace:
-    """Widths in small steps: many at which the halves can meet, and few partial sums that coincide."""
+    """Widths in small steps: many at which the halves are cut, and few partial sums that coincide."""
     ends = ((16, 64, step), (32, 128, step), (64, 256, step), (128, 512, 2 * step))
     return parse_space({
         "name": name,
@@ -97,7 +97,7 @@ def time_censuses(spaces: list[SearchSpace]) -> None:
         census = take_census(space)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         low, high = census.feasible_interval
-        feasible = f"{low:,}" if census.exact else f"{low:,} to {high:,} (not exact)"
+        feasible = f"{low:,}" if census.exact else f"{low:,} to {high:,} (95 %, {census.draws:,} draws)"
         print(
             f"| {space.name} | {census.size:,} | {feasible} | {census.distinct:,} | {quick:.2f} s"
             f" | {wall:.1f} s ({cpu:.1f} s) |"
@@ -117,8 +117,10 @@ def main() -> None:
         os.sched_setaffinity(0, cores)
     time_censuses([
         mobile,
+        load_experiment(MOBILE.with_name("gpu.yaml")).space,
         wide_space("wide", 12),
         wide_space("wider", 24),
+        fine_space("fine3e10", 8, (3, 3, 5, 4), [7]),
         fine_space("fine", 8, (8, 8, 12, 8), [7]),
         fine_space("finer", 4, (4, 4, 8, 6), [7]),
         fine_space("huge", 4, (12, 12, 20, 12), [3, 5, 7]),

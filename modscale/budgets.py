@@ -1,8 +1,9 @@
-"""All architectures of a space within a tolerance of several budgets at once: how many, exactly, and the nearest ones.
+"""All architectures of a space within a tolerance of several budgets at once: how many, and the nearest ones.
 
-Nothing is sampled, and no space is gone through whole. The number comes from `halves.py`, the nearest from pairs of the
-halves that `half_lists.py` lists. The tolerance starts where a handful is expected and doubles until enough are found,
-so that only as many pairs are looked at as it takes.
+What is within the tolerance is what is feasible where the budgets are constraints, and it is counted as that: exactly,
+or by a sample. The nearest come from the same halves: sorted by one count, the partners with which a half keeps a
+budget lie side by side, in a window. The tolerance starts where a handful is expected and doubles until enough are
+found, so that only as many pairs are looked at as it takes.
 
 Ranking: by the sum of the relative distances from the budgets, `|params / P - 1| + |flops / F - 1|`; ties by params,
 then FLOPs. Options that make the same network stand for one architecture in the ranking.
@@ -12,8 +13,8 @@ Shapes: N architectures, S stages; columns of costs are params (0) and FLOPs (1)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Any
 
@@ -23,17 +24,20 @@ from modscale.arrays import MAX_COUNT, FloatArray, IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.document import check_choice, check_number
 from modscale.errors import InputError
-from modscale.half_lists import HalfLists
-from modscale.halves import build_halves
-from modscale.points import Corner
-from modscale.space import SearchSpace
+from modscale.feasibility import ConstrainedSpace
+from modscale.halves import MAX_WORK, BeyondReach, Halves
+from modscale.pairs import Limits
+from modscale.sampling import CONFIDENCE, sample_within
+from modscale.space import Bounds, SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
-from modscale.tables import build_tables, whole_bounds
+from modscale.tables import SpaceTables, build_tables, whole_bounds
 
 MAX_PAIRS = 100_000_000
 """Pairs that are looked at for one tolerance at most; a wider one is not tried."""
 MAX_MISS_PAIRS = 5_000_000
 """The same where nothing is within the tolerance, and a nearest miss is only looked for."""
+PAIRS_AT_ONCE = 1 << 19
+"""Pairs that are looked at in one go."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +62,11 @@ class Matches:
     tolerance: float
     """Share of each budget by which an architecture may miss it."""
     count: tuple[int, int]
-    """Feasible combinations of options within the tolerance of every budget: two equal numbers, or bounds."""
+    """Feasible combinations of options within the tolerance: two equal numbers, or a 95 % interval."""
     distinct: tuple[int, int]
     """Networks among them: combinations that differ only where it has no effect count once."""
+    draws: int
+    """Architectures that were drawn for the intervals; 0 where both are exact."""
     best: tuple[Match, ...]
     """The nearest networks within the tolerance, nearest first."""
     complete: bool
@@ -91,26 +97,24 @@ def within_budgets(
     if best < 0:
         raise InputError("must be 0 or more", place="best", value=best)
     tables = build_tables(space)
-    params, flops = (_limits(space, budgets, metric, tolerance) for metric in COUNT_METRICS)
-    ceiling = _ceiling(space, budgets, tolerance)
-    ends = HalfLists(tables, ceiling) if best else None  # first: it may be refused
-    halves = build_halves(tables, ceiling)
-    count, distinct = (halves.enclose(params, flops, kind) for kind in ("allowed", "distinct"))
+    halves = _listed(tables, _limits(space, budgets, tolerance)) if best else None  # first: it may be refused
+    count, distinct, draws = _numbers(tables, _limits(space, budgets, tolerance))
     found: list[Match] = []
     complete = True
-    if ends is not None:
+    if halves is not None:
         if distinct[1]:
             expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
-            found, complete = _nearest(ends, budgets, expected, tolerance, best, MAX_PAIRS)
+            found, complete = _nearest(halves, budgets, expected, tolerance, best, MAX_PAIRS)
         else:
-            ends = HalfLists(tables, _ceiling(space, budgets, 1.0))
-            found, _ = _nearest(ends, budgets, max(2 * tolerance, 1e-6), 1.0, 1, MAX_MISS_PAIRS)
+            halves = _listed(tables, _limits(space, budgets, 1.0))
+            found, _ = _nearest(halves, budgets, max(2 * tolerance, 1e-6), 1.0, 1, MAX_MISS_PAIRS)
     return Matches(
         space=space.name,
         budgets=dict(budgets),
         tolerance=tolerance,
         count=count,
         distinct=distinct,
+        draws=draws,
         best=tuple(found) if distinct[1] else (),
         complete=complete,
         nearest_miss=None if distinct[1] or not found else found[0],
@@ -118,7 +122,7 @@ def within_budgets(
 
 
 def matches_to_json(matches: Matches) -> dict[str, Any]:
-    """The matches as plain values, their specs whole; a count that is only bounded is null beside its bounds."""
+    """The matches as plain values, their specs whole; a count that is only an interval is null beside it."""
 
     def one(match: Match) -> dict[str, Any]:
         relative = {metric: getattr(match, metric) / target - 1 for metric, target in matches.budgets.items()}
@@ -141,36 +145,68 @@ def matches_to_json(matches: Matches) -> dict[str, Any]:
         "count_bounds": list(matches.count),
         "distinct": exact(matches.distinct),
         "distinct_bounds": list(matches.distinct),
+        "confidence": CONFIDENCE if matches.draws else 1.0,
+        "draws": matches.draws,
         "complete": matches.complete,
         "best": [one(match) for match in matches.best],
         "nearest_miss": None if matches.nearest_miss is None else one(matches.nearest_miss),
     }
 
 
+def _listed(tables: SpaceTables, limits: tuple[Limits, Limits]) -> Halves:
+    """Halves of options that stand for their network. Raises InputError where they are too many."""
+    ordered = tables.space.constraints.nondecreasing_widths
+    try:
+        return Halves(tables, ordered=ordered, distinct=True, merged=False, ceiling=(limits[0][1], limits[1][1]))
+    except BeyondReach:
+        rule = f"the nearest architectures are listed where half of the stages have at most {MAX_WORK:,}"
+        rule += " options within the budgets; without a list (`--best 0`) their number is given"
+        raise InputError(rule, place="stages", value=tables.space.size()) from None
+
+
+def _numbers(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[Limits, Limits, int]:
+    """Combinations and networks within the limits, each as an interval, and the draws that it took."""
+    params, flops = (Bounds(min=low, max=high) for low, high in limits)
+    space = replace(tables.space, constraints=replace(tables.space.constraints, params=params, flops=flops))
+    count = ConstrainedSpace(replace(tables, space=space))
+    kinds = ("allowed", "distinct")
+    for kind in kinds:
+        count.number(kind, limits)
+    try:
+        count.survey()
+    except BeyondReach:
+        sample = sample_within(tables, limits)
+        return sample.interval(sample.hits), sample.interval(sample.distinct_hits), sample.draws
+    allowed, distinct = (count.number(kind, limits) for kind in kinds)
+    return (allowed, allowed), (distinct, distinct), 0
+
+
 def _nearest(
-    ends: HalfLists, budgets: Mapping[str, float], start: float, stop: float, best: int, most: int
+    halves: Halves, budgets: Mapping[str, float], start: float, stop: float, best: int, most: int
 ) -> tuple[list[Match], bool]:
     """The `best` nearest architectures within `stop` of every budget, by a tolerance that doubles from `start`.
 
     At most `most` pairs are looked at for one tolerance; the second value is False where that ended the search.
     """
+    tables = halves.tables
     tolerance = min(start, stop)
     found: list[Match] = []
     while True:
-        limits = np.array([_limits(ends.tables.space, budgets, metric, tolerance) for metric in COUNT_METRICS])
-        pairs = ends.pairs(limits, most)
-        if pairs is None:
+        limits = _limits(tables.space, budgets, tolerance)
+        pairs = [sum(_Windows(halves, i, limits, axis).pairs for i in halves.groups()) for axis in (0, 1)]
+        if min(pairs) > most:
             return found, False
-        rows = np.empty((0, len(ends.tables.stages)), dtype=np.int64)
+        rows = np.empty((0, len(tables.stages)), dtype=np.int64)
         costs = np.empty((0, 2), dtype=np.int64)
-        for more_rows, more_costs in pairs:
-            rows, costs = np.concatenate([rows, more_rows]), np.concatenate([costs, more_costs])
-            order = np.lexsort((costs[:, 1], costs[:, 0], _distance(costs, budgets)))[:best]
-            rows, costs = rows[order], costs[order]
+        for i in halves.groups():
+            for more_rows, more_costs in _Windows(halves, i, limits, pairs.index(min(pairs))).blocks():
+                rows, costs = np.concatenate([rows, more_rows]), np.concatenate([costs, more_costs])
+                order = np.lexsort((costs[:, 1], costs[:, 0], _distance(costs, budgets)))[:best]
+                rows, costs = rows[order], costs[order]
         distance = _distance(costs, budgets)
         found = [
             Match(
-                spec=ends.tables.spec(row, name=f"{ends.tables.space.name}-{i + 1}"),
+                spec=tables.spec(row, name=f"{tables.space.name}-{i + 1}"),
                 params=int(cost[0]),
                 flops=int(cost[1]),
                 distance=float(off),
@@ -183,6 +219,35 @@ def _nearest(
         tolerance = min(2 * tolerance, stop)
 
 
+class _Windows:
+    """Of one width at the cut, for each half of the longer list those of the shorter that keep one limit with it."""
+
+    def __init__(self, halves: Halves, i: int, limits: tuple[Limits, Limits], axis: int) -> None:
+        self.halves, self.limits = halves, np.array(limits)
+        self.longer, shorter = halves.group(i)
+        self.shorter = shorter[np.argsort(shorter["cost"][:, axis], kind="stable")]
+        values, own = self.shorter["cost"][:, axis].copy(), self.longer["cost"][:, axis]
+        self.begin = np.searchsorted(values, limits[axis][0] - own, side="left")
+        self.length = np.maximum(np.searchsorted(values, limits[axis][1] - own, side="right") - self.begin, 0)
+        self.pairs = int(self.length.sum())
+
+    def blocks(self) -> Iterator[tuple[IntArray, IntArray]]:
+        """Rows [N, S] and costs [N, 2] of the pairs that keep both limits; `PAIRS_AT_ONCE` are looked at at a time."""
+        ends = np.cumsum(self.length)
+        done = 0
+        while done < len(ends):
+            start = int(ends[done] - self.length[done])
+            upto = max(done + 1, int(np.searchsorted(ends, start + PAIRS_AT_ONCE, side="right")))
+            lengths = self.length[done:upto]
+            one = np.repeat(np.arange(done, upto), lengths)
+            other = self.begin[one] + np.arange(len(one)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            totals = self.longer["cost"][one] + self.shorter["cost"][other]
+            hit = np.flatnonzero(((totals >= self.limits[:, 0]) & (totals <= self.limits[:, 1])).all(axis=1))
+            if len(hit):
+                yield self.halves.rows(self.longer[one[hit]], self.shorter[other[hit]]), totals[hit]
+            done = upto
+
+
 def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
     """[N] sum of relative distances of costs [N, 2] from the budgets."""
     total = np.zeros(len(costs))
@@ -192,16 +257,13 @@ def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
     return total
 
 
-def _ceiling(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> Corner:
-    """The most params and FLOPs that the space's constraints and the budgets leave."""
-    params, flops = (_limits(space, budgets, metric, tolerance) for metric in COUNT_METRICS)
-    return params[1], flops[1]
-
-
-def _limits(space: SearchSpace, budgets: Mapping[str, float], metric: str, tolerance: float) -> tuple[int, int]:
-    """The closed interval of one count that the space's constraint and the budget leave."""
-    low, high = whole_bounds(getattr(space.constraints, metric))
-    if metric in budgets:
-        target = budgets[metric]
-        low, high = max(low, ceil(target * (1 - tolerance))), min(high, floor(target * (1 + tolerance)))
-    return low, high
+def _limits(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> tuple[Limits, Limits]:
+    """The closed intervals of params and FLOPs that the space's constraints and the budgets leave."""
+    found = []
+    for metric in COUNT_METRICS:
+        low, high = whole_bounds(getattr(space.constraints, metric))
+        if metric in budgets:
+            target = budgets[metric]
+            low, high = max(low, ceil(target * (1 - tolerance))), min(high, floor(target * (1 + tolerance)))
+        found.append((low, high))
+    return found[0], found[1]

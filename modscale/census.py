@@ -1,15 +1,15 @@
-"""What a search space holds, exactly: how many architectures, how many are feasible, and how far their counts reach.
+"""What a search space holds: how many architectures, how many are feasible, and how far their counts reach.
 
-Exact means by arithmetic, not by sampling: see `halves.py` for how a space of 1e12 architectures is counted in
-halves. Where the halves have too many distinct points, the census says so and encloses the number of feasible
-architectures between two bounds instead.
+Exact, by arithmetic on halves (`halves.py`), up to some 1e12 architectures. Beyond that the census says so and gives
+the number of feasible architectures as the 95 % interval of a sample (`sampling.py`); how far the counts of all reach
+is exact there too, and so is what that reach alone tells: that everything is feasible, or nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -19,12 +19,12 @@ from modscale.arrays import IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.errors import MismatchError
 from modscale.feasibility import ANY, ConstrainedSpace, explain_infeasible
-from modscale.halves import Extreme, Found, interval_corners
-from modscale.partials import KINDS, MAX_MET, MAX_POINTS
-from modscale.points import Corner, Limits
-from modscale.space import Constraints, SearchSpace
+from modscale.halves import MAX_WORK, BeyondReach, Progress, silent
+from modscale.pairs import Extreme, Limits
+from modscale.sampling import CONFIDENCE, count_ordered, sample_within
+from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
-from modscale.tables import SpaceTables, build_tables
+from modscale.tables import build_tables
 
 BINS = 16
 
@@ -68,91 +68,78 @@ class Census:
     """Combinations of options."""
     distinct: int
     """Networks among them: combinations that differ only where it has no effect count once."""
-    feasible: int | None
-    """Combinations that meet all constraints; None where only `feasible_interval` is known."""
     feasible_interval: tuple[int, int]
-    """Bounds of `feasible`, equal where it is exact."""
-    distinct_feasible: int | None
-    """Networks that meet all constraints; None where not exact."""
+    """Combinations that meet all constraints: two equal numbers where that is known, else a 95 % interval."""
+    distinct_feasible_interval: tuple[int, int]
+    """Networks that meet all constraints, in the same way."""
     reach: Mapping[str, Reach]
     """Over all architectures."""
-    feasible_reach: Mapping[str, Reach] | None
+    feasible_reach: Mapping[str, Reach] | None = None
     """Over the feasible ones; None where there are none, or where not exact."""
-    removed: Mapping[str, Removal] | None
+    removed: Mapping[str, Removal] | None = None
     """By constraint; None where not exact."""
-    histograms: Mapping[str, Histogram] | None
+    histograms: Mapping[str, Histogram] | None = None
     """None where not exact."""
-    rule: str | None
+    rule: str | None = None
     """Why the census is not exact."""
-    infeasible: str | None
+    draws: int = 0
+    """Architectures that were drawn for the intervals."""
+    infeasible: str | None = None
     """Where nothing is feasible, the constraint that sees to it and the nearest miss."""
 
     @property
     def exact(self) -> bool:
         return self.rule is None
 
+    @property
+    def feasible(self) -> int | None:
+        """None where only the interval is known."""
+        low, high = self.feasible_interval
+        return low if low == high else None
 
-def take_census(space: SearchSpace, *, bins: int = BINS, tables: SpaceTables | None = None) -> Census:
-    """Counts a space.
+    @property
+    def distinct_feasible(self) -> int | None:
+        """None where only the interval is known."""
+        low, high = self.distinct_feasible_interval
+        return low if low == high else None
+
+
+def take_census(space: SearchSpace, *, bins: int = BINS, progress: Progress = silent) -> Census:
+    """Counts a space; `progress` is told now and then what share is done.
 
     Raises:
         InputError: the space is too large to be tabled (`build_tables`).
         MismatchError: two ways to count the feasible architectures disagree.
     """
-    count = _Counting(tables or build_tables(space), bins)
-    exact = count.halves.exact
-    histograms = {metric: count.histogram(axis) for axis, metric in enumerate(COUNT_METRICS)} if exact else None
-    if histograms is not None:
-        # Two sweeps, one along each count: they must agree on how many architectures are feasible.
-        sums = {(sum(histogram.all), sum(histogram.feasible)) for histogram in histograms.values()}
-        if len(sums) != 1 or next(iter(sums))[0] != space.size():
-            raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
-        interval = (next(iter(sums))[1],) * 2
-    else:
-        interval = count.halves.enclose(*count.limits, "allowed") if count.constrained else (space.size(),) * 2
-    hopeless = explain_infeasible(space, tables=count.tables) if interval[0] == 0 else None
-    if hopeless:
-        interval = (0, 0)
-    rule = (
-        f"more than {MAX_MET:,} distinct partial sums of params and FLOPs ({MAX_POINTS:,} in one half), "
-        "or weights beyond int64"
-    )
-    return Census(
-        name=space.name,
-        size=space.size(),
-        distinct=prod(len(np.unique(stage.network)) for stage in count.tables.stages),
-        feasible=interval[0] if interval[0] == interval[1] else None,
-        feasible_interval=interval,
-        distinct_feasible=count.distinct_feasible() if exact else None,
-        reach=count.reach,
-        feasible_reach=count.feasible_reach() if exact and interval[0] else None,
-        removed=count.removed(interval[0]) if exact else None,
-        histograms=histograms,
-        rule=None if exact else rule,
-        infeasible=None if hopeless is None else str(hopeless),
-    )
+    count = ConstrainedSpace(build_tables(space))
+    free = count.tables.free()
+    reach = _reach(count, [free.extreme(axis, end) for axis in (0, 1) for end in (0, 1)])
+    try:
+        found = _count(count, reach, bins, progress)
+    except BeyondReach:
+        found = _sample(count, progress)
+    if not found["feasible_interval"][0]:
+        hopeless = explain_infeasible(space, tables=count.tables)
+        if hopeless is not None:
+            found |= {"feasible_interval": (0, 0), "distinct_feasible_interval": (0, 0), "infeasible": str(hopeless)}
+    distinct = prod(int(stage.stands.sum()) for stage in count.tables.stages)
+    return Census(name=space.name, size=space.size(), distinct=distinct, reach=reach, **found)
 
 
 def census_to_json(census: Census) -> dict[str, Any]:
-    """The census as plain values; `feasible` is null where only the interval is known."""
+    """The census as plain values; `feasible` is null where only its interval is known."""
 
-    def reach(kind: Mapping[str, Reach] | None, metric: str) -> dict[str, Any] | None:
-        if kind is None:
-            return None
-        ends = kind[metric]
-        return {
-            "min": ends.min,
-            "max": ends.max,
-            "min_spec": spec_to_dict(ends.min_spec),
-            "max_spec": spec_to_dict(ends.max_spec),
-        }
-
-    def removal(removed: Removal) -> dict[str, Any]:
-        shares = {"alone_share": removed.alone / census.size, "only_share": removed.only / census.size}
-        return {"alone": removed.alone, "only": removed.only, **shares}
-
-    def histogram(bars: Histogram) -> dict[str, Any]:
-        return {"edges": list(bars.edges), "all": list(bars.all), "feasible": list(bars.feasible)}
+    def plain(reach: Reach | None) -> dict[str, Any] | None:
+        return (
+            None
+            if reach is None
+            else {
+                "min": reach.min,
+                "max": reach.max,
+                "min_spec": spec_to_dict(reach.min_spec),
+                "max_spec": spec_to_dict(reach.max_spec),
+            }
+        )
 
     return {
         "name": census.name,
@@ -162,140 +149,118 @@ def census_to_json(census: Census) -> dict[str, Any]:
         "feasible_share": None if census.feasible is None else census.feasible / census.size,
         "distinct": census.distinct,
         "distinct_feasible": census.distinct_feasible,
+        "distinct_feasible_interval": list(census.distinct_feasible_interval),
         "exact": census.exact,
+        "confidence": 1.0 if census.exact else CONFIDENCE,
+        "draws": census.draws,
         "rule": census.rule,
-        "params": reach(census.reach, "params"),
-        "flops": reach(census.reach, "flops"),
-        "feasible_params": reach(census.feasible_reach, "params"),
-        "feasible_flops": reach(census.feasible_reach, "flops"),
-        "removed": None if census.removed is None else {k: removal(v) for k, v in census.removed.items()},
-        "histograms": None if census.histograms is None else {k: histogram(v) for k, v in census.histograms.items()},
+        **{metric: plain(census.reach[metric]) for metric in COUNT_METRICS},
+        **{f"feasible_{metric}": plain((census.feasible_reach or {}).get(metric)) for metric in COUNT_METRICS},
+        "removed": None if census.removed is None else {
+            name: {
+                "alone": one.alone,
+                "only": one.only,
+                "alone_share": one.alone / census.size,
+                "only_share": one.only / census.size,
+            }
+            for name, one in census.removed.items()
+        },
+        "histograms": None if census.histograms is None else {
+            metric: {name: list(column) for name, column in asdict(bars).items()}
+            for metric, bars in census.histograms.items()
+        },
         "infeasible": census.infeasible,
+    }  # fmt: skip
+
+
+def _count(count: ConstrainedSpace, reach: Mapping[str, Reach], bins: int, progress: Progress) -> dict[str, Any]:
+    """The fields of a census that are counted. Raises BeyondReach, MismatchError."""
+    params, flops = limits = count.limits
+    extremes = [
+        Extreme(axis=axis, own=limits[axis], other=limits[1 - axis], lowest=lowest)
+        for axis in (0, 1)
+        for lowest in (True, False)
+    ]
+
+    def answers() -> dict[str, Any]:
+        size, feasible = count.tables.space.size(), count.number("allowed", limits)
+        meeting = {
+            "widths": (count.number("allowed", (ANY, ANY)), count.number("all", limits)),
+            "params": (count.number("all", (params, ANY)), count.number("allowed", (ANY, flops))),
+            "flops": (count.number("all", (ANY, flops)), count.number("allowed", (params, ANY))),
+        }
+        return {
+            "feasible_interval": (feasible,) * 2,
+            "distinct_feasible_interval": (count.number("distinct", limits),) * 2,
+            "removed": {
+                name: Removal(alone=size - meeting[name][0], only=meeting[name][1] - feasible) for name in count.names
+            },
+            "histograms": {
+                metric: _histogram(count, axis, reach[metric], bins) for axis, metric in enumerate(COUNT_METRICS)
+            },
+        }
+
+    answers()  # the first time only to note what will be asked, so that all is counted at once
+    found = count.survey(extremes, progress)
+    fields = answers()
+    # Two sweeps, one along each count: they must agree on how many architectures are feasible.
+    sums = {(sum(bars.all), sum(bars.feasible)) for bars in fields["histograms"].values()}
+    if sums != {(count.tables.space.size(), fields["feasible_interval"][0])}:
+        raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
+    rows = [one[1] for one in found if one is not None]
+    if rows:
+        fields["feasible_reach"] = _reach(count, rows)
+    return fields
+
+
+def _histogram(count: ConstrainedSpace, axis: int, reach: Reach, bins: int) -> Histogram:
+    width = reach.max - reach.min
+    bins = max(1, min(bins, width))
+    edges = [reach.min + width * i // bins for i in range(bins + 1)]
+    tops = [edges[0] - 1, *(edge - 1 for edge in edges[1:-1]), edges[-1]]
+    low, high = count.limits[axis]
+
+    def up_to(kind: str, own: Limits, other: Limits) -> int:
+        return count.number(kind, (own, other) if axis == 0 else (other, own))
+
+    below = [up_to("all", (0, top), ANY) for top in tops]
+    feasible = [up_to("allowed", (low, min(top, high)), count.limits[1 - axis]) for top in tops]
+    return Histogram(
+        edges=tuple(edges),
+        all=tuple(after - before for before, after in pairwise(below)),
+        feasible=tuple(after - before for before, after in pairwise(feasible)),
+    )
+
+
+def _sample(count: ConstrainedSpace, progress: Progress) -> dict[str, Any]:
+    """What can be told of a space that is beyond exact counting."""
+    sample = sample_within(count.tables, count.limits, progress)
+    feasible = sample.interval(sample.hits)
+    ends = [count.ends(axis, ordered=count.ordered) for axis in (0, 1)]
+    if all(low <= least and most <= high for (low, high), (least, most) in zip(count.limits, ends, strict=True)):
+        feasible = (count_ordered(count.tables),) * 2
+    rule = f"more than {MAX_WORK:,} halves to go through"
+    if sample.draws:
+        rule += f": intervals of 95 % from {sample.draws:,} uniform draws, {sample.hits:,} of them feasible"
+    if sample.draws and not sample.hits:
+        rule += "; there may be none at all"
+    return {
+        "feasible_interval": feasible,
+        "distinct_feasible_interval": sample.interval(sample.distinct_hits),
+        "rule": rule,
+        "draws": sample.draws,
     }
 
 
-class _Counting(ConstrainedSpace):
-    """A space with the edges of its histograms, gone through once for all that the census asks."""
-
-    def __init__(self, tables: SpaceTables, bins: int) -> None:
-        super().__init__(tables)
-        self.bins = bins
-
-    @cached_property
-    def free(self) -> SpaceTables:
-        """The same tables without constraints."""
-        return replace(self.tables, space=replace(self.tables.space, constraints=Constraints()))
-
-    @cached_property
-    def reach(self) -> Mapping[str, Reach]:
-        """Over all architectures; needs no halves."""
-        rows = [[_extreme(self.free, axis, end) for end in (0, 1)] for axis in (0, 1)]
-        return {
-            metric: Reach(
-                min=int(self.tables.count(rows[axis][0][None])[axis][0]),
-                max=int(self.tables.count(rows[axis][1][None])[axis][0]),
-                min_spec=self.tables.spec(rows[axis][0]),
-                max_spec=self.tables.spec(rows[axis][1]),
-            )
-            for axis, metric in enumerate(COUNT_METRICS)
-        }
-
-    @cached_property
-    def edges(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The edges of the histograms of params and of FLOPs."""
-        found = []
-        for metric in COUNT_METRICS:
-            ends = self.reach[metric]
-            width = ends.max - ends.min
-            bins = max(1, min(self.bins, width))
-            found.append(tuple(ends.min + width * i // bins for i in range(bins + 1)))
-        return found[0], found[1]
-
-    @cached_property
-    def surveyed(self) -> tuple[Mapping[tuple[Corner, str], int], Mapping[Extreme, Found | None]]:
-        """Architectures at or below each corner that a question needs, by kind, and the extreme feasible ones."""
-        params, flops = self.limits
-        asked: list[tuple[Mapping[Corner, int], tuple[str, ...]]]
-        asked = [(interval_corners(*limits), KINDS) for limits in ((params, flops), (params, ANY), (ANY, flops))]
-        for axis in (0, 1):
-            for top in self._tops(axis):
-                asked.append((_line(axis, top, ANY), ("all",)))
-                asked.append((_line(axis, self._clipped(axis, top), self.limits[1 - axis]), ("allowed",)))
-        corners: dict[Corner, set[str]] = {}
-        for some, kinds in asked:
-            for corner in some:
-                corners.setdefault(corner, set()).update(kinds)
-        extremes = [self._extreme(axis, lowest=lowest) for axis in (0, 1) for lowest in (True, False)]
-        return self.halves.survey(corners, extremes)
-
-    def _between(self, params: Limits, flops: Limits, kind: str) -> int:
-        return self._signed(interval_corners(params, flops), kind)
-
-    def _signed(self, corners: Mapping[Corner, int], kind: str) -> int:
-        return sum(sign * self.surveyed[0][corner, kind] for corner, sign in corners.items())
-
-    def _extreme(self, axis: int, *, lowest: bool) -> Extreme:
-        return Extreme(axis=axis, own=self.limits[axis], other=self.limits[1 - axis], lowest=lowest)
-
-    def _tops(self, axis: int) -> list[int]:
-        """The highest count of each bin."""
-        edges = self.edges[axis]
-        return [edge - 1 for edge in edges[1:-1]] + [edges[-1]]
-
-    def _clipped(self, axis: int, top: int) -> int:
-        low, high = self.limits[axis]
-        return max(low - 1, min(top, high))
-
-    def feasible_reach(self) -> Mapping[str, Reach]:
-        reach: dict[str, Reach] = {}
-        for axis, metric in enumerate(COUNT_METRICS):
-            ends = [self.surveyed[1][self._extreme(axis, lowest=lowest)] for lowest in (True, False)]
-            (low, least), (high, most) = (
-                (found.total[axis], self.tables.spec(self.halves.locate(self.tables, found)))
-                for found in ends
-                if found is not None
-            )
-            reach[metric] = Reach(min=low, max=high, min_spec=least, max_spec=most)
-        return reach
-
-    def distinct_feasible(self) -> int:
-        return self._between(*self.limits, "distinct")
-
-    def removed(self, feasible: int) -> dict[str, Removal]:
-        size = self.tables.space.size()
-        params, flops = self.limits
-        meeting = {
-            "widths": (self.halves.size("allowed"), self._between(params, flops, "all")),
-            "params": (self._between(params, ANY, "all"), self._between(ANY, flops, "allowed")),
-            "flops": (self._between(ANY, flops, "all"), self._between(params, ANY, "allowed")),
-        }
-        return {name: Removal(alone=size - meeting[name][0], only=meeting[name][1] - feasible) for name in self.names}
-
-    def histogram(self, axis: int) -> Histogram:
-        below = [self._signed(_line(axis, top, ANY), "all") for top in self._tops(axis)]
-        everything = feasible = np.diff([0, *below])
-        if self.constrained:
-            low, high = self.limits[axis]
-            tops = [low - 1, *(self._clipped(axis, top) for top in self._tops(axis))]
-            below = [self._signed(_line(axis, top, self.limits[1 - axis]), "allowed") for top in tops]
-            feasible = np.diff(below) if low <= high else np.zeros_like(everything)
-        return Histogram(
-            edges=self.edges[axis], all=tuple(int(n) for n in everything), feasible=tuple(int(n) for n in feasible)
+def _reach(count: ConstrainedSpace, rows: Sequence[IntArray]) -> dict[str, Reach]:
+    """From the rows of the architectures with the least and the most params, and the least and the most FLOPs."""
+    costs = count.tables.count(np.stack(rows))
+    return {
+        metric: Reach(
+            min=int(costs[axis][2 * axis]),
+            max=int(costs[axis][2 * axis + 1]),
+            min_spec=count.tables.spec(rows[2 * axis]),
+            max_spec=count.tables.spec(rows[2 * axis + 1]),
         )
-
-
-def _line(axis: int, top: int, other: Limits) -> dict[Corner, int]:
-    """Signed corners of the architectures whose count `axis` is at most `top`, with the other count in an interval."""
-    own = (ANY[0] + 1, top)
-    return interval_corners(own, other) if axis == 0 else interval_corners(other, own)
-
-
-def _extreme(tables: SpaceTables, axis: int, end: int) -> IntArray:
-    """[S] the architecture with the least (end 0) or the most (end 1) of one count, stage by stage."""
-    row: list[int] = []
-    entering = 0
-    for stage, cost, slope, rest in zip(tables.stages, tables.cost, tables.slope, tables.rest, strict=True):
-        reached = cost[:, axis] + entering * slope[:, axis] + rest[end][:, axis]
-        row.append(int(reached.argmax() if end else reached.argmin()))
-        entering = int(stage.dim[row[-1]])
-    return np.array(row, dtype=np.int64)
+        for axis, metric in enumerate(COUNT_METRICS)
+    }

@@ -213,17 +213,17 @@ def search(
 
 @_command("modscale space spaces/mobile.yaml")
 def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Size, reach and feasibility of a space, counted exactly."""
+    """Size, reach and feasibility of a space."""
     from modscale.census import census_to_json, take_census
+    from modscale.console import counting_progress, show_assumed, show_census
     from modscale.errors import naming_file
 
     with naming_file(space_file):
         loaded = _experiment(space_file).space
-        census = take_census(loaded)
+        with counting_progress(loaded.name) as progress:
+            census = take_census(loaded, progress=progress)
 
     def show() -> None:
-        from modscale.console import show_assumed, show_census
-
         show_census(census)
         show_assumed(loaded.assumed)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from threading import Timer
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs 
     from modscale.scaling import ScaledModel
 
 ARCHITECTURE = Column(heading="dim × depth + attention", is_text=True, may_move=True)
+PATIENCE_S = 0.4
+"""After which a count shows that it is under way."""
 UNKNOWN_WIDTH = 80
 """Columns of a terminal that does not tell."""
 
@@ -89,13 +92,14 @@ def show_count(spec: ModelSpec, count: ModelCount, traced: tuple[int, int] | Non
 def show_census(census: Census) -> None:
     """Size and feasibility of a space, what each constraint removes, the reach and the distribution of its counts."""
     rows = [("architectures", f"{census.size:,}", ""), ("networks among them", f"{census.distinct:,}", "")]
-    low, high = census.feasible_interval
-    share = f"{low / census.size:.2%}" if low == high else f"{low / census.size:.2%} to {high / census.size:.2%}"
-    rows.append(("feasible", f"{low:,}" if low == high else f"{low:,} to {high:,}", share))
-    if census.distinct_feasible is not None:
-        rows.append(
-            ("feasible networks", f"{census.distinct_feasible:,}", f"{census.distinct_feasible / census.distinct:.2%}")
-        )
+    for what, (low, high), whole in (
+        ("feasible", census.feasible_interval, census.size),
+        ("feasible networks", census.distinct_feasible_interval, census.distinct),
+    ):
+        known = low == high
+        share = f"{low / whole:.2%}" if known else f"{low / whole:.2%} to {high / whole:.2%}"
+        label = what if known else f"{what}, 95 % interval"
+        rows.append((label, f"{low:,}" if known else f"{low:,} to {high:,}", share))
     for name, removed in (census.removed or {}).items():
         rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
         rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
@@ -219,7 +223,7 @@ def show_scaled(scaled: ScaledModel) -> None:
 def show_matches(matches: Matches) -> None:
     """The architectures of a space near several budgets, the nearest first."""
     low, high = matches.count
-    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,} (95 % interval of {matches.draws:,} draws)"
     budgets = ", ".join(f"{target:,.0f} {metric}" for metric, target in matches.budgets.items())
     note(f"{number} architectures of {matches.space} are within {matches.tolerance:.1%} of {budgets}")
     rows = [
@@ -287,6 +291,40 @@ def latency_progress(settings: LatencySettings) -> Iterator[Callable[[int, int],
     task = bar.add_task("export", total=None)
     with _drawn(bar):
         yield lambda done, total: bar.update(task, description="latency", completed=done, total=total, refresh=True)
+
+
+@contextmanager
+def counting_progress(name: str) -> Iterator[Callable[[float], None]]:
+    """How far a count is, once it takes a while: a bar where there is a terminal, a line elsewhere.
+
+    Gives what is to hear the share that is done.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip
+    task = bar.add_task(_shown(err, f"counting {name}"), total=1.0)
+
+    def begin() -> None:
+        with suppress(OSError):
+            if err.is_terminal:
+                bar.start()
+            else:
+                say(f"counting the architectures of {name} ...")
+
+    timer = Timer(PATIENCE_S, begin)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda share: bar.update(task, completed=share)
+    finally:
+        timer.cancel()
+        timer.join()
+        if err.is_terminal:
+            with suppress(OSError):
+                bar.stop()
 
 
 @contextmanager

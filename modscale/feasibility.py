@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -10,8 +13,8 @@ import numpy as np
 from modscale.arrays import MAX_COUNT, IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.errors import InputError
-from modscale.halves import Extreme, Halves, build_halves
-from modscale.points import Limits
+from modscale.halves import UNBOUNDED, BeyondReach, Found, Halves, Progress, silent
+from modscale.pairs import Corner, Extreme, Limits, interval_corners
 from modscale.space import Bounds, SearchSpace
 from modscale.tables import SpaceTables, build_tables, whole_bounds
 
@@ -34,7 +37,7 @@ def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -
 def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> InputError | None:
     """Why nothing is feasible: the smallest set of constraints that nothing meets, and the nearest miss.
 
-    None where something is feasible, or where the space is too large for a proof (`partials.MAX_MET`, `MAX_POINTS`).
+    None where something is feasible, or where the space is too large for a proof (`halves.MAX_WORK`).
     """
     count = ConstrainedSpace(tables or build_tables(space))
     drawn = count.tables.sample(np.random.default_rng(0), QUICK_DRAWS)
@@ -42,14 +45,19 @@ def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None)
         return None
     for number in range(1, len(count.names) + 1):
         for names in combinations(count.names, number):
-            error = count.conflict(names)
-            if error is not None:
-                return error
+            with suppress(BeyondReach):
+                error = count.conflict(names)
+                if error is not None:
+                    return error
     return None
 
 
 class ConstrainedSpace:
-    """A space's tables with its constraints as whole numbers, and its halves, built when first asked for."""
+    """A space's tables with its constraints as whole numbers, and its halves, listed when they are asked for.
+
+    Three kinds of architectures are told apart: `all`, `allowed` (no stage narrower than the one before it, where the
+    space asks for that) and `distinct` (of the allowed ones that are the same network, one).
+    """
 
     def __init__(self, tables: SpaceTables) -> None:
         self.tables = tables
@@ -63,14 +71,46 @@ class ConstrainedSpace:
         self.limits = own[0], own[1]
         active = zip(("widths", *COUNT_METRICS), (self.ordered, *bounded), strict=True)
         self.names = tuple(name for name, is_active in active if is_active)
-        self.constrained = bool(self.names)
+        dims = [stage.dim for stage in tables.stages]
+        narrows = any(before.max() > after.min() for before, after in pairwise(dims))
+        repeats = not all(stage.stands.all() for stage in tables.stages)
+        ordered = self.ordered and narrows
+        self.halves_of = {"all": (False, False), "allowed": (ordered, False), "distinct": (ordered, repeats)}
+        """By kind, whether order and whether repeats matter: the same halves serve kinds that agree in both."""
+        self.asked: dict[tuple[bool, bool], dict[Corner, int]] = {}
+        """By that, the corners that have been asked for, with their counts once they are known."""
 
-    @cached_property
-    def halves(self) -> Halves:
-        return build_halves(self.tables, (self.limits[0][1], self.limits[1][1]))
+    def number(self, kind: str, limits: tuple[Limits, Limits]) -> int:
+        """Architectures within both closed intervals; 0, until `survey` has been called after the first asking."""
+        if any(low > high for low, high in limits):
+            return 0
+        known = self.asked.setdefault(self.halves_of[kind], {})
+        return sum(sign * known.setdefault(corner, 0) for corner, sign in interval_corners(*limits).items())
+
+    def survey(self, extremes: Sequence[Extreme] = (), progress: Progress = silent) -> list[Found | None]:
+        """Counts what was asked for, and finds the extreme ones of the allowed. Raises BeyondReach."""
+        found: list[Found | None] = []
+        for i, ((ordered, distinct), known) in enumerate(self.asked.items()):
+            wanted = extremes if (ordered, distinct) == self.halves_of["allowed"] else ()
+            ceiling = UNBOUNDED if wanted else (max(c[0] for c in known), max(c[1] for c in known))
+            halves = Halves(self.tables, ordered=ordered, distinct=distinct, ceiling=ceiling)
+            counts, here = halves.survey(list(known), wanted, partial(_report, progress, i, len(self.asked)))
+            known.update(zip(known, counts, strict=True))
+            found += here
+        return found
+
+    def ends(self, axis: int, *, ordered: bool) -> Limits:
+        """The least and the most of one count over all, or over those that keep the order of widths."""
+        tables = self.tables if ordered else self.tables.free()
+        low, high = (int(tables.count(tables.extreme(axis, end)[None])[axis][0]) for end in (0, 1))
+        return low, high
 
     def conflict(self, names: tuple[str, ...]) -> InputError | None:
-        """The error where nothing meets the named constraints together; every part of them is met by something."""
+        """The error where nothing meets the named constraints together; every part of them is met by something.
+
+        Raises:
+            BeyondReach: the space is too large to tell.
+        """
         if names == ("widths",):
             narrowing, widths = _least_narrowing(self.tables)
             if not narrowing:
@@ -80,27 +120,38 @@ class ConstrainedSpace:
         axis = 0 if "params" in names else 1
         own = self.limits[axis]
         other = self.limits[1] if axis == 0 and "flops" in names else ANY
-        if not self.halves.exact:
-            return None
-        kind = "allowed" if "widths" in names else "all"
-        meeting, below, above = (
-            Extreme(axis=axis, own=own, other=other, kind=kind),
-            Extreme(axis=axis, own=(ANY[0], own[0] - 1), other=other, kind=kind),
-            Extreme(axis=axis, own=(own[1] + 1, ANY[1]), other=other, lowest=True, kind=kind),
-        )
-        _, found = self.halves.survey({}, (meeting, below, above))
-        if found[meeting] is not None:
-            return None
-        nearest = min(
-            (miss.total[axis] for miss in (found[below], found[above]) if miss),
-            key=lambda n: max(own[0] - n, n - own[1]),
-        )
-        company = ["nondecreasing widths"] * ("widths" in names)
+        ordered = "widths" in names
+        least, most = self.ends(axis, ordered=ordered)
+        if other == ANY and not (own[0] <= most and least <= own[1]):
+            nearest = most if own[0] > most else least
+        elif other == ANY and (own[0] <= least or most <= own[1]):
+            return None  # the least or the most of all is within the limits
+        else:
+            found = self._nearest(Extreme(axis=axis, own=own, other=other), "allowed" if ordered else "all")
+            if found is None:
+                return None
+            nearest = found
+        company = ["nondecreasing widths"] * ordered
         company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other is not ANY)
         having = f" with {' and '.join(company)}" if company else ""
         unit = "params" if axis == 0 else "FLOPs"
         rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
         return InputError(rule, place=f"constraints.{COUNT_METRICS[axis]}")
+
+    def _nearest(self, within: Extreme, kind: str) -> int | None:
+        """Where nothing lies within both intervals, the count nearest to its own; None where something does."""
+        low, high = within.own
+        below = replace(within, own=(ANY[0], low - 1))
+        above = replace(within, own=(high + 1, ANY[1]), lowest=True)
+        halves = Halves(self.tables, ordered=self.halves_of[kind][0])
+        _, (found, *misses) = halves.survey((), (within, below, above))
+        if found is not None:
+            return None
+        return min((miss[0] for miss in misses if miss), key=lambda n: max(low - n, n - high))
+
+
+def _report(progress: Progress, part: int, parts: int, share: float) -> None:
+    progress((part + share) / parts)
 
 
 def _describe(bounds: Bounds) -> str:

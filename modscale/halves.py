@@ -1,213 +1,247 @@
-"""Every architecture of a space as pairs of points, and what can be asked of them all.
+"""Every architecture of a space as a pair of halves, which are listed; the pairs are not.
 
-To count architectures within limits is to count pairs of points (`pairs.py`) of the sides that `partials.py` builds.
-Whole numbers throughout: nothing is sampled or rounded. Where the sides would grow too large they were rounded down to
-a grid instead; `slack` bounds how far each total may have moved, so that counts with the limits moved by it enclose
-the true one.
+A space of 1e12 architectures is some 1e6 first halves, each with some 1e6 last halves. What joins two halves costs
+what the widths at the cut make it cost; so the longer list is grouped by its width at the cut, and for each width the
+shorter list is taken with the cost of the joint. The cut lies between two stages, or inside one: its blocks in one
+half, its attention blocks in the other, and only halves of one width belong together.
+
+By hand: three stages of 10 options are 1,000 architectures. Cut after the first, 10 first halves meet 100 last
+halves. If the second stage has two widths, the 10 are taken twice, with the transition to either width; what is left
+to do is look at 2 x 10 and 100 numbers, not at 1,000.
+
+Shapes: n halves, S stages; columns of costs are params (0) and FLOPs (1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from threading import Lock
+from itertools import permutations
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modscale.arrays import MAX_COUNT, IntArray
 from modscale.machine import available_cores
-from modscale.pairs import Totals, corner_counts, highest_pair
-from modscale.partials import Meeting, TooManyPoints, build_meetings, entry_slopes
-from modscale.points import Corner, Limits, Points, as_pair
-from modscale.space import Bounds
+from modscale.pairs import Corner, Extreme, Ranks, count_pairs, furthest_pair
 from modscale.tables import SpaceTables
 
+MAX_WORK = 6_000_000
+"""Halves that are looked at for each question at most, `WORK_A_WIDTH` a width besides: up to 10 s of counting."""
+WORK_A_WIDTH = 3000
+"""Halves that could be looked at in the time that one more width costs."""
 MAX_THREADS = 4
-"""Meetings gone through side by side."""
-MAX_AT_ONCE = 12_000_000
-"""Points of the meetings that are gone through side by side: about 2 GB."""
-COARSE_SHARE = 1e-6
-"""Bound on the relative error of rounded weights: sums of fewer than 1e8 float64 terms."""
+"""Widths gone through side by side."""
+MAX_RANKED = 2_000_000
+"""Halves of the shorter list that all threads together rank at a time: about 1 GB."""
+PAIRS_AT_ONCE = 1 << 19
+"""Halves that are made in one go."""
+UNBOUNDED: Corner = (MAX_COUNT, MAX_COUNT)
+
+Found = tuple[int, IntArray]
+"""A count, and the options [S] of an architecture that has it."""
+Progress = Callable[[float], None]
+"""Is told what share of the work is done."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Extreme:
-    """What is sought among all architectures: the one with the highest (or lowest) count within both intervals."""
-
-    axis: int
-    own: Limits
-    """Of the count that is sought."""
-    other: Limits
-    """Of the other count."""
-    lowest: bool = False
-    kind: str = "allowed"
-    """Among which architectures."""
+class BeyondReach(Exception):
+    """The halves are too many to be listed or gone through: a signal to sample or to refuse, never seen outside."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """Where an architecture lies in the halves."""
+HALF = np.dtype([("place", np.int64), ("width", np.int64), ("cost", np.int64, 2), ("weight", np.int64)])
+"""A half, or what may stand in one stage or part of it before halves are made of it.
 
-    meeting: int
-    """The place of its halves in `Halves.meetings`."""
-    near: tuple[int, int]
-    """Params and FLOPs of its front half, with the near part of the middle stage."""
-    far: tuple[int, int]
-    """Params and FLOPs of its back half, with the far part of the middle stage."""
-
-    @property
-    def total(self) -> tuple[int, int]:
-        return self.near[0] + self.far[0], self.near[1] + self.far[1]
+`place`: in the product of the lists that it is made of; of one stage, the option. `width`: at the cut. `weight`: how
+many partial architectures it stands for.
+"""
+HalfList = NDArray[np.void]
+"""[n] of `HALF`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def silent(share: float) -> None:
+    """Shows no progress."""
+
+
 class Halves:
-    """A space as front and back halves that meet in a middle stage, one meeting for each width of it."""
+    """The two lists of halves of a space, the one grouped by its width at the cut."""
 
-    middle: int
-    """The stage in which the halves meet."""
-    meetings: tuple[Meeting, ...]
-    column: Mapping[str, int]
-    """The column of the weights that each of `KINDS` is counted in."""
-    slack: tuple[int, int]
-    """Upper bound of how much params and FLOPs of a total were rounded down; (0, 0) where counts are exact."""
+    def __init__(
+        self,
+        tables: SpaceTables,
+        *,
+        ordered: bool,
+        distinct: bool = False,
+        merged: bool = True,
+        ceiling: Corner = UNBOUNDED,
+    ) -> None:
+        """Lists them.
 
-    @property
-    def exact(self) -> bool:
-        return self.slack == (0, 0) and all(p.weight.dtype == np.int64 for m in self.meetings for p in m.parts)
+        Args:
+            tables: the space.
+            ordered: leave out architectures with a stage narrower than the one before it.
+            distinct: of the options that make the same network only the first.
+            merged: options of one stage of equal width and cost as one.
+            ceiling: leave out halves that alone exceed these params or FLOPs; pairs of halves may exceed them.
 
-    def size(self, kind: str = "all") -> int:
-        """Number of architectures."""
-        return sum(meeting.size()[self.column[kind]] for meeting in self.meetings)
+        Raises:
+            BeyondReach: they are too many.
+        """
+        self.tables, self.ordered = tables, ordered
+        options = [_options(tables, i, distinct, merged) for i in range(len(tables.stages))]
+        whole = [some[0] for some in options]
+        cuts = [(whole[:i], whole[i:], False) for i in range(1, len(whole) + 1)]
+        for i, (_, *parts) in enumerate(options):
+            cuts += [([*whole[:i], one], [other, *whole[i + 1 :]], True) for one, other in permutations(parts, 2)]
+        cut = min(cuts, key=_work)
+        if tables.space.size() >= MAX_COUNT or (ceiling == UNBOUNDED and _work(cut) > MAX_WORK):
+            raise BeyondReach
+        self.head, self.tail, self.inside = cut
+        first = len(whole) - len(self.tail)
+        head = self._list(self.head, range(len(self.head)), np.array(ceiling), forward=True)
+        least = head["cost"].min(axis=0, initial=MAX_COUNT)
+        tail = self._list(self.tail, range(first, len(whole)), np.array(ceiling) - least, forward=False)
+        self.head_longer = len(head) > len(tail)
+        longer, self.shorter = (head, tail) if self.head_longer else (tail, head)
+        longer["width"] *= bool(self.tail)  # with nothing to meet, widths do not matter
+        self.longer = longer[np.argsort(longer["width"].astype(np.uint16), kind="stable")]
+        self.widths, begins = np.unique(self.longer["width"], return_index=True)
+        self.ends = np.r_[begins, len(longer)]
+        taken = len(self.shorter) * (1 if self.inside else len(self.widths))
+        if len(longer) + taken + WORK_A_WIDTH * len(self.widths) > MAX_WORK:
+            raise BeyondReach
+
+    def groups(self) -> range:
+        """The places of the widths at the cut."""
+        return range(len(self.widths))
+
+    def group(self, i: int) -> tuple[HalfList, HalfList]:
+        """The longer list's halves of the i-th width, and those of the shorter list that go with them, joint paid."""
+        width, longer, shorter = self.widths[i], self.longer[self.ends[i] : self.ends[i + 1]], self.shorter
+        if not self.tail:
+            return longer, shorter
+        if self.inside:
+            return longer, shorter[shorter["width"] == width]
+        if self.ordered:
+            shorter = shorter[shorter["width"] >= width if self.head_longer else shorter["width"] <= width]
+        shorter, ends = shorter.copy(), (width, shorter["width"])
+        shorter["cost"] += self._joint(len(self.head), *(ends if self.head_longer else ends[::-1]))
+        return longer, shorter
 
     def survey(
-        self, corners: Mapping[Corner, set[str]], extremes: Sequence[Extreme] = ()
-    ) -> tuple[dict[tuple[Corner, str], int], dict[Extreme, Found | None]]:
-        """How many architectures lie at or below each corner, of the kinds asked for, and where each extreme one lies.
+        self, corners: Sequence[Corner], extremes: Sequence[Extreme] = (), progress: Progress = silent
+    ) -> tuple[list[int], list[Found | None]]:
+        """How many architectures lie at or below each corner, and each extreme one.
 
-        All is asked at once, since building the sides of a meeting and indexing them is much of the work. Meetings are
-        gone through side by side, by threads: numpy lets go of Python's lock while it sorts and looks up.
+        Widths are gone through side by side, by threads: numpy lets go of Python's lock while it sorts and looks up.
         """
-        best: dict[Extreme, Found | None] = dict.fromkeys(extremes)
-        columns = [tuple(sorted({self.column[kind] for kind in kinds})) for kinds in corners.values()]
-        lock = Lock()
 
-        def visit(place: int) -> list[Totals]:
-            sides = self.meetings[place].sides()
-            held = {kind: [_of_kind(side, self.column[kind]) for side in sides] for kind in {e.kind for e in extremes}}
+        def visit(i: int) -> tuple[list[int], list[Found | None]]:
+            longer, shorter = self.group(i)
+            if not len(shorter):
+                return [0] * len(corners), [None] * len(extremes)
+            asking, asked = (Ranks(half["cost"], half["weight"]) for half in (longer, shorter))
+            found: list[Found | None] = []
             for wanted in extremes:
-                sign = -1 if wanted.lowest else 1
-                rival = best[wanted]
-                floor = None if rival is None else sign * rival.total[wanted.axis]
-                near, far = held[wanted.kind]
-                pair = highest_pair(near, far, wanted.axis, wanted.own, wanted.other, floor, sign)
-                if pair is not None:
-                    found = Found(meeting=place, near=pair[0], far=pair[1])
-                    with lock:  # of equals the first meeting's, whichever thread was faster
-                        best[wanted] = min(
-                            (found, best[wanted] or found), key=lambda f: (-sign * f.total[wanted.axis], f.meeting)
-                        )
-            return corner_counts(*sides, list(corners), columns)
+                pair = furthest_pair(asking, asked, wanted)
+                found.append(pair and (pair[0], self.rows(longer[[pair[1]]], shorter[[pair[2]]])[0]))
+            return count_pairs(asking, asked, corners), found
 
-        largest = max(sum(meeting.lengths()) for meeting in self.meetings)
-        with ThreadPoolExecutor(max(1, min(MAX_THREADS, available_cores(), MAX_AT_ONCE // largest))) as pool:
-            counts = list(pool.map(visit, range(len(self.meetings))))
-        totals = {
-            (corner, kind): sum(count[place][self.column[kind]] or 0 for count in counts)
-            for place, (corner, kinds) in enumerate(corners.items())
-            for kind in kinds
-        }
+        totals, best = [0] * len(corners), list[Found | None]([None] * len(extremes))
+        threads = max(1, min(MAX_THREADS, available_cores(), MAX_RANKED // (len(self.shorter) + 1)))
+        with ThreadPoolExecutor(threads) as pool:
+            for done, (counts, found) in enumerate(pool.map(visit, self.groups()), 1):
+                progress(done / len(self.widths))
+                totals = [total + count for total, count in zip(totals, counts, strict=True)]
+                for i, (wanted, here, rival) in enumerate(zip(extremes, found, best, strict=True)):
+                    sign = -1 if wanted.lowest else 1  # of equals the first width's, whichever thread was faster
+                    if here is not None and (rival is None or sign * here[0] > sign * rival[0]):
+                        best[i] = here
         return totals, best
 
-    def count(self, params: Limits, flops: Limits, kind: str) -> int:
-        """Architectures within both closed intervals."""
-        corners = interval_corners(params, flops)
-        totals, _ = self.survey({corner: {kind} for corner in corners})
-        return sum(sign * totals[corner, kind] for corner, sign in corners.items())
+    def rows(self, longer: HalfList, shorter: HalfList) -> IntArray:
+        """[m, S] the options of pairs of halves [m]."""
+        rows = np.zeros((len(longer), len(self.tables.stages)), dtype=np.int64)
+        head, tail = (longer, shorter) if self.head_longer else (shorter, longer)
+        for parts, half, first in ((self.head, head, 0), (self.tail, tail, rows.shape[1] - len(self.tail))):
+            lengths = [len(part) for part in parts]
+            for i, which in enumerate(np.unravel_index(half["place"], lengths) if parts else ()):
+                rows[:, first + i] += parts[i]["place"][which]
+        return rows
 
-    def enclose(self, params: Limits, flops: Limits, kind: str) -> tuple[int, int]:
-        """The least and the most architectures that can lie within both intervals; equal where counts are exact."""
-        if self.exact:
-            return (self.count(params, flops, kind),) * 2
-        inner = [(low, high - slack) for (low, high), slack in zip((params, flops), self.slack, strict=True)]
-        outer = [(low - slack, high) for (low, high), slack in zip((params, flops), self.slack, strict=True)]
-        margin = int(COARSE_SHARE * self.size(kind)) + 1
-        least = self.count(inner[0], inner[1], kind) if all(low <= high for low, high in inner) else 0
-        return max(0, least - margin), min(self.size(kind), self.count(outer[0], outer[1], kind)) + margin
+    def _joint(self, stage: int, before: IntArray, after: IntArray) -> IntArray:
+        """[..., 2] what the transition to `stage` costs, from widths `before` [...] to widths `after` [...]."""
+        dims, first = np.unique(self.tables.stages[stage].dim, return_index=True)
+        return before[..., None] * self.tables.slope[stage][first[np.searchsorted(dims, after)]]
 
-    def locate(self, tables: SpaceTables, found: Found) -> IntArray:
-        """[S] an allowed architecture with the costs that were found: its middle stage, then both halves by listing."""
-        meeting = self.meetings[found.meeting]
-        kept = self.column["allowed"]
-        width, stage = meeting.width, tables.stages[self.middle]
-        near, front = _summands(meeting.near, _of_kind(meeting.front, kept), found.near)
-        far, back = _summands(meeting.far, _of_kind(meeting.back, kept), found.far)
-        wanted = (tables.cost[self.middle] == np.add(near, far)).all(axis=1) & (stage.dim == width)
-        row = np.flatnonzero(wanted)[:1]
-        ordered = tables.space.constraints.nondecreasing_widths
-        if self.middle:
-            chain = _chain(tables, 0, self.middle)
-            dims = chain.stages[-1].dim
-            entry = dims[:, None] * entry_slopes(tables, self.middle)[width]
-            row = np.r_[_first_with(chain, -1, entry, (dims > width) & ordered, front), row]
-        if self.middle + 1 < len(tables.stages):
-            chain = _chain(tables, self.middle + 1, len(tables.stages))
-            entry = width * chain.slope[0]
-            row = np.r_[row, _first_with(chain, 0, entry, (chain.stages[0].dim < width) & ordered, back)]
-        return row
-
-
-def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
-    """Corners whose counts, each times its sign, add up to the count within both closed intervals."""
-    signs: dict[Corner, int] = {}
-    for limit, sign in ((params[1], 1), (params[0] - 1, -1)):
-        for bound, other in ((flops[1], 1), (flops[0] - 1, -1)):
-            signs[limit, bound] = signs.get((limit, bound), 0) + sign * other
-    return signs
+    def _list(self, parts: Sequence[HalfList], stages: range, ceiling: IntArray, *, forward: bool) -> HalfList:
+        """All combinations of the options of some stages, from the outer end of the network to the cut."""
+        half, made = np.array([(0, 0, (0, 0), 1)], dtype=HALF), 1
+        for stage, part in list(zip(stages, parts, strict=True))[:: 1 if forward else -1]:
+            blocks, step = [], max(1, PAIRS_AT_ONCE // len(part))
+            for old in (half[begin : begin + step] for begin in range(0, len(half), step)):
+                cost = old["cost"][:, None] + part["cost"]
+                legal: Any = True
+                if half["width"][0]:  # there is something to be joined to
+                    ends = (old["width"][:, None], part["width"])
+                    before, after = ends if forward else ends[::-1]
+                    cost += self._joint(stage if forward else stage + 1, before, after)
+                    legal = (before <= after) | (not self.ordered)
+                pairs = np.flatnonzero((cost <= ceiling).all(axis=2) & legal)
+                which, option = np.divmod(pairs, len(part))
+                new = np.empty(len(pairs), dtype=HALF)
+                place = old["place"][which]
+                new["place"] = place * len(part) + option if forward else option * made + place
+                new["width"], new["cost"] = part["width"][option], cost.reshape(-1, 2)[pairs]
+                new["weight"] = old["weight"][which] * part["weight"][option]
+                blocks.append(new)
+                if sum(map(len, blocks)) > MAX_WORK:
+                    raise BeyondReach
+            half, made = np.concatenate(blocks), made * len(part)
+            if not len(half):
+                break
+        return half
 
 
-def build_halves(tables: SpaceTables, ceiling: Corner) -> Halves:
-    """The halves of a space, rounded where they grow too large, and then without what lies above the ceiling."""
-    try:
-        middle, meetings, column, slack = build_meetings(tables, ceiling, coarse=False)
-    except TooManyPoints:
-        middle, meetings, column, slack = build_meetings(tables, ceiling, coarse=True)
-    return Halves(middle=middle, meetings=meetings, column=column, slack=slack)
+def _work(cut: tuple[list[HalfList], list[HalfList], bool]) -> int:
+    """Halves to be looked at for one question, if the space is cut so."""
+    head, tail, inside = cut
+    lengths = prod(map(len, head)), prod(map(len, tail))
+    at_cut = head[-1] if lengths[0] > lengths[1] or not tail else tail[0]
+    widths = len(np.unique(at_cut["width"])) if tail else 1
+    return max(lengths) + min(lengths) * (1 if inside else widths) + WORK_A_WIDTH * widths
 
 
-def _of_kind(points: Points, column: int) -> Points:
-    """Those points that stand for an architecture of the kind."""
-    held = points.weight[:, column] > 0
-    return points if held.all() else Points(cost=points.cost[held], weight=points.weight[held])
+def _options(tables: SpaceTables, i: int, distinct: bool, merged: bool) -> list[HalfList]:
+    """The options of stage `i`, and, where it has a choice of attention, its blocks and its attention blocks apart."""
+    stage, cost = tables.stages[i], tables.cost[i]
+
+    def options(which: IntArray, base: IntArray, bare: IntArray | int) -> HalfList:
+        """The options `which` [n], as what they add to the options `base` [n], whose costs are `bare`."""
+        found = np.ones(len(which), dtype=HALF)
+        found["place"], found["width"], found["cost"] = which - base, stage.dim[which], cost[which] - bare
+        found = found[stage.stands[which]] if distinct else found
+        return _merged(found) if merged else found
+
+    every = np.arange(stage.size)
+    whole = options(every, np.zeros_like(every), 0)
+    attention = [parameter.key.startswith("attention") for parameter in stage.parameters]
+    table = every.reshape(stage.shape)
+    blocks = table[tuple(0 if of_it else slice(None) for of_it in attention)].reshape(-1)
+    added = table[tuple(slice(None) if of_it else 0 for of_it in attention)].reshape(-1)
+    if len(added) == 1:
+        return [whole]
+    first = np.repeat(blocks[np.unique(stage.dim[blocks], return_index=True)[1]], len(added))
+    with_attention = first + np.tile(added, len(first) // len(added))
+    return [whole, options(blocks, np.zeros_like(blocks), 0), options(with_attention, first, cost[first])]
 
 
-def _summands(part: Points, rest: Points, total: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """A point of `part` and a point of `rest` that add up to `total`."""
-    for cost in part.cost:
-        wanted = np.array(total) - cost
-        if (rest.cost == wanted).all(axis=1).any():
-            return as_pair(cost), as_pair(wanted)
-    raise AssertionError("a total that was found has no summands")
-
-
-def _chain(tables: SpaceTables, start: int, stop: int) -> SpaceTables:
-    """The stages from `start` up to `stop` as tables of their own."""
-    part = slice(start, stop)
-    return replace(tables, stages=tables.stages[part], cost=tables.cost[part], slope=tables.slope[part])
-
-
-def _first_with(
-    chain: SpaceTables, end: int, extra: IntArray, barred: NDArray[np.bool_], total: tuple[int, int]
-) -> IntArray:
-    """The first row of options whose cost, with `extra` at stage `end` and without its barred options, is `total`."""
-    changed = np.where(barred[:, None], MAX_COUNT // 2, chain.cost[end] + extra)
-    cost = list(chain.cost)
-    cost[end] = changed
-    limits = replace(
-        chain.space.constraints,
-        params=Bounds(min=total[0], max=total[0]),
-        flops=Bounds(min=total[1], max=total[1]),
-    )
-    return next(replace(chain, space=replace(chain.space, constraints=limits), cost=tuple(cost)).iter_feasible())
+def _merged(options: HalfList) -> HalfList:
+    """Options of equal width and cost as the first of them."""
+    options = options[np.lexsort((options["cost"][:, 1], options["cost"][:, 0], options["width"]))]
+    width, cost = options["width"], options["cost"]
+    new = np.r_[True, (width[1:] != width[:-1]) | (cost[1:] != cost[:-1]).any(axis=1)]
+    found = options[new]
+    found["weight"] = np.add.reduceat(options["weight"], np.flatnonzero(new))
+    return found

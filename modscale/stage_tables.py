@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from modscale.arrays import MAX_COUNT, IntArray
+from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.counts import tally_stage
 from modscale.errors import InputError
 from modscale.space import Parameter
@@ -47,6 +47,11 @@ class StageTable:
     @property
     def size(self) -> int:
         return len(self.dim)
+
+    @property
+    def stands(self) -> BoolArray:
+        """[n] whether an option stands for its network."""
+        return self.network == np.arange(self.size)
 
     @property
     def shape(self) -> list[int]:

@@ -11,8 +11,9 @@ Shapes: N architectures, S stages, n options of one stage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from math import ceil, floor, prod
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.counts import Tally, tally_downsample, tally_head, tally_stem
 from modscale.errors import InputError
-from modscale.space import Bounds, Parameter, SearchSpace
+from modscale.space import Bounds, Constraints, SearchSpace
 from modscale.spec import ModelSpec
 from modscale.stage_tables import StageTable, build_stage_table, check_range
 
@@ -67,18 +68,18 @@ class SpaceTables:
             totals[start : start + CHUNK] = total
         return totals[:, 0], totals[:, 1]
 
-    def widths(self, options: IntArray) -> IntArray:
-        """[N, S] channels of every stage."""
-        return np.stack([stage.dim.take(options[:, i]) for i, stage in enumerate(self.stages)], axis=1)
-
     def feasible(self, options: IntArray) -> BoolArray:
         """[N] which architectures meet all of the space's constraints."""
         constraints = self.space.constraints
         params, flops = self.count(options)
-        mask = within(params, constraints.params) & within(flops, constraints.flops)
+        mask = np.ones(len(params), dtype=np.bool_)
+        for counts, bounds in ((params, constraints.params), (flops, constraints.flops)):
+            low, high = whole_bounds(bounds)
+            mask &= (counts >= low) & (counts <= high)
         if constraints.nondecreasing_widths:
-            widths = self.widths(options)
-            mask &= (widths[:, 1:] >= widths[:, :-1]).all(axis=1)
+            widths = [stage.dim.take(options[:, i]) for i, stage in enumerate(self.stages)]
+            for before, after in pairwise(widths):
+                mask &= before <= after
         return mask
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
@@ -123,7 +124,11 @@ class SpaceTables:
 
     def row(self, choice: Mapping[str, Any]) -> IntArray:
         """[S] option indices of a choice. KeyError without a parameter, ValueError for what is not an option."""
-        return np.array([_option_index(stage.parameters, choice) for stage in self.stages], dtype=np.int64)
+        row = []
+        for stage in self.stages:
+            searched = [len(p.options) > 1 and p.options.index(choice[p.name]) for p in stage.parameters]
+            row.append(np.ravel_multi_index([int(place) for place in searched], stage.shape))
+        return np.array(row, dtype=np.int64)
 
     def spec(self, row: IntArray, *, name: str | None = None) -> ModelSpec:
         """The architecture of one row of option indices."""
@@ -163,6 +168,26 @@ class SpaceTables:
                 high.append((most[reach] + entry).max(axis=0, initial=-MAX_COUNT))
             rest.insert(0, (np.array(low)[place], np.array(high)[place]))
         return tuple(rest)
+
+    def extreme(self, axis: int, end: int) -> IntArray:
+        """[S] an architecture with the least (end 0) or the most (end 1) of one count, stage by stage.
+
+        Of equal ones the first. Heeds the order of widths, if there is one, and no limits; where no architecture keeps
+        that order, its count is of no meaning.
+        """
+        row: list[int] = []
+        entering = 0
+        for stage, cost, slope, rest in zip(self.stages, self.cost, self.slope, self.rest, strict=True):
+            reached = cost[:, axis] + entering * slope[:, axis] + rest[end][:, axis]
+            if self.space.constraints.nondecreasing_widths:
+                reached = np.where(stage.dim >= entering, reached, -MAX_COUNT if end else 2 * MAX_COUNT - 1)
+            row.append(int(reached.argmax() if end else reached.argmin()))
+            entering = int(stage.dim[row[-1]])
+        return np.array(row, dtype=np.int64)
+
+    def free(self) -> SpaceTables:
+        """The same tables without constraints."""
+        return replace(self, space=replace(self.space, constraints=Constraints()))
 
     def _complete(self, rows: IntArray, totals: IntArray) -> Iterator[IntArray]:
         """Blocks of feasible architectures that begin with `rows` [N, i], dropping what no later stage can mend."""
@@ -209,7 +234,7 @@ def build_tables(space: SearchSpace) -> SpaceTables:
     entry, slope = [_by_dim(stages[0].dim, lambda dim: tally_stem(base, dim))], [np.zeros_like(stages[0].cost)]
     for stage, side in zip(stages[1:], sides[1:], strict=True):
         # Linear in the channels that enter: two values fix the line, and thousands of dims need no square table.
-        one, two = (_by_dim(stage.dim, partial(_downsample, channels, side)) for channels in (1, 2))
+        one, two = (_by_dim(stage.dim, partial(tally_downsample, n, next_side=side)) for n in (1, 2))
         slope.append(two - one)
         entry.append(one - slope[-1])
     entry[-1] = entry[-1] + _by_dim(stages[-1].dim, lambda dim: tally_head(dim, sides[-1], base.num_classes))
@@ -220,12 +245,6 @@ def build_tables(space: SearchSpace) -> SpaceTables:
     return SpaceTables(space=space, stages=stages, cost=cost, slope=tuple(slope))
 
 
-def within(values: IntArray, bounds: Bounds) -> BoolArray:
-    """Which counts lie in the closed interval `bounds`, compared as whole numbers."""
-    low, high = whole_bounds(bounds)
-    return (values >= low) & (values <= high)
-
-
 def whole_bounds(bounds: Bounds) -> tuple[int, int]:
     """The smallest and the largest whole number that `bounds` allows, clipped to the range of tabled counts."""
     low = 0 if bounds.min is None else min(max(ceil(bounds.min), 0), MAX_COUNT)
@@ -233,19 +252,7 @@ def whole_bounds(bounds: Bounds) -> tuple[int, int]:
     return low, high
 
 
-def _downsample(channels: int, side: int, dim: Any) -> Tally:
-    return tally_downsample(channels, dim, side)
-
-
 def _by_dim(dims: IntArray, tally: Callable[[Any], Tally]) -> IntArray:
     """[n, 2] params and FLOPs of what depends on the channels alone: a closed form that takes all dims at once."""
     check_range(max(tally(int(dims.max())).totals()), "stages")
     return np.stack(np.broadcast_arrays(*tally(dims).totals()), axis=1)
-
-
-def _option_index(parameters: tuple[Parameter, ...], choice: Mapping[str, Any]) -> int:
-    index = 0
-    for parameter in parameters:
-        place = parameter.options.index(choice[parameter.name]) if len(parameter.options) > 1 else 0
-        index = index * len(parameter.options) + place
-    return index

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modscale import budgets as budgets_module
-from modscale import half_lists
+from modscale import halves
 from modscale.budgets import matches_to_json, within_budgets
 from modscale.counts import count_model
 from modscale.errors import InputError
@@ -104,11 +104,11 @@ def test_nothing_within_the_tolerance_gives_the_nearest_miss() -> None:
 
 
 def test_blocks_of_pairs_do_not_matter(monkeypatch) -> None:
-    """Looked at a few pairs at a time, and judged beforehand by a small sample, the ranking is the same."""
+    """Looked at a few pairs at a time, with halves that are cut elsewhere, the ranking is the same."""
     space, budgets = space_of(3, LIMITS), {"params": 8e5, "flops": 1.5e8}
     at_once = within_budgets(space, budgets, 0.2)
-    monkeypatch.setattr(half_lists, "PAIRS_AT_ONCE", 5)
-    monkeypatch.setattr(half_lists, "SAMPLE", 40)
+    monkeypatch.setattr(budgets_module, "PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr(halves, "WORK_A_WIDTH", 0)
     assert within_budgets(space, budgets, 0.2) == at_once
 
 
@@ -175,8 +175,15 @@ def test_a_senseless_request_is_the_users_to_mend(budgets, arguments, rule) -> N
 
 def test_a_space_too_large_to_list_is_refused_at_once(monkeypatch) -> None:
     """The rule names the way to the number alone, and that way works."""
-    monkeypatch.setattr(half_lists, "MAX_HALF", 10)
+    monkeypatch.setattr(halves, "MAX_WORK", 10)
+    monkeypatch.setattr(budgets_module, "MAX_WORK", 10)
     space, budgets = space_of(3, LIMITS), {"params": 8e5, "flops": 1.5e8}
     with pytest.raises(InputError, match=r"at most 10 options within the budgets; without a list \(`--best 0`\)"):
         within_budgets(space, budgets, 0.2)
-    assert within_budgets(space, budgets, 0.2, best=0).count[0] > 0
+    exact = within_budgets(space, budgets, 0.2, best=0)
+    monkeypatch.undo()
+    assert exact.draws > 0
+    low, high = exact.count
+    assert low < within_budgets(space, budgets, 0.2, best=0).count[0] < high
+    assert matches_to_json(exact)["count"] is None
+    assert matches_to_json(exact)["confidence"] == 0.95

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from modscale import partials
+from modscale import halves
+from modscale.budgets import within_budgets
 from modscale.census import census_to_json, take_census
 from modscale.counts import count_model
 from modscale.errors import InputError
@@ -23,9 +26,8 @@ from modscale.tables import build_tables
 BASE = {"resolution": 40, "num_classes": 5, "stem": {"kernel_size": 4, "stride": 4}}
 
 
-def random_space(seed: int, stages: int) -> dict[str, Any]:
-    """A small space with lists, several blocks and options without effect, and limits that cut through it."""
-    rng = random.Random(seed)
+def random_stages(rng: random.Random, stages: int) -> dict[str, Any]:
+    """A small space with lists, several blocks and options without effect."""
     document: dict[str, Any] = {"name": "small", "base": BASE, "stages": []}
     for _ in range(stages):
         stage: dict[str, Any] = {
@@ -49,10 +51,16 @@ def random_space(seed: int, stages: int) -> dict[str, Any]:
             stage["depth"] = rng.choice([1, 3])
         if parse_space(document).size() > 400:
             stage["dim"] = rng.choice([8, 16])
-    rows = enumerate_space(parse_space(document))
+    return document
+
+
+def with_limits(document: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """The space with limits that cut through it."""
+    tables = build_tables(parse_space(document))
+    rows = np.array(list(product(*(range(stage.size) for stage in tables.stages))))
     constraints: dict[str, Any] = {}
-    for metric, place in (("params", 1), ("flops", 2)):
-        values = sorted(row[place] for row in rows)
+    for metric, counts in zip(("params", "flops"), tables.count(rows), strict=True):
+        values = sorted(counts.tolist())
         low, high = sorted(rng.sample(range(len(values)), 2)) if len(values) > 1 else (0, 0)
         kind = rng.choice(["max", "min", "both", "none"])
         limits = {"min": values[low // 2]} if kind in ("min", "both") else {}
@@ -62,6 +70,11 @@ def random_space(seed: int, stages: int) -> dict[str, Any]:
     if rng.random() < 0.6:
         constraints["widths"] = "nondecreasing"
     return {**document, "constraints": constraints}
+
+
+def random_space(seed: int, stages: int) -> dict[str, Any]:
+    rng = random.Random(seed)
+    return with_limits(random_stages(rng, stages), rng)
 
 
 def enumerate_space(space: SearchSpace) -> list[tuple[ModelSpec, int, int]]:
@@ -86,7 +99,7 @@ def met(space: SearchSpace, row: tuple[ModelSpec, int, int]) -> dict[str, bool]:
     }
 
 
-def bars(values: list[int], edges: tuple[int, ...]) -> tuple[int, ...]:
+def bars(values: Any, edges: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(n) for n in np.histogram(values, bins=np.array(edges))[0])
 
 
@@ -174,34 +187,157 @@ def test_a_space_of_1e12_is_counted_to_the_unit() -> None:
     assert census.distinct == (4 * (1 + 5 * 3) * 4) ** 2 * (3 * deep * 3 * 4) * (2 * deep * (1 + 2 * 4) * 4) * (3 * 4)
 
 
-def test_rounding_encloses_the_exact_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the halves may hold few points, the interval holds what was counted without that limit, and says why."""
-    inexact = 0
-    for seed in range(6):
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "censuses.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden["name"])
+def test_large_spaces_are_counted_as_the_first_release_did(golden: dict[str, Any]) -> None:
+    """Every number of seven spaces, up to 2e12 architectures, as another form of counting (0.1.0) found it."""
+    space = parse_space(golden["space"])
+    found = census_to_json(take_census(space))
+    assert found["exact"]
+    for key, expected in golden["census"].items():
+        if key == "removed":
+            assert {name: {part: found[key][name][part] for part in ("alone", "only")} for name in expected} == expected
+        elif key in ("params", "flops", "feasible_params", "feasible_flops"):
+            assert {end: found[key][end] for end in ("min", "max")} == expected
+        else:
+            assert found[key] == expected
+    if "near" in golden:
+        matches = within_budgets(space, golden["budgets"], best=5)
+        assert matches.count == (golden["near"]["count"],) * 2
+        assert matches.distinct == (golden["near"]["distinct"],) * 2
+        assert [[match.params, match.flops] for match in matches.best] == golden["near"]["best"]
+
+
+def brute_census(space: SearchSpace) -> dict[str, Any]:
+    """What a census says, by going through all rows of the tables (which `test_tables.py` holds against specs)."""
+    tables = build_tables(space)
+    rows = np.array(list(product(*(range(stage.size) for stage in tables.stages))))
+    counts = np.stack(tables.count(rows), axis=1)
+    own = np.logical_and.reduce([stage.network[rows[:, i]] == rows[:, i] for i, stage in enumerate(tables.stages)])
+    dims = np.stack([stage.dim[rows[:, i]] for i, stage in enumerate(tables.stages)], axis=1)
+    limits = space.constraints
+    keeps = {
+        "params": np.array([limits.params.allow(n) for n in counts[:, 0]]),
+        "flops": np.array([limits.flops.allow(n) for n in counts[:, 1]]),
+        "widths": (np.diff(dims, axis=1) >= 0).all(axis=1) | (not limits.nondecreasing_widths),
+    }
+    good = keeps["params"] & keeps["flops"] & keeps["widths"]
+    return {
+        "feasible": good.sum(),
+        "distinct": own.sum(),
+        "distinct_feasible": (good & own).sum(),
+        "reach": [(counts[:, axis].min(), counts[:, axis].max()) for axis in (0, 1)],
+        "feasible_reach": [(counts[good, axis].min(), counts[good, axis].max()) for axis in (0, 1)]
+        if good.any()
+        else None,
+        "alone": {name: (~kept).sum() for name, kept in keeps.items()},
+        "only": {name: (~kept & (sum(keeps.values()) == 2)).sum() for name, kept in keeps.items()},
+        "counts": counts,
+        "good": good,
+    }
+
+
+def test_200_random_spaces_are_counted_as_brute_force_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One to five stages of every kind of parameter; a quarter are not cut, for their size, the others anywhere."""
+    infeasible = 0
+    for seed in range(200):
+        monkeypatch.setattr(halves, "WORK_A_WIDTH", 3000 if seed % 4 == 0 else 0)
+        space = parse_space(random_space(1000 + seed, 1 + seed % 5))
+        brute = brute_census(space)
+        census = take_census(space, bins=4)
+        assert census.exact
+        for name in ("feasible", "distinct", "distinct_feasible"):
+            assert getattr(census, name) == brute[name], (seed, name)
+        assert [(reach.min, reach.max) for reach in census.reach.values()] == brute["reach"]
+        reaches = census.feasible_reach
+        found = None if reaches is None else [(reach.min, reach.max) for reach in reaches.values()]
+        assert found == brute["feasible_reach"], seed
+        for name, removal in (census.removed or {}).items():
+            assert (removal.alone, removal.only) == (brute["alone"][name], brute["only"][name]), (seed, name)
+        for axis, histogram in enumerate((census.histograms or {}).values()):
+            if len(set(histogram.edges)) > 1:
+                assert histogram.all == bars(brute["counts"][:, axis], histogram.edges)
+                assert histogram.feasible == bars(brute["counts"][brute["good"], axis], histogram.edges)
+        infeasible += not brute["feasible"]
+    assert 0 < infeasible < 100
+
+
+def test_beyond_the_halves_a_sample_encloses_the_exact_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where few halves may be gone through, the 95 % interval holds the exact number, is small, and says what it is."""
+    told = 0
+    for seed in range(12):
         space = parse_space(random_space(seed + 20, 4))
-        feasible = take_census(space).feasible
+        exact = take_census(space)
         with monkeypatch.context() as patch:
-            patch.setattr(partials, "MAX_POINTS", 8)
-            patch.setattr(partials, "COARSE_STEP", 400)
-            patch.setattr(partials, "COARSE_OPTIONS", 4)
+            patch.setattr(halves, "MAX_WORK", 3)
+            patch.setattr("modscale.sampling.OPTIONS_DRAWN", 160_000)
             census = take_census(space)
-        low, high = census.feasible_interval
-        assert low <= feasible <= high
-        inexact += not census.exact
-        if not census.exact:
-            assert "distinct partial sums" in (census.rule or "")
-            assert census_to_json(census)["exact"] is False
-    assert inexact >= 3
+            assert take_census(space) == census
+        assert not census.exact
+        assert census.reach == exact.reach
+        assert (census.histograms, census.removed, census.feasible_reach) == (None, None, None)
+        for (low, high), true in (
+            (census.feasible_interval, exact.feasible),
+            (census.distinct_feasible_interval, exact.distinct_feasible),
+        ):
+            assert low <= true <= high
+            assert high - low <= 0.012 * space.size() + 1
+        told += census.feasible is None
+        assert ("95 %" in (census.rule or "")) == (census.draws > 0)
+        document = census_to_json(census)
+        assert (document["exact"], document["confidence"]) == (False, 0.95)
+        assert document["draws"] == (0 if "nondecreasing" in (census.infeasible or "") else 40_000)
+        assert document["feasible_interval"] == list(census.feasible_interval)
+    assert told >= 6
 
 
-def test_the_coarsest_rounding_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for no point at all, one is left a width, and the interval still holds the count."""
-    space = parse_space(random_space(21, 4))
-    feasible = take_census(space).feasible
-    monkeypatch.setattr(partials, "MAX_MET", 0)
-    monkeypatch.setattr(partials, "COARSE_STEP", 0)
-    low, high = take_census(space).feasible_interval
-    assert low <= feasible <= high
+BEYOND = {"dim": {"low": 8, "high": 64, "step": 8}, "depth": {"low": 1, "high": 64}}
+
+
+@pytest.mark.parametrize(
+    ("constraints", "feasible", "rule"),
+    [
+        ({}, 512**16, None),
+        ({"params": {"min": 1}, "flops": {"min": 1}}, 512**16, None),
+        ({"widths": "nondecreasing"}, 64**16 * math.comb(16 + 7, 7), None),
+        ({"params": {"max": 1000}}, 0, "no architecture satisfies max 1000; the nearest has"),
+        ({"flops": {"min": 1e15}}, 0, "no architecture satisfies min 1e"),
+    ],
+)
+def test_what_the_reach_alone_tells_is_exact_in_any_space(
+    constraints: dict[str, Any], feasible: int, rule: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2e43 architectures, all of them feasible, or none, or those of nondecreasing widths: stars and bars."""
+    monkeypatch.setattr("modscale.sampling.OPTIONS_DRAWN", 1600)
+    census = take_census(parse_space({"stages": [BEYOND] * 16, "constraints": constraints}))
+    assert census.feasible == feasible
+    assert (census.infeasible or "").count(rule or "") >= (rule is not None)
+
+
+def test_what_no_draw_meets_is_bounded_and_not_called_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a single architecture of 1e9 meets, between the reach's ends: at least 0, at most a small share."""
+    stages = [{"dim": {"low": 8, "high": 64, "step": 8}, "depth": {"low": 1, "high": 64}}] * 3
+    tables = build_tables(parse_space({"base": BASE, "stages": stages}))
+    params, flops = (int(counts[0]) for counts in tables.count(np.array([[100, 200, 300]])))
+    limits = {"params": {"min": params, "max": params}, "flops": {"min": flops, "max": flops}}
+    monkeypatch.setattr(halves, "MAX_WORK", 1000)
+    monkeypatch.setattr("modscale.sampling.OPTIONS_DRAWN", 30_000)
+    census = take_census(parse_space({"base": BASE, "stages": stages, "constraints": limits}))
+    assert census.feasible is None
+    assert census.infeasible is None
+    assert census.feasible_interval[0] == 0
+    assert 1 <= census.feasible_interval[1] < 1e-3 * census.size
+
+
+def test_progress_rises_to_the_end() -> None:
+    """What is told of the share that is done never falls, and ends with all."""
+    told: list[float] = []
+    take_census(big_space(params={"max": 9_000_000}, widths="nondecreasing"), progress=told.append)
+    assert len(told) > 3
+    assert told == sorted(told)
+    assert told[-1] == 1
 
 
 def test_json_has_the_fixed_keys_and_specs_that_read_back() -> None:

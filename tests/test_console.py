@@ -11,6 +11,7 @@ import sys
 import termios
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -258,3 +259,46 @@ def test_progress_that_nobody_reads_stops_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, check=False)
     os.close(writer)
     assert done.stdout == b"goes on\n"
+
+
+def test_a_count_that_takes_a_while_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Off a terminal: one plain line on standard error once the patience is over, none where it is done before."""
+    begun = Event()
+    whole = console.say
+    monkeypatch.setattr(console, "say", lambda text: (whole(text), begun.set()))
+    monkeypatch.setattr(console, "PATIENCE_S", 0.0)
+    with console.counting_progress(HOSTILE) as progress:
+        progress(0.5)
+        assert begun.wait(timeout=30)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"counting the architectures of {SEEN} ...\n"
+    monkeypatch.setattr(console, "PATIENCE_S", 1000.0)
+    with console.counting_progress("quick") as progress:
+        progress(1.0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_count_draws_a_bar_on_a_terminal_and_takes_it_away(tmp_path: Path) -> None:
+    """A space that takes a second or two: the bar is drawn, erased, and the table follows."""
+    file = tmp_path / "line.yaml"
+    file.write_text("name: line\nstages: [{dim: {low: 1, high: 4000}, depth: {low: 1, high: 200}}]")
+    text = on_a_terminal(["space", str(file)], columns=80)
+    assert "counting line" in text
+    assert "\x1b[2K" in text.split("counting line")[-1]
+    assert "800,000" in text.split("\x1b[2K")[-1]
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_an_interval_is_called_one(screen: Any, width: int | None) -> None:
+    """Beyond exact counting, the census says that its numbers are intervals, and of how many draws."""
+    census = replace(
+        take_census(FAKE), feasible_interval=(1, 3), distinct_feasible_interval=(2, 2), rule="why", draws=9
+    )
+    text = " ".join(screen(console.show_census, census, width=width))
+    assert "feasible, 95 % interval" in text
+    assert "1 to 3" in text
+    assert "feasible networks, 95" not in text
+    assert "why" in text

@@ -26,7 +26,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "export recipe network blocks tracing checkpoint candidates pickled",
     "data folders archives labelled synthetic images runtime",
     "experiment runs settings",
-    "census feasibility scaling budgets latency_budget ray half_lists halves partials pairs points",
+    "census feasibility scaling budgets latency_budget ray sampling halves pairs wavelet_matrix",
     "completion",
     "variants tables stage_tables",
     "counts pareto front trials space",
