@@ -197,8 +197,8 @@ def test_a_search_in_which_all_failed_says_so_again(
 class FakeEvaluator:
     """Data of 4 classes and 1 channel, on which nothing is trained: accuracy and latency are those of the network."""
 
-    def __init__(self, experiment: Experiment, source: str, *, debug: bool = False) -> None:
-        del experiment, debug
+    def __init__(self, experiment: Experiment, source: str, **options: object) -> None:
+        del experiment, options
         self.summary = DataSummary(
             source=source, name="fake", classes=4, channels=1, train_images=9, val_images=100, resolution=16,
             fingerprint="0", leaked=0, device="cpu",
