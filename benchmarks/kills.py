@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/kills.py [KILLS] [SEED]
 
-Each run is killed four times with SIGKILL and then left to finish. Half of the kills come within half a second of
-the run's folder, `run.yaml` or `study.db` appearing, while one is still to appear, the others at any moment from the
-start of Python on; half of them take the whole process group along. Of every run it is asserted that
+Each run is killed four times with SIGKILL and then left to finish. While the run's folder, `run.yaml` or `study.db` is
+still to appear, four of five kills come within half a second of one doing so; of the others, half come in the first
+second and half at any moment. Half of all kills take the whole process group along. Of every run it is asserted that
 
 - lines of `trials.jsonl` that were whole at a kill are there at the end, byte for byte;
 - the candidates are those of a run that nobody killed (the sampler draws at random, so they depend on the seed alone);
@@ -73,13 +73,14 @@ def wait_for_moment(process: subprocess.Popen[bytes], run: Path, length_s: float
     files = {"folder": run, "run.yaml": run / "run.yaml", "study.db": run / "study.db"}
     new = [name for name, file in files.items() if not file.exists()]
     end = time.monotonic() + 10 * length_s
-    if new and rng.random() < 0.5:
+    if new and rng.random() < 0.8:
         name = rng.choice(new)
         while not files[name].exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         delay_s = rng.choice([0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5)])
     else:
-        name, delay_s = "any", rng.uniform(0, length_s)
+        name = rng.choice(["first second", "any"])
+        delay_s = rng.uniform(0, 1 if name == "first second" else length_s)
     deadline = time.monotonic() + delay_s
     while time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.002)
@@ -124,9 +125,10 @@ def main(kills: int, seed: int) -> None:
     length_s = time.monotonic() - begin
     expected = [json.loads(line)["spec"] for line in trial_lines(place / "whole").splitlines()]
     print(f"a whole run takes {length_s:.0f} s", flush=True)
-    done, moments = 0, dict.fromkeys(("folder", "run.yaml", "study.db", "any"), 0)
+    done, runs, moments = 0, 0, dict.fromkeys(("first second", "folder", "run.yaml", "study.db", "any"), 0)
     while done < kills:
-        run, log = place / f"run{done}", place / f"run{done}.log"
+        run, log = place / f"run{runs}", place / f"run{runs}.log"
+        runs += 1
         seen = []
         for _ in range(KILLS_A_RUN):
             process = start(place, run, log)

@@ -7,6 +7,7 @@ behind without its lock, by which the next one knows it and removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -48,6 +49,15 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
             raise
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
+
+
+def read_plain(file: str | Path) -> bytes:
+    """The content of a file. Raises OSError, also for a pipe or a device, which might never end."""
+    path = Path(file)
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "Is a pipe or a device", str(file))
+    return path.read_bytes()
 
 
 def sweep_halves(folder: Path, is_ours: Callable[[str], bool]) -> None:

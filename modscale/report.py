@@ -19,7 +19,7 @@ from markupsafe import Markup
 from modscale.design_reading import DRAWS, read_design
 from modscale.errors import InputError, RunError, one_line, printable
 from modscale.experiment import BAND_NAME
-from modscale.files import sweep_halves, write_whole
+from modscale.files import read_plain, sweep_halves, write_whole
 from modscale.front import Front, find_front
 from modscale.plots import draw_front, draw_reading
 from modscale.report_text import Run, write_context
@@ -124,7 +124,7 @@ def _write_models(run: Run, front: Front) -> None:
 def _earlier_bands(folder: Path) -> list[str]:
     """The bands of the report that this one replaces."""
     try:
-        bands = json.loads((folder / "front.json").read_text(encoding="utf-8"))["bands"]
+        bands = json.loads(read_plain(folder / "front.json"))["bands"]
         return [band for band in bands if BAND_NAME.fullmatch(band)]
     except (OSError, ValueError, KeyError, TypeError):
         return []

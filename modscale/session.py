@@ -15,7 +15,7 @@ from modscale.console import SearchProgress, say
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
 from modscale.experiment import Experiment
 from modscale.feasibility import require_feasible
-from modscale.files import path_text
+from modscale.files import path_text, read_plain
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
@@ -247,7 +247,7 @@ def _check_same_data(folder: Path, data: dict[str, Any]) -> None:
 def _picked(folder: Path, band: str) -> int:
     file = folder / "front.json"
     try:
-        bands = json.loads(file.read_text(encoding="utf-8"))["bands"]
+        bands = json.loads(read_plain(file))["bands"]
         numbers = {str(name): None if number is None else int(number) for name, number in bands.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError("cannot be read; `modscale report` rebuilds it", file=file) from error

@@ -19,6 +19,7 @@ from modscale.arrays import MAX_COUNT
 from modscale.counts import COUNT_METRICS, count_model
 from modscale.document import Section, check_integer, check_number
 from modscale.errors import InputError, RunError
+from modscale.files import read_plain
 from modscale.metrics import METRICS, result_rules
 from modscale.spec import ModelSpec, parse_spec, spec_to_dict
 
@@ -95,9 +96,7 @@ def read_trials(path: str | Path) -> list[Trial]:
         RunError: with the line and the rule it breaks; a cut-off last line is left out instead.
     """
     try:
-        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
-            raise RunError("must be a plain file", file=path)  # to read a pipe would take for ever
-        data = Path(path).read_bytes()
+        data = read_plain(path)
     except FileNotFoundError:
         return []
     except OSError as error:

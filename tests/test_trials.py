@@ -277,5 +277,5 @@ def test_nothing_is_written_through_a_link_or_read_from_a_pipe(tmp_path: Path) -
         append_trial(tmp_path / "trials.jsonl", TRIAL)
     assert elsewhere.read_bytes() == before
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(RunError, match="must be a plain file"):
+    with pytest.raises(RunError, match="cannot be read: Is a pipe"):
         read_trials(tmp_path / "pipe")
