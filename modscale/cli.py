@@ -285,10 +285,10 @@ def latency(
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's protocol: 4 threads, 4000 runs.")] = False,
     until: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Measure again while the interval is wider than this.")
+        float | None, typer.Option(metavar="PERCENT", help="Measure again while the interval is wider [default: 10].")
     ] = None,
     patience: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Measure again for so long at most, a model.")
+        float | None, typer.Option(metavar="SECONDS", help="Measure again for so long at most, a model [default: 20].")
     ] = None,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
@@ -551,7 +551,7 @@ def _latency_settings(
     from modscale.settings import PROVIDERS, LatencySettings
 
     check_choice(provider, "--provider", PROVIDERS)
-    default = LatencySettings(threads=4, runs=4000, patience_s=60.0) if paper else LatencySettings()
+    default = LatencySettings(threads=4, runs=4000, patience_s=60.0) if paper else LatencySettings(patience_s=20.0)
     if runs is not None and until is None:
         default = replace(default, patience_s=0.0)  # so many runs were asked for, and no more
     return replace(

@@ -14,23 +14,22 @@ A busy machine. ONNX Runtime's threads wait for each other by spinning, as they 
 left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2 times as long, beside two 3.5
 times. More runs do not mend that: their mean closes in on the neighbour's figure, and no run was left undisturbed that
 could be picked out. What helps is to wait. A model is measured again, round by round, while its interval is wider than
-`until_percent` or its rounds were disturbed, for `patience_s` at most; where most of the rounds asked for were
-undisturbed, only such rounds count. Whether one was is told by the share of the time in which its threads had a core,
-never by its latency. What stays wide or disturbed is kept, and marked: `wide`, `busy`.
+`until_percent` or its rounds were disturbed, for `patience_s` at most; once as many rounds as asked for were not, only
+such rounds count. Whether one was is told by the share of the time in which its threads had a core, never by its
+latency. What stays wide or disturbed is kept, and marked: `wide`, `busy`.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, median, quantiles, stdev
+from statistics import fmean, median, quantiles
 from typing import Any
 
+from modscale.confidence import confidence_interval
 from modscale.errors import ProviderError
 from modscale.files import path_text, scratch_folder
 from modscale.machine import available_cores, load_average, stolen_seconds
@@ -42,20 +41,17 @@ from modscale.spec import ModelSpec
 PROCESSES = 5
 """Fresh processes that share the runs of one model."""
 
-BATCHES = 5
-"""Batches of consecutive runs in each process, whose means give the interval."""
-
 MAIN_SHARE = 0.9
 """Share of the time below which the thread that asks for the runs was kept from its core."""
 
 ALL_SHARE = 0.8
 """The same of all threads together, which also rest where a network leaves them nothing to do."""
 
+BUSY_SHARE = 0.2
+"""Share of disturbed processes above which the machine is called busy."""
+
 LIMIT_S = 1200.0
 """Seconds one worker may take before its model is given up."""
-
-# Student's t, 97.5 %, by degrees of freedom (any statistics table); beyond, see `_student_t`.
-_STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +81,7 @@ class Latency:
     rounds: int
     """Processes behind these figures."""
     disturbed_rounds: int
-    """Processes, of all that ran, whose cores others had too; they count only where most had."""
+    """Processes, of all that ran, whose cores others had too; they count only where too few others ran."""
     process_means_ms: tuple[float, ...]
     """Mean of each process that counts, in the order they ran."""
     preemptions: int
@@ -97,7 +93,7 @@ class Latency:
     wide: bool
     """Whether the interval stayed wider than asked."""
     busy: bool
-    """Whether others had the cores in most of the rounds, so that the figures are those of a busy machine."""
+    """Whether others had the cores in too many of the rounds, so that the figures are those of a busy machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,11 +196,10 @@ def measure_models(
 
 
 def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
-    """One `Latency` from what the processes saw: the undisturbed ones, if they are most of those asked for, or all."""
+    """One `Latency` from what the processes saw: the undisturbed ones, once they are as many as asked for, or all."""
     quiet = [one for one in timings if not is_disturbed(one, settings)]
     disturbed = len(timings) - len(quiet)
-    is_busy = 2 * len(quiet) <= _processes(settings)
-    timings = timings if is_busy else quiet
+    timings = quiet if len(quiet) >= _processes(settings) else timings
     times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
     everything = sorted(time for times in times_ms for time in times)
     preemptions = [one.preemptions for one in timings]
@@ -229,7 +224,7 @@ def summarise(timings: Sequence[Timings], settings: LatencySettings) -> Latency:
         core_share=core_share(timings, settings),
         cores=available_cores(),
         wide=reached_percent > settings.until_percent,
-        busy=is_busy,
+        busy=_is_busy(timings, settings),
     )
 
 
@@ -241,6 +236,10 @@ def is_disturbed(one: Timings, settings: LatencySettings) -> bool:
     # Threads without work rest, which looks like being kept from a core, but is no reason for them to be preempted.
     is_preempted = one.preemptions > len(one.times_ns)
     return one.main_cpu_ns < MAIN_SHARE * sum(one.times_ns) or (is_preempted and share < ALL_SHARE)
+
+
+def _is_busy(timings: Sequence[Timings], settings: LatencySettings) -> bool:
+    return sum(is_disturbed(one, settings) for one in timings) > BUSY_SHARE * len(timings)
 
 
 def core_share(timings: Sequence[Timings], settings: LatencySettings) -> float | None:
@@ -260,15 +259,15 @@ def _goes_on(timings: Sequence[Timings], seconds: Sequence[float], settings: Lat
     if sum(seconds[count:]) + seconds[-1] > settings.patience_s:
         return False
     so_far = summarise(timings, settings)
-    return so_far.wide or so_far.busy or so_far.rounds < count
+    return so_far.wide or so_far.busy
 
 
 def _busy_text(
     seen: Sequence[Sequence[Timings]], settings: LatencySettings, stolen: float | None, start: float
 ) -> str | None:
-    """That the machine is busy, and how that shows; None where no more than one process in five was disturbed."""
+    """That the machine is busy, and how that shows; None where it is not."""
     timings = [one for each in seen for one in each]
-    if sum(is_disturbed(one, settings) for one in timings) <= len(timings) / 5:
+    if not _is_busy(timings, settings):
         return None
     share, cores = core_share(timings, settings) or 0.0, available_cores()
     found = [f"the timing threads had a core {share:.0%} of the time"]
@@ -296,45 +295,6 @@ def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str,
     else:
         known = {"name": model.name, "resolution": model.resolution}
     return {**known, **asdict(latency)}
-
-
-def confidence_interval(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Half-width of the 95 % interval, and standard error, of the mean of runs that depend on each other.
-
-    They do so within, and between, processes: the batch means of all processes give one interval, the means of the
-    processes another (Student's t both times), and the wider one is returned. Each process needs two runs or more.
-    """
-    batch_means = [fmean(batch) for times in processes for batch in _batches(times)]
-    widths = [_half_width(batch_means)]
-    if len(processes) > 1:
-        widths.append(_half_width([fmean(times) for times in processes]))
-    return max(widths)
-
-
-def _batches(times: Sequence[float]) -> list[Sequence[float]]:
-    """At most `BATCHES` runs of consecutive times, as even as can be."""
-    count = min(BATCHES, len(times))
-    edges = [len(times) * i // count for i in range(count + 1)]
-    return [times[start:stop] for start, stop in itertools.pairwise(edges)]
-
-
-def _half_width(means: Sequence[float]) -> tuple[float, float]:
-    """Of the 95 % interval of independent means, and their standard error."""
-    error = stdev(means) / math.sqrt(len(means))
-    return _student_t(len(means) - 1) * error, error
-
-
-def _student_t(freedom: int) -> float:
-    """97.5 % quantile of Student's t; from 11 degrees on by its expansion in 1/freedom, good to 5e-4 there."""
-    if freedom in _STUDENT_T:
-        return _STUDENT_T[freedom]
-    z = 1.959964
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
 
 
 def _job(model: str | Path | OnnxModel, settings: LatencySettings, runs: int) -> Job:

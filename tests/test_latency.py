@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 from modscale import latency, runtime
 from modscale.cli import main
 from modscale.errors import InputError, ProviderError, TrialFailed
-from modscale.latency import Latency, confidence_interval, find_onnx, latency_to_json, measure_files, measure_latency
+from modscale.latency import Latency, find_onnx, latency_to_json, measure_files, measure_latency
 from modscale.runs import describe_machine
 from modscale.runtime import Job, Timings
 from modscale.settings import LatencySettings
@@ -206,6 +206,32 @@ def test_a_neighbour_that_goes_away_leaves_no_trace(machine):
     assert line.endswith("; measuring again for 100 s at most")
 
 
+def test_a_blip_is_no_busy_machine(machine):
+    """One disturbed round of five counts and is no reason for doubt; two are, and are replaced where there is time."""
+    blip = round_of(10.2, share=0.7, main=0.8)
+    left = machine(*QUIET[:4], blip)
+    (result,) = measure_files(["a"], TWO)
+    assert (len(left), result.rounds, result.disturbed_rounds, result.busy) == (0, 5, 1, False)
+    for patience, more, expected in ((0, 0, (5, 100, 2, True)), (5, 2, (5, 100, 2, False))):
+        left = machine(*QUIET[:3], blip, blip, *QUIET[3:])
+        (result,) = measure_files(["a"], replace(TWO, patience_s=patience))
+        assert 2 - len(left) == more
+        assert (result.rounds, result.runs, result.disturbed_rounds, result.busy) == expected
+
+
+def test_the_interval_holds_although_it_decides_when_to_stop(machine):
+    """Looking at the interval after every round costs it little: it holds the true mean in at least 92 % of cases."""
+    generator = random.Random(0)
+    held = again = 0
+    for _ in range(400):
+        machine(*(round_of(10 + generator.gauss(0, 1)) for _ in range(10)))
+        (result,) = measure_files(["a"], TWO)
+        held += abs(result.mean_ms - 10) <= result.ci95_ms
+        again += result.rounds > 5
+    assert held / 400 >= 0.92
+    assert again > 100
+
+
 def test_a_neighbour_that_stays_is_marked(machine):
     """A narrow interval beside a neighbour is that of the neighbour: all rounds count, and they are in doubt."""
     machine(*(round_of(mean, share=0.5, main=0.5, preemptions=100) for mean in [30.0, 30.1] * 5))
@@ -292,7 +318,7 @@ def test_so_many_runs_are_so_many(monkeypatch, capsys):
     monkeypatch.setattr(latency, "measure_models", measure)
     for options in ([], ["--runs", "50"], ["--runs", "50", "--until", "2"], ["--until", "1", "--patience", "90"]):
         assert main(["latency", "xxs", *options, "--json"]) == 0
-    assert asked == [(100, 10.0, 5.0), (50, 10.0, 0.0), (50, 2.0, 5.0), (100, 1.0, 90.0)]
+    assert asked == [(100, 10.0, 20.0), (50, 10.0, 0.0), (50, 2.0, 20.0), (100, 1.0, 90.0)]
     (row,) = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "}")["models"]
     assert {"rounds", "reached_percent", "wide", "busy"} <= set(row)
     for options, told in (
@@ -503,66 +529,7 @@ def test_a_timing_has_its_time(tmp_path, monkeypatch):
         latency._ask("bad_worker", "start")
 
 
-# The interval
-
-
-@pytest.mark.parametrize(
-    ("freedom", "quantile"),
-    [
-        (1, 12.706),
-        (2, 4.303),
-        (9, 2.262),
-        (11, 2.201),
-        (14, 2.145),
-        (19, 2.093),
-        (29, 2.045),
-        (60, 2.000),
-        (120, 1.980),
-    ],
-)
-def test_student_t(freedom, quantile):
-    """The 97.5 % quantiles of any statistics table."""
-    assert latency._student_t(freedom) == pytest.approx(quantile, abs=6e-4)
-
-
-def series(generator: random.Random, *, memory: float, spread: float, runs: int) -> list[float]:
-    """Runs of one process around 10: each remembers the one before, and the process has an offset of its own."""
-    offset, state, times = generator.gauss(0, spread), generator.gauss(0, 1), []
-    for _ in range(runs):
-        state = memory * state + math.sqrt(1 - memory**2) * generator.gauss(0, 1)
-        times.append(10 + offset + state)
-    return times
-
-
-def coverage(*, memory: float, spread: float, processes: int, runs: int) -> tuple[float, float]:
-    """Share of 400 experiments whose interval holds the true mean: ours, and that of independent runs."""
-    generator = random.Random(0)
-    ours = naive = 0
-    for _ in range(400):
-        seen = [series(generator, memory=memory, spread=spread, runs=runs) for _ in range(processes)]
-        flat = [time for times in seen for time in times]
-        miss = abs(fmean(flat) - 10)
-        ours += miss <= confidence_interval(seen)[0]
-        naive += miss <= 1.96 * stdev(flat) / math.sqrt(len(flat))
-    return ours / 400, naive / 400
-
-
-@pytest.mark.parametrize(
-    ("memory", "spread", "processes", "runs"), [(0.0, 0.0, 5, 20), (0.7, 0.0, 1, 400), (0.5, 1.0, 5, 20)]
-)
-def test_the_interval_holds_what_it_promises(memory, spread, processes, runs):
-    """It holds the mean in at least 93 % of cases, also where runs or processes depend on each other."""
-    ours, naive = coverage(memory=memory, spread=spread, processes=processes, runs=runs)
-    assert ours >= 0.93
-    if memory or spread:
-        assert naive < 0.75
-
-
-def test_the_interval_in_closed_form():
-    """One process of five equal batches: Student's t of the batch means."""
-    times = [mean + wobble for mean in (1.0, 2.0, 3.0, 4.0, 5.0) for wobble in (-0.1, 0.1)]
-    error = math.sqrt(2.5) / math.sqrt(5)
-    assert confidence_interval([times]) == pytest.approx((2.776 * error, error))
+# The figures
 
 
 def test_a_latency_is_plain_numbers():

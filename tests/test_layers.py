@@ -31,7 +31,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "variants tables stage_tables",
     "counts pareto front trials space",
     "spec kinds metrics",
-    "document files arrays layout machine processes",
+    "document files arrays layout machine processes confidence",
     "errors interrupts __init__",
 )
 ROW = {module: row for row, names in enumerate(LAYERS) for module in names.split()}
