@@ -196,6 +196,7 @@ def search(
     debug: DebugOption = False,
 ) -> None:
     """Search a space: count, time and train candidates, then report. The same command again resumes."""
+    from modscale.console import Terminal
     from modscale.session import search_space
 
     experiment = _experiment(space_file)
@@ -205,10 +206,15 @@ def search(
         seed=experiment.search.seed if seed is None else seed,
     )
     folder = Path("reports") / experiment.space.name if out is None else out
-    summary = search_space(
-        replace(experiment, search=settings), space_file=space_file, source=data, folder=folder, debug=debug
+    run, summary = search_space(
+        replace(experiment, search=settings),
+        space_file=space_file,
+        source=data,
+        folder=folder,
+        watcher=Terminal(),
+        debug=debug,
     )
-    _show(summary, as_json, lambda: _show_run(summary, searched=True))
+    _show(summary, as_json, lambda: _show_run(run, summary, searched=True))
 
 
 @_command("modscale space spaces/mobile.yaml")
@@ -326,8 +332,8 @@ def report(
     from modscale.session import report_run
 
     with naming_kind(run, "run"):
-        summary = report_run(run)
-    _show(summary, as_json, lambda: _show_run(summary))
+        reported, summary = report_run(run)
+    _show(summary, as_json, lambda: _show_run(reported, summary))
 
 
 @_command("modscale export reports/mobile --pick xs --out backbone")
@@ -530,11 +536,10 @@ def _refuse(options: dict[str, Any], rule: str) -> None:
             raise InputError(rule, place=name)
 
 
-def _show_run(summary: Any, *, searched: bool = False) -> None:
+def _show_run(run: Any, summary: Any, *, searched: bool = False) -> None:
     from modscale.console import show_next, show_report
-    from modscale.session import run_trials
 
-    show_report(summary, run_trials(Path(summary["run"])))
+    show_report(summary, run.trials)
     show_next(summary, searched=searched)
 
 

@@ -338,6 +338,19 @@ def _drawn(bar: Progress) -> Iterator[None]:
             bar.stop()
 
 
+class Terminal:
+    """Tells a search on standard error: lines, and a bar where there is a terminal."""
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    @contextmanager
+    def searching(self, *, done: int, limit: int, references: int) -> Iterator[SearchProgress]:
+        progress = SearchProgress(done=done, limit=limit, references=references)
+        with progress.shown():
+            yield progress
+
+
 class SearchProgress:
     """Follows a search: a bar where there is a terminal, a line a finished trial everywhere."""
 

@@ -17,37 +17,36 @@ import jinja2
 from markupsafe import Markup
 
 from modscale.design_reading import DRAWS, read_design
-from modscale.errors import InputError, RunError, one_line, printable
+from modscale.errors import RunError, one_line, printable
 from modscale.experiment import BAND_NAME
 from modscale.files import read_plain, sweep_halves, write_whole
-from modscale.front import Front, find_front
+from modscale.front import Front
 from modscale.plots import draw_front, draw_reading
-from modscale.report_text import Run, write_context
-from modscale.runs import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_experiment, read_run_trials, section
+from modscale.report_text import write_context
+from modscale.results import Run
+from modscale.runs import section
 from modscale.spec import spec_to_yaml
-from modscale.trials import complete_trials, read_trials
 
 MOST_ROWS = {"html": 200, "md": 40}
 """Rows after which a table of the report is cut short; `trials.jsonl` has them all."""
 
 
-def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
+def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
     """Writes every file of the report into the run's folder; returns them by kind.
 
     `draws` is the number of bootstrap samples behind each importance of the design reading.
 
     Raises:
-        RunError: the folder is no run, or one of its files is broken.
+        RunError: a complete trial of the run lacks an objective.
         InputError: the report cannot be written.
     """
-    run = load_run(Path(folder))
-    front = find_run_front(run)
+    front = run.front
     data = section(run.document, "data").get("name", "unknown data")
     title = f"{run.experiment.space.name}: {len(run.trials)} trials on {data}"
     picture = draw_front(front, run.references, run.experiment.objectives, title=title)
     reading = read_design(run.experiment, run.trials, seed=run.experiment.search.seed, draws=draws)
     reading_picture = draw_reading(reading) if reading.parameters else None
-    context = write_context(run, front, picture, reading, reading_picture)
+    context = write_context(run, picture, reading, reading_picture)
     files = {
         "design_reading": ("design_reading.json", _json(asdict(reading))),
         "front": ("front.json", _json(front_to_json(front))),
@@ -62,19 +61,6 @@ def build_report(folder: str | Path, *, draws: int = DRAWS) -> dict[str, Path]:
     for kind, (_, content) in files.items():
         write_whole(written[kind], content)
     return written
-
-
-def load_run(folder: Path) -> Run:
-    """Reads a run's folder. Raises RunError."""
-    document = read_run(folder)
-    experiment = read_run_experiment(folder)
-    return Run(
-        folder=folder,
-        document=document,
-        experiment=experiment,
-        trials=tuple(read_run_trials(folder, experiment.space)),
-        references=tuple(read_trials(folder / REFERENCES_FILE)),
-    )
 
 
 def front_to_json(front: Front) -> dict[str, Any]:
@@ -92,14 +78,6 @@ def front_to_json(front: Front) -> dict[str, Any]:
         },
         "front_probability": {str(number): round(p, 4) for number, p in front.probability.items()},
     }
-
-
-def find_run_front(run: Run) -> Front:
-    """The front of a run's complete trials. Raises RunError where one lacks an objective."""
-    try:
-        return find_front(complete_trials(run.trials), run.experiment.objectives, run.experiment.bands)
-    except InputError as error:
-        raise RunError(error.rule, file=run.folder / TRIALS_FILE, place=error.place) from error
 
 
 def _write_models(run: Run, front: Front) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from modscale import __version__
 from modscale.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.document import dump_yaml
-from modscale.experiment import Experiment
 from modscale.front import Front, limits_text, objective_values
 from modscale.metrics import METRICS, Metric, Results, doubts_text, metric_text
 from modscale.pareto import pareto_front
 from modscale.plots import Picture
 from modscale.ranking import check_ranking, published_top1
+from modscale.results import Run
 from modscale.runs import section
 from modscale.space import DATA_KEYS, mismatch_note
 from modscale.spec import architecture_text
@@ -27,29 +27,17 @@ from modscale.variants import is_published, published
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """What a run's folder holds."""
-
-    folder: Path
-    document: Mapping[str, Any]
-    """`run.yaml` as it stands."""
-    experiment: Experiment
-    trials: tuple[Trial, ...]
-    references: tuple[Trial, ...]
-
-
 def write_context(
-    run: Run, front: Front, picture: Picture, reading: DesignReading, reading_picture: Picture | None
+    run: Run, picture: Picture, reading: DesignReading, reading_picture: Picture | None
 ) -> dict[str, Any]:
     """Everything the templates print, as text."""
-    experiment, states = run.experiment, [trial.state for trial in run.trials]
+    experiment, front, columns = run.experiment, run.front, run.columns
+    states = [trial.state for trial in run.trials]
     picked: dict[int, list[str]] = {}
     for band, pick in front.picks.items():
         if pick.trial is not None:
             picked.setdefault(pick.trial.number, []).append(band)
     ranking = check_ranking(run.references)
-    columns = _columns(run)
     rows = {t.number: _row(t, front, picked, columns) for t in (*front.members, *front.dominated)}
     return {
         "name": experiment.space.name,
@@ -100,12 +88,6 @@ def _headline(run: Run, front: Front) -> str:
     if best is None:
         return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
     return f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
-
-
-def _columns(run: Run) -> list[Metric]:
-    """The metrics that a table has a column for: those the run is about, and those it measured besides."""
-    known = {key for trial in (*run.trials, *run.references) for key in trial.results}
-    return [metric for name, metric in METRICS.items() if name in known or name in run.experiment.objectives]
 
 
 def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:

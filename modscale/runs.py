@@ -66,9 +66,14 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_run_experiment(folder: Path) -> Experiment:
-    """The experiment of a run, from its `run.yaml`: nothing of its space is left to the data. Raises RunError."""
+    """The experiment of a run, from its `run.yaml`. Raises RunError."""
+    return run_experiment(read_run(folder), folder)
+
+
+def run_experiment(document: Mapping[str, Any], folder: Path) -> Experiment:
+    """The experiment in a `run.yaml`: nothing of its space is left to the data. Raises RunError."""
     try:
-        experiment = parse_experiment(read_run(folder)["space"])
+        experiment = parse_experiment(document["space"])
         return replace(experiment, space=replace(experiment.space, from_data=()))
     except RunError:
         raise

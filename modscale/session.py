@@ -5,23 +5,23 @@ This is where the parts meet: the run's folder, the study, the evaluator, the lo
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from modscale.console import SearchProgress, say
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
 from modscale.experiment import Experiment
 from modscale.feasibility import require_feasible
-from modscale.files import path_text, read_plain
+from modscale.files import path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
 from modscale.measures import Evaluator
 from modscale.mirror import StudyMirror
-from modscale.report import build_report
+from modscale.report import build_report, front_to_json
+from modscale.results import Run, load_run
 from modscale.runs import (
     REFERENCES_FILE,
     RUN_FILE,
@@ -36,26 +36,59 @@ from modscale.runs import (
     update_run,
     write_run,
 )
-from modscale.search import require_complete, run_search
+from modscale.search import Observer, require_complete, run_search
 from modscale.space import SearchSpace, mismatch_note
 from modscale.spec import ModelSpec
 from modscale.study import SearchStudy
 from modscale.tables import build_tables
-from modscale.trials import Trial, read_trials
+from modscale.trials import Trial, complete_trials, read_trials
 from modscale.variants import is_published, published, resolve_model
 from modscale.worker import summary_to_dict
 
 
+class Watcher(Protocol):
+    """Who is told of a search as a whole: the terminal, or nobody."""
+
+    def say(self, text: str) -> None:
+        """A line of what is going on."""
+
+    def searching(self, *, done: int, limit: int, references: int) -> AbstractContextManager[Observer]:
+        """The loop begins, with so many trials and references of so many finished; gives who watches it."""
+
+
+class Silence:
+    """A watcher, and an observer of the loop, that keeps everything to itself."""
+
+    def say(self, text: str) -> None: ...
+
+    @contextmanager
+    def searching(self, *, done: int, limit: int, references: int) -> Iterator[Observer]:
+        yield self
+
+    def started(self, label: str, spec: ModelSpec) -> None: ...
+
+    def stage(self, name: str) -> None: ...
+
+    def finished(self, label: str, trial: Trial) -> None: ...
+
+
 def search_space(
-    experiment: Experiment, *, space_file: str, source: str, folder: Path, debug: bool = False
-) -> dict[str, Any]:
-    """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns a summary.
+    experiment: Experiment,
+    *,
+    space_file: str,
+    source: str,
+    folder: Path,
+    watcher: Watcher | None = None,
+    debug: bool = False,
+) -> tuple[Run, dict[str, Any]]:
+    """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns what `report_run` does.
 
     Raises:
         InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
         AllTrialsFailed: trials were finished and none is complete; the report says why.
         KeyboardInterrupt: after the report of what stands was written.
     """
+    watcher = watcher or Silence()
     experiment = _resolve(experiment)
     begun = check_folder(folder, experiment)
     resumed, experiment = begun is not None, begun or experiment
@@ -66,45 +99,40 @@ def search_space(
         done = len(read_run_trials(folder, experiment.space)) if resumed else 0
         limit = experiment.search.trials
         if resumed:
-            say(f"resuming {folder}: {done} of {limit} trials finished")
+            watcher.say(f"resuming {folder}: {done} of {limit} trials finished")
         with hearing_stops():
             stop: BaseException | None = None
             try:
-                _search(experiment, space_file, source, folder, resumed=resumed, done=done, debug=debug)
+                _search(experiment, space_file, source, folder, watcher, resumed=resumed, done=done, debug=debug)
                 check_stop()
             except (KeyboardInterrupt, AllTrialsFailed) as error:
                 stop = error
                 forget_stop()
             if not (folder / RUN_FILE).exists():
                 if isinstance(stop, KeyboardInterrupt):
-                    say("stopped before anything was measured; the same command begins again")
+                    watcher.say("stopped before anything was measured; the same command begins again")
                 raise stop or RunError("nothing was measured", file=folder)
-            summary = _reported(folder, limit, stop)
+            reported = _reported(folder, limit, stop, watcher)
             if stop is not None:
                 raise stop
-    return summary
+    return reported
 
 
-def report_run(folder: Path) -> dict[str, Any]:
-    """Rebuilds the report of a run from its files; returns what stands in `front.json`, and where the files are.
+def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """Rebuilds the report of a run; returns the run, and what stands in `front.json` beside where the files are.
 
     Raises:
         RunError: the folder is no run, is broken or cannot be written to.
     """
-    files = build_report(folder)
-    trials = run_trials(folder)
-    return {
+    run = load_run(folder)
+    files = build_report(run)
+    return run, {
         "run": str(folder),
-        "trials": len(trials),
-        "complete": sum(trial.state == "complete" for trial in trials),
+        "trials": len(run.trials),
+        "complete": len(complete_trials(run.trials)),
         "files": {key: str(path) for key, path in files.items()},
-        **json.loads(files["front"].read_text(encoding="utf-8")),
+        **front_to_json(run.front),
     }
-
-
-def run_trials(folder: Path) -> list[Trial]:
-    """The finished trials of a run. Raises RunError."""
-    return read_trials(folder / TRIALS_FILE)
 
 
 def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None) -> ModelSpec:
@@ -122,15 +150,10 @@ def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None
     if not chooses and is_network_folder(folder):
         return resolve_model(model)
     with naming_kind(folder, "run"):
-        read_run(folder)
+        run = load_run(folder)
     if (pick is None) == (trial is None):
         raise InputError("say which network of the run: --pick BAND or --trial N", file=folder)
-    trials = {finished.number: finished for finished in read_trials(folder / TRIALS_FILE)}
-    if pick is not None:
-        trial = _picked(folder, pick)
-    if trial not in trials:
-        raise InputError(f"has no finished trial of this number; it has {len(trials)}", file=folder, value=trial)
-    return trials[trial].spec
+    return (run.trial(trial) if trial is not None else run.pick(str(pick))).spec
 
 
 def choose_weights(model: str, weights: Path | None, *, chooses: bool) -> Path | None:
@@ -145,28 +168,37 @@ def choose_weights(model: str, weights: Path | None, *, chooses: bool) -> Path |
     return weights_in(model)
 
 
-def _reported(folder: Path, limit: int, stop: BaseException | None) -> dict[str, Any]:
+def _reported(folder: Path, limit: int, stop: BaseException | None, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
     """Writes the report, also of a search that was stopped; a second stop ends that too."""
     goes_on = "the same command goes on from here"
     try:
-        summary = report_run(folder)
+        run, summary = report_run(folder)
         check_stop()
     except KeyboardInterrupt:
-        finished = len(run_trials(folder))
-        say(f"stopped: {finished} of {limit} trials finished, the report not written; {goes_on}")
+        finished = len(read_trials(folder / TRIALS_FILE))
+        watcher.say(f"stopped: {finished} of {limit} trials finished, the report not written; {goes_on}")
         raise
     if isinstance(stop, KeyboardInterrupt):
-        say(f"stopped: {summary['trials']} of {limit} trials finished, reported in {folder}; {goes_on}")
-    return summary
+        watcher.say(f"stopped: {summary['trials']} of {limit} trials finished, reported in {folder}; {goes_on}")
+    return run, summary
 
 
 def _search(
-    experiment: Experiment, space_file: str, source: str, folder: Path, *, resumed: bool, done: int, debug: bool
+    experiment: Experiment,
+    space_file: str,
+    source: str,
+    folder: Path,
+    watcher: Watcher,
+    *,
+    resumed: bool,
+    done: int,
+    debug: bool,
 ) -> None:
+    say = watcher.say
     finished = len(read_trials(folder / REFERENCES_FILE))
     is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
-        _record_changes(folder, experiment)
+        _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
         StudyMirror(folder / STUDY_FILE, experiment, say).update(trials)
         require_complete(trials)
@@ -187,18 +219,18 @@ def _search(
         for note in data["notes"]:
             say(f"note: {note}")
         if resumed:
-            _record_changes(folder, experiment, data["notes"])
+            _record_changes(folder, experiment, watcher, data["notes"])
         else:
             write_run(folder, experiment, path_text(space_file), data, from_data=left)
         references = [published_reference(name, experiment.space) for name in experiment.search.references]
         study = SearchStudy(experiment, build_tables(experiment.space), seed=experiment.search.seed)
-        progress = SearchProgress(done=done + finished, limit=experiment.search.trials, references=len(references))
-        with progress.shown():
+        done, limit = done + finished, experiment.search.trials
+        with watcher.searching(done=done, limit=limit, references=len(references)) as progress:
             outcome = run_search(
                 study,
                 evaluator,
                 progress,
-                limit=experiment.search.trials,
+                limit=limit,
                 trials_file=folder / TRIALS_FILE,
                 references=references,
                 references_file=folder / REFERENCES_FILE,
@@ -208,11 +240,11 @@ def _search(
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
 
 
-def _record_changes(folder: Path, experiment: Experiment, notes: Sequence[str] | None = None) -> None:
+def _record_changes(folder: Path, experiment: Experiment, watcher: Watcher, notes: Sequence[str] | None = None) -> None:
     """Records what is new in the experiment of a run that goes on, and says what of it a report shows anew."""
     shown = [place for place in update_run(folder, experiment, notes) if place in ("bands", "name")]
     if shown:
-        say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
+        watcher.say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
 
 
 def published_reference(name: str, space: SearchSpace) -> ModelSpec:
@@ -242,20 +274,3 @@ def _check_same_data(folder: Path, data: dict[str, Any]) -> None:
         if old.get(key) != data[key]:
             rule = f"{what}: its {key} is {shorten(old.get(key))}, and {shorten(data[key])} here; give another --out"
             raise RunError(rule, file=folder / RUN_FILE, place=f"data.{key}")
-
-
-def _picked(folder: Path, band: str) -> int:
-    file = folder / "front.json"
-    try:
-        bands = json.loads(read_plain(file))["bands"]
-        numbers = {str(name): None if number is None else int(number) for name, number in bands.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError("cannot be read; `modscale report` rebuilds it", file=file) from error
-    if band not in numbers:
-        raise InputError(
-            f"must be one of the run's bands: {', '.join(numbers) or 'it has none'}", place="--pick", value=band
-        )
-    chosen = numbers[band]
-    if chosen is None:
-        raise InputError("no trial of the run fits this band; report.md says why", place="--pick", value=band)
-    return chosen

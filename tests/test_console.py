@@ -25,7 +25,7 @@ from modscale.console import SearchProgress, describe_trial, duration_text
 from modscale.experiment import load_experiment, parse_experiment
 from modscale.layout import text_width
 from modscale.scaling import scale_model
-from modscale.session import report_run, run_trials
+from modscale.session import report_run
 from modscale.trials import Trial
 from modscale.variants import list_models, models_to_json, published
 
@@ -68,7 +68,7 @@ def test_every_table_fits_80_columns(screen: Any, tmp_path: Path) -> None:
     """Census, latencies, front, scaled networks and matches, of the real mobile space and published names."""
     mobile = load_experiment(ROOT / "spaces" / "mobile.yaml").space
     folder = write_run(tmp_path / "run", fake_trials(FAKE, 30), fake_references(FAKE))
-    summary = report_run(folder)
+    run, summary = report_run(folder)
     summary["files"]["html"] = "reports/mobile/report.html"
     latencies = [
         {
@@ -81,7 +81,7 @@ def test_every_table_fits_80_columns(screen: Any, tmp_path: Path) -> None:
     for show, *arguments in (
         (console.show_census, take_census(parse_experiment(SPACE).space)),
         (console.show_latency, latencies),
-        (console.show_report, summary, run_trials(folder)),
+        (console.show_report, summary, run.trials),
         (console.show_scaled, scaled),
         (console.show_matches, within_budgets(mobile, {"params": 9e6, "flops": 1e9}, 0.01, best=5)),
     ):
@@ -123,8 +123,8 @@ def test_a_latency_in_doubt_is_marked_and_explained(screen: Any, tmp_path: Path,
     calm = fake_trials(FAKE, 6)
     busy = [remeasured(trial, latency_busy=True) for trial in calm]
     folder = write_run(tmp_path / "run", busy, fake_references(FAKE))
-    summary = report_run(folder)
-    text = "\n".join(screen(console.show_report, summary, run_trials(folder), width=None))
+    run, summary = report_run(folder)
+    text = "\n".join(screen(console.show_report, summary, run.trials, width=None))
     size = len(summary["front"])
     assert text.count(" ?") == size
     assert f"? The latency of {size} of {size} networks is in doubt" in text

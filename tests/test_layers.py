@@ -21,7 +21,7 @@ LAYERS = (  # top to bottom: a module imports from its own row or the rows below
     "cli",
     "session",
     "search report report_text console plots",
-    "measures worker design_reading study mirror ranking",
+    "results measures worker design_reading study mirror ranking",
     "latency proxy",
     "export recipe network blocks tracing checkpoint candidates pickled",
     "data folders archives labelled synthetic images runtime",

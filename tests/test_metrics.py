@@ -16,7 +16,8 @@ from modscale.experiment import parse_experiment
 from modscale.measures import MEASURES, Announce, Evaluator, Measure
 from modscale.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text
 from modscale.plots import draw_front, plot_axes
-from modscale.report import build_report, find_run_front, load_run
+from modscale.report import build_report
+from modscale.results import load_run
 from modscale.search import Outcome, run_search
 from modscale.spec import ModelSpec
 from modscale.study import SearchStudy
@@ -98,7 +99,7 @@ def test_a_new_metric_is_one_row_and_one_measure(tmp_path: Path, with_energy: di
     run = load_run(tmp_path)
     assert run.trials == outcome.trials
 
-    files = build_report(tmp_path)
+    files = build_report(load_run(tmp_path))
     front = read_json(files["front"])
     assert list(front["reference_point"]) == ["accuracy", "energy_mj"]
     best = {}  # by brute force: the best accuracy at each energy, and none at less energy that is as good
@@ -118,7 +119,7 @@ def test_a_new_metric_is_one_row_and_one_measure(tmp_path: Path, with_energy: di
     assert "| accuracy | params | FLOPs | energy |" in markdown
     assert f"{row['energy_mj']:.3g} mJ" in describe_trial("trial", run.trials[row["number"]])
     assert plot_axes(list(run.experiment.objectives)) == ("energy_mj", "accuracy")
-    assert draw_front(find_run_front(run), [], run.experiment.objectives, title="t").png.startswith(b"\x89PNG")
+    assert draw_front(run.front, [], run.experiment.objectives, title="t").png.startswith(b"\x89PNG")
 
 
 def test_old_lines_are_read_beside_a_new_metric(tmp_path: Path, with_energy: dict[str, Any]) -> None:
@@ -147,7 +148,7 @@ def test_a_candidate_can_be_ended_after_any_measure(tmp_path: Path, with_energy:
         assert (trial.state == "stopped") == (trial["energy_mj"] > 3)
         assert (trial.value("accuracy") is None) == (trial.state == "stopped")
     assert stopped[0].reason == f"{stopped[0]['energy_mj']:.3g} mJ is too much"
-    markdown = build_report(tmp_path)["markdown"].read_text()
+    markdown = build_report(load_run(tmp_path))["markdown"].read_text()
     assert "## Trials stopped early" in markdown
     assert stopped[0].reason in markdown
     assert not set(read_json(tmp_path / "front.json")["front"]) & {trial.number for trial in stopped}

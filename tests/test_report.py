@@ -24,6 +24,7 @@ from modscale.errors import RunError
 from modscale.experiment import parse_experiment
 from modscale.plots import plot_axes
 from modscale.report import build_report
+from modscale.results import load_run
 from modscale.spec import load_spec, parse_spec
 from modscale.trials import Trial
 
@@ -60,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trials = fake_trials(FAKE, 40)
     trials[3], trials[7] = failed(3, "out of memory"), failed(7, f"export: {HOSTILE}")
     write_run(folder, trials, fake_references(FAKE))
-    build_report(folder, draws=2)
+    build_report(load_run(folder), draws=2)
     return folder
 
 
@@ -154,7 +155,7 @@ def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:
         remeasured(second, accuracy=0.34, latency_ms=10.05, latency_ci95_ms=0.1),
         remeasured(third, accuracy=0.20, latency_ms=11.0, latency_ci95_ms=0.1),
     ]
-    build_report(write_run(tmp_path / "run", trials, []), draws=2)
+    build_report(load_run(write_run(tmp_path / "run", trials, [])), draws=2)
     row = next(line for line in (tmp_path / "run" / "report.md").read_text().splitlines() if line.startswith("| 0 |"))
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[2:4] == ["35.0 ± 1.5 %", "10.00 ± 0.10 ms"]
@@ -176,7 +177,7 @@ def test_latencies_in_doubt_are_marked(tmp_path: Path) -> None:
     both = remeasured(references[0], latency_wide=True, latency_busy=True)
     doubtful = write_run(tmp_path / "doubtful", doubted, [both, *references[1:]])
     for folder in (doubtful, sure):
-        build_report(folder, draws=2)
+        build_report(load_run(folder), draws=2)
     for name in ("report.md", "report.html"):
         text = (doubtful / name).read_text()
         assert "1.00 ± 0.40 ms (wide)" in text
@@ -207,7 +208,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     reference = replace(reference, spec=replace(reference.spec, name=f"$\\frac{{$ {HOSTILE}"))
     space = {**SPACE, "name": name}
     folder = write_run(tmp_path / "run", trials, [reference], space=space, machine={"cpu": HOSTILE}, started=HOSTILE)
-    build_report(folder, draws=2)
+    build_report(load_run(folder), draws=2)
     page = Page((folder / "report.html").read_text())
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 1
     assert page.text.count(HOSTILE) == 4
@@ -237,7 +238,7 @@ def test_no_report_holds_a_sign_that_steers_or_hides(tmp_path: Path) -> None:
         tmp_path / "\x1b]0;pwned\x07", trials, [reference], space=space, data=data,
         space_file=TERMINAL, machine={"cpu": TERMINAL}, started=TERMINAL,
     )  # fmt: skip
-    build_report(folder, draws=2)
+    build_report(load_run(folder), draws=2)
     for name in ("report.md", "report.html", "front.json", "design_reading.json"):
         text = (folder / name).read_text()
         assert {c for c in text if not c.isprintable()} <= {"\n"}, name
@@ -258,7 +259,7 @@ def test_a_report_names_no_place_of_this_machine(tmp_path: Path) -> None:
         tmp_path / "before", fake_trials(FAKE, 4), [], data=data, space_file=str(tmp_path / "spaces" / "my space.yaml")
     )
     folder = before.rename(tmp_path / "after")
-    build_report(folder, draws=2)
+    build_report(load_run(folder), draws=2)
     for file in folder.iterdir():
         if file.is_file() and file.name != "run.yaml":
             assert str(tmp_path).encode() not in file.read_bytes(), file
@@ -273,11 +274,11 @@ def test_a_link_for_a_folder_writes_nothing_elsewhere(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (folder / "models").symlink_to(elsewhere)
     with pytest.raises(RunError, match=r"models: must be a folder of the run's own"):
-        build_report(folder, draws=2)
+        build_report(load_run(folder), draws=2)
     (folder / "models").unlink()
     (elsewhere / "file").write_text("mine")
     (folder / "report.md").symlink_to(elsewhere / "file")
-    build_report(folder, draws=2)
+    build_report(load_run(folder), draws=2)
     assert [(file.name, file.read_text()) for file in elsewhere.iterdir()] == [("file", "mine")]
     assert not (folder / "report.md").is_symlink()
 
@@ -295,7 +296,7 @@ def test_the_same_files_give_the_same_report(run: Path) -> None:
     """A report rebuilt from the files is equal to the last byte."""
     names = ("front.json", "report.md", "report.html", "pareto.png", "design_reading.json")
     before = [(run / name).read_bytes() for name in names]
-    build_report(run, draws=2)
+    build_report(load_run(run), draws=2)
     assert [(run / name).read_bytes() for name in names] == before
 
 
@@ -312,7 +313,7 @@ OBJECTIVES = [
 def test_any_set_of_objectives(tmp_path: Path, objectives: dict[str, str]) -> None:
     """One to four objectives: a front, a plot and a reference point in each of them."""
     folder = write_run(tmp_path / "run", fake_trials(FAKE, 7), [], space={**SPACE, "objectives": objectives})
-    build_report(folder, draws=2)
+    build_report(load_run(folder), draws=2)
     front = read_json(folder / "front.json")
     assert list(front["reference_point"]) == list(objectives)
     assert front["front"]
@@ -333,7 +334,7 @@ def test_axes_of_the_plot() -> None:
 def test_nothing_complete(tmp_path: Path, count: int) -> None:
     """Without a complete trial the report says so, the front is empty and every band is null."""
     folder = write_run(tmp_path / "run", [failed(i, "no room") for i in range(count)], [])
-    build_report(folder)
+    build_report(load_run(folder))
     front = read_json(folder / "front.json")
     assert (front["front"], front["hypervolume"], front["reference_point"]) == ([], 0, {})
     assert front["bands"] == {"xxs": None, "xs": None, "s": None}
@@ -344,7 +345,7 @@ def test_nothing_complete(tmp_path: Path, count: int) -> None:
 def test_one_trial(tmp_path: Path) -> None:
     """A single trial is the whole front, surely."""
     folder = write_run(tmp_path / "run", fake_trials(FAKE, 1), [])
-    build_report(folder)
+    build_report(load_run(folder))
     front = read_json(folder / "front.json")
     assert front["front"] == [0]
     assert front["front_probability"] == {"0": 1.0}
@@ -357,10 +358,10 @@ def test_a_pick_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
     assert slow["params"] < 2e6 < quick["params"]
     slow = remeasured(slow, accuracy=0.3, latency_ms=20.0)
     folder = write_run(tmp_path / "run", [slow], [])
-    build_report(folder)
+    build_report(load_run(folder))
     assert (folder / "models" / "xxs.yaml").exists()
     write_run(folder, [remeasured(quick, accuracy=0.5, latency_ms=2.0)], [])
-    build_report(folder)
+    build_report(load_run(folder))
     assert not (folder / "models" / "xxs.yaml").exists()
 
 
@@ -368,7 +369,7 @@ def test_a_band_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
     """Bands may change between two reports; a file that no report made stays, whatever front.json says."""
     trials = fake_trials(FAKE, 3)
     folder = write_run(tmp_path / "run", trials, [])
-    build_report(folder)
+    build_report(load_run(folder))
     assert (folder / "models" / "s.yaml").exists()
     (folder / "models" / "mine.yaml").write_text("mine")
     (folder / "mine.yaml").write_text("mine")
@@ -376,7 +377,7 @@ def test_a_band_that_is_gone_takes_its_file_along(tmp_path: Path) -> None:
     front["bands"]["../mine"] = 0
     (folder / "front.json").write_text(json.dumps(front))
     write_run(folder, [], [], space=SPACE | {"bands": {"small": {"params": {"max": 9e6}}}})
-    build_report(folder)
+    build_report(load_run(folder))
     assert sorted(file.name for file in (folder / "models").iterdir()) == ["mine.yaml", "small.yaml"]
     assert (folder / "mine.yaml").exists()
 
@@ -386,7 +387,7 @@ def test_what_was_trained_and_what_was_counted_is_told(tmp_path: Path) -> None:
     trials, references = fake_trials(FAKE, 2), fake_references(FAKE)
     data = {"source": "d.npz", "classes": 3, "channels": 3, "notes": ["a note on `data`"], "fingerprint": "0"}
     folder = write_run(tmp_path / "other", trials, references, data=data)
-    build_report(folder)
+    build_report(load_run(folder))
     said = "the space states num_classes 10, and the data have 3 classes: networks for the data are trained"
     html, markdown = ((folder / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert said in html
@@ -396,7 +397,7 @@ def test_what_was_trained_and_what_was_counted_is_told(tmp_path: Path) -> None:
     for text in (html, markdown):
         assert "num_classes 10, where the published ones have num_classes 1000" in text.replace("\\_", "_")
     folder = write_run(tmp_path / "same", trials, [], data=data | {"classes": 10, "notes": []})
-    build_report(folder)
+    build_report(load_run(folder))
     assert "the space states" not in (folder / "report.html").read_text()
     assert "published ones have" not in (folder / "report.html").read_text()
 
@@ -406,7 +407,7 @@ def test_long_tables_are_cut_with_a_note(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [], [])
     lines = [json.dumps(_bare(number)) for number in range(600)]
     (folder / "trials.jsonl").write_text("\n".join(lines) + "\n")
-    build_report(folder)
+    build_report(load_run(folder))
     html = (folder / "report.html").read_text()
     assert html.count("<tr>") < 450
     assert "399 more are left out here" in html
@@ -464,7 +465,7 @@ def test_a_damaged_run_is_one_clear_line(tmp_path: Path, damage: str) -> None:
     folder = write_run(tmp_path / "run", fake_trials(FAKE, 2), [])
     break_folder(folder, damage)
     with pytest.raises(RunError, match=DAMAGE[damage]) as caught:
-        build_report(folder)
+        build_report(load_run(folder))
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     assert not (folder / "report.html").exists()
@@ -474,7 +475,7 @@ def test_sparse_run_file_still_reports(tmp_path: Path) -> None:
     """A run.yaml with nothing but the space gives a report that says what was not recorded."""
     folder = write_run(tmp_path / "run", fake_trials(FAKE, 3), [])
     (folder / "run.yaml").write_text(json.dumps({"space": SPACE, "data": [1], "machine": None}))
-    build_report(folder)
+    build_report(load_run(folder))
     assert "not recorded" in (folder / "report.html").read_text()
 
 
@@ -487,9 +488,9 @@ def test_the_report_needs_no_torch() -> None:
 def test_notes_on_the_data_stand_in_the_report(tmp_path: Path) -> None:
     """Each is told in both reports, whatever is in it; a run of an older version has none."""
     old = write_run(tmp_path / "old", fake_trials(FAKE, 4), [])
-    assert "Note:" not in build_report(old)["markdown"].read_text()
+    assert "Note:" not in build_report(load_run(old))["markdown"].read_text()
     data = {"source": "x", "classes": 2, "train_images": 60, "val_images": 30, "notes": ["30 of 30 leak", HOSTILE]}
-    files = build_report(write_run(tmp_path / "new", fake_trials(FAKE, 4), [], data=data))
+    files = build_report(load_run(write_run(tmp_path / "new", fake_trials(FAKE, 4), [], data=data)))
     assert "> Note: 30 of 30 leak." in files["markdown"].read_text()
     page = Page(files["html"].read_text())
     assert f"Note: {HOSTILE}." in page.text
