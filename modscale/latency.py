@@ -270,17 +270,18 @@ def _busy_text(
     if not _is_busy(timings, settings):
         return None
     share, cores = core_share(timings, settings) or 0.0, available_cores()
-    found = [f"the timing threads had a core {share:.0%} of the time"]
+    found = []
     if min(one.preemptions for one in timings) >= 0:
         runs = sum(len(one.times_ns) for one in timings)
         found.append(f"{sum(one.preemptions for one in timings) / runs:.1f} preemptions a run")
     if (load := load_average()) is not None:
-        found.append(f"load average {load:.1f} on {cores} cores")
+        found.append(f"load {load:.1f} on {cores} cores")
     if stolen is not None and (now := stolen_seconds()) is not None:
         taken = (now - stolen) / cores / (time.monotonic() - start)
-        found += [f"{taken:.0%} of the machine taken by its host"] if taken >= 0.01 else []
-    again = f"; measuring again for {settings.patience_s:g} s at most" if settings.patience_s else ""
-    return f"note: the machine is busy: {', '.join(found)}{again}"
+        found += [f"{taken:.0%} taken by the host"] if taken >= 0.01 else []
+    again = f"; measuring for {settings.patience_s:g} s more at most" if settings.patience_s else ""
+    signs = f" ({', '.join(found)})" if found else ""
+    return f"note: the machine is busy: the timing threads had a core {share:.0%} of the time{signs}{again}"
 
 
 def _processes(settings: LatencySettings) -> int:

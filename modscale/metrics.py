@@ -142,7 +142,7 @@ def _full_latency(results: Results) -> str:
 def _brief_latency(results: Results) -> str:
     digits = 2 if results["latency_ms"] < 100 else 1
     interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
-    return f"{results['latency_ms']:.{digits}f}{interval}{_latency_mark(results)} ms"
+    return f"{results['latency_ms']:.{digits}f}{interval}{_latency_mark(results).strip()} ms"
 
 
 def _latency_mark(results: Results) -> str:

@@ -201,9 +201,9 @@ def test_a_neighbour_that_goes_away_leaves_no_trace(machine):
     assert result.mean_ms == pytest.approx(10.0)
     (line,) = said  # (4 x 30 ms x 0.4 + 10 ms) in 4 x 30 + 10 ms
     assert line.startswith(
-        "note: the machine is busy: the timing threads had a core 45% of the time, 8.0 preemptions a run"
+        "note: the machine is busy: the timing threads had a core 45% of the time (8.0 preemptions a run"
     )
-    assert line.endswith("; measuring again for 100 s at most")
+    assert line.endswith("; measuring for 100 s more at most")
 
 
 def test_a_blip_is_no_busy_machine(machine):

@@ -194,6 +194,6 @@ def test_a_latency_in_doubt_is_marked_wherever_it_is_written() -> None:
         "30.27 ± 4.20 ms", "30.3 ± 4.2", "30.27 ± 4.20 ms",
     ]  # fmt: skip
     assert [write(sure | WIDE) for write in (LATENCY.full, LATENCY.short, LATENCY.brief)] == [
-        "30.27 ± 4.20 ms (wide)", "30.3 ± 4.2 ?", "30.27 ± 4.20 ? ms",
+        "30.27 ± 4.20 ms (wide)", "30.3 ± 4.2 ?", "30.27 ± 4.20? ms",
     ]  # fmt: skip
     assert LATENCY.full(sure | WIDE | BUSY) == "30.27 ± 4.20 ms (wide, busy)"
