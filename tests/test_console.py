@@ -295,7 +295,7 @@ def test_a_count_draws_a_bar_on_a_terminal_and_takes_it_away(tmp_path: Path) -> 
 def test_an_interval_is_called_one(screen: Any, width: int | None) -> None:
     """Beyond exact counting, the census says that its numbers are intervals, and of how many draws."""
     census = replace(
-        take_census(FAKE), feasible_interval=(1, 3), distinct_feasible_interval=(2, 2), rule="why", draws=9
+        take_census(FAKE.space), feasible_interval=(1, 3), distinct_feasible_interval=(2, 2), rule="why", draws=9
     )
     text = " ".join(screen(console.show_census, census, width=width))
     assert "feasible, 95 % interval" in text
