@@ -27,10 +27,10 @@ from modscale.errors import InputError
 from modscale.feasibility import ConstrainedSpace
 from modscale.halves import MAX_WORK, BeyondReach, Halves
 from modscale.pairs import Limits
-from modscale.sampling import CONFIDENCE, sample_within
+from modscale.sampling import CONFIDENCE, exactly, sample_within
 from modscale.space import Bounds, SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
-from modscale.tables import SpaceTables, build_tables, whole_bounds
+from modscale.tables import SpaceTables, build_tables
 
 MAX_PAIRS = 100_000_000
 """Pairs that are looked at for one tolerance at most; a wider one is not tried."""
@@ -78,12 +78,11 @@ class Matches:
 def within_budgets(
     space: SearchSpace, budgets: Mapping[str, float], tolerance: float = 0.01, *, best: int = 10
 ) -> Matches:
-    """The architectures of `space` that meet its constraints and every budget within `tolerance`.
+    """The architectures of `space` that meet its constraints and every budget within `tolerance`, a share of it.
 
     Args:
         space: the space; its constraints hold too.
         budgets: `params`, `flops` or both to their targets.
-        tolerance: share of each budget by which an architecture may miss it.
         best: how many of the nearest to give.
 
     Raises:
@@ -96,18 +95,16 @@ def within_budgets(
     check_number(tolerance, "tolerance", low=0, below=1)
     if best < 0:
         raise InputError("must be 0 or more", place="best", value=best)
-    tables = build_tables(space)
-    halves = _listed(tables, _limits(space, budgets, tolerance)) if best else None  # first: it may be refused
-    count, distinct, draws = _numbers(tables, _limits(space, budgets, tolerance))
-    found: list[Match] = []
-    complete = True
-    if halves is not None:
-        if distinct[1]:
-            expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
-            found, complete = _nearest(halves, budgets, expected, tolerance, best, MAX_PAIRS)
-        else:
-            halves = _listed(tables, _limits(space, budgets, 1.0))
-            found, _ = _nearest(halves, budgets, max(2 * tolerance, 1e-6), 1.0, 1, MAX_MISS_PAIRS)
+    tables, limits = build_tables(space), _limits(space, budgets, tolerance)
+    halves = _listed(tables, limits) if best else None  # first: it may be refused
+    count, distinct, draws = _numbers(tables, limits)
+    found, complete = list[Match](), True
+    if halves is not None and distinct[1]:
+        expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
+        found, complete = _nearest(halves, budgets, expected, tolerance, best, MAX_PAIRS)
+    elif halves is not None:
+        halves = _listed(tables, _limits(space, budgets, 1.0))
+        found, _ = _nearest(halves, budgets, max(2 * tolerance, 1e-6), 1.0, 1, MAX_MISS_PAIRS)
     return Matches(
         space=space.name,
         budgets=dict(budgets),
@@ -125,25 +122,17 @@ def matches_to_json(matches: Matches) -> dict[str, Any]:
     """The matches as plain values, their specs whole; a count that is only an interval is null beside it."""
 
     def one(match: Match) -> dict[str, Any]:
-        relative = {metric: getattr(match, metric) / target - 1 for metric, target in matches.budgets.items()}
-        return {
-            "params": match.params,
-            "flops": match.flops,
-            "distance": match.distance,
-            "relative_error": relative,
-            "spec": spec_to_dict(match.spec),
-        }
-
-    def exact(bounds: tuple[int, int]) -> int | None:
-        return bounds[0] if bounds[0] == bounds[1] else None
+        plain = {key: getattr(match, key) for key in ("params", "flops", "distance")}
+        relative = {metric: plain[metric] / target - 1 for metric, target in matches.budgets.items()}
+        return {**plain, "relative_error": relative, "spec": spec_to_dict(match.spec)}
 
     return {
         "space": matches.space,
         "budgets": dict(matches.budgets),
         "tolerance": matches.tolerance,
-        "count": exact(matches.count),
+        "count": exactly(matches.count),
         "count_bounds": list(matches.count),
-        "distinct": exact(matches.distinct),
+        "distinct": exactly(matches.distinct),
         "distinct_bounds": list(matches.distinct),
         "confidence": CONFIDENCE if matches.draws else 1.0,
         "draws": matches.draws,
@@ -169,16 +158,13 @@ def _numbers(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[Limits
     params, flops = (Bounds(min=low, max=high) for low, high in limits)
     space = replace(tables.space, constraints=replace(tables.space.constraints, params=params, flops=flops))
     count = ConstrainedSpace(replace(tables, space=space))
-    kinds = ("allowed", "distinct")
-    for kind in kinds:
-        count.number(kind, limits)
+    count.number("allowed", limits), count.number("distinct", limits)
     try:
         count.survey()
     except BeyondReach:
         sample = sample_within(tables, limits)
         return sample.interval(sample.hits), sample.interval(sample.distinct_hits), sample.draws
-    allowed, distinct = (count.number(kind, limits) for kind in kinds)
-    return (allowed, allowed), (distinct, distinct), 0
+    return (count.number("allowed", limits),) * 2, (count.number("distinct", limits),) * 2, 0
 
 
 def _nearest(
@@ -188,30 +174,24 @@ def _nearest(
 
     At most `most` pairs are looked at for one tolerance; the second value is False where that ended the search.
     """
-    tables = halves.tables
-    tolerance = min(start, stop)
+    tables, tolerance = halves.tables, min(start, stop)
     found: list[Match] = []
     while True:
         limits = _limits(tables.space, budgets, tolerance)
-        pairs = [sum(_Windows(halves, i, limits, axis).pairs for i in halves.groups()) for axis in (0, 1)]
+        pairs = [sum(_Windows(halves, i, limits, axis).pairs for i in halves.groups) for axis in (0, 1)]
         if min(pairs) > most:
             return found, False
-        rows = np.empty((0, len(tables.stages)), dtype=np.int64)
-        costs = np.empty((0, 2), dtype=np.int64)
-        for i in halves.groups():
-            for more_rows, more_costs in _Windows(halves, i, limits, pairs.index(min(pairs))).blocks():
-                rows, costs = np.concatenate([rows, more_rows]), np.concatenate([costs, more_costs])
-                order = np.lexsort((costs[:, 1], costs[:, 0], _distance(costs, budgets)))[:best]
-                rows, costs = rows[order], costs[order]
+        near = np.empty((0, len(tables.stages) + 2), dtype=np.int64)  # the options, params and FLOPs of each
+        for i in halves.groups:
+            for more in _Windows(halves, i, limits, pairs.index(min(pairs))).blocks():
+                near = np.concatenate([near, more])
+                near = near[np.lexsort((near[:, -1], near[:, -2], _distance(near[:, -2:], budgets)))[:best]]
+        rows, costs = near[:, :-2], near[:, -2:]
         distance = _distance(costs, budgets)
+        specs = [tables.spec(row, name=f"{tables.space.name}-{i}") for i, row in enumerate(rows, 1)]
         found = [
-            Match(
-                spec=tables.spec(row, name=f"{tables.space.name}-{i + 1}"),
-                params=int(cost[0]),
-                flops=int(cost[1]),
-                distance=float(off),
-            )
-            for i, (row, cost, off) in enumerate(zip(rows, costs, distance, strict=True))
+            Match(spec=spec, params=int(params), flops=int(flops), distance=float(off))
+            for spec, (params, flops), off in zip(specs, costs, distance, strict=True)
         ]
         # Beyond a distance of the tolerance, networks outside the box of intervals may be nearer than those inside.
         if tolerance >= stop or (len(distance) == best and distance[-1] <= tolerance):
@@ -231,39 +211,31 @@ class _Windows:
         self.length = np.maximum(np.searchsorted(values, limits[axis][1] - own, side="right") - self.begin, 0)
         self.pairs = int(self.length.sum())
 
-    def blocks(self) -> Iterator[tuple[IntArray, IntArray]]:
-        """Rows [N, S] and costs [N, 2] of the pairs that keep both limits; `PAIRS_AT_ONCE` are looked at at a time."""
+    def blocks(self) -> Iterator[IntArray]:
+        """[N, S + 2] the options, params and FLOPs of the pairs within both limits, in blocks."""
         ends = np.cumsum(self.length)
-        done = 0
-        while done < len(ends):
-            start = int(ends[done] - self.length[done])
-            upto = max(done + 1, int(np.searchsorted(ends, start + PAIRS_AT_ONCE, side="right")))
-            lengths = self.length[done:upto]
-            one = np.repeat(np.arange(done, upto), lengths)
+        cuts = np.searchsorted(ends, np.arange(PAIRS_AT_ONCE, self.pairs, PAIRS_AT_ONCE))
+        for part in np.split(np.arange(len(ends)), cuts):
+            lengths = self.length[part]
+            one = np.repeat(part, lengths)
             other = self.begin[one] + np.arange(len(one)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             totals = self.longer["cost"][one] + self.shorter["cost"][other]
             hit = np.flatnonzero(((totals >= self.limits[:, 0]) & (totals <= self.limits[:, 1])).all(axis=1))
-            if len(hit):
-                yield self.halves.rows(self.longer[one[hit]], self.shorter[other[hit]]), totals[hit]
-            done = upto
+            yield np.hstack([self.halves.rows(self.longer[one[hit]], self.shorter[other[hit]]), totals[hit]])
 
 
 def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
     """[N] sum of relative distances of costs [N, 2] from the budgets."""
     total = np.zeros(len(costs))
-    for axis, metric in enumerate(COUNT_METRICS):
-        if metric in budgets:
-            total += np.abs(costs[:, axis] / budgets[metric] - 1)
+    for metric, target in budgets.items():
+        total += np.abs(costs[:, COUNT_METRICS.index(metric)] / target - 1)
     return total
 
 
 def _limits(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> tuple[Limits, Limits]:
     """The closed intervals of params and FLOPs that the space's constraints and the budgets leave."""
-    found = []
-    for metric in COUNT_METRICS:
-        low, high = whole_bounds(getattr(space.constraints, metric))
-        if metric in budgets:
-            target = budgets[metric]
-            low, high = max(low, ceil(target * (1 - tolerance))), min(high, floor(target * (1 + tolerance)))
-        found.append((low, high))
-    return found[0], found[1]
+    found = {metric: getattr(space.constraints, metric).whole() for metric in COUNT_METRICS}
+    for metric, target in budgets.items():
+        low, high = found[metric]
+        found[metric] = max(low, ceil(target * (1 - tolerance))), min(high, floor(target * (1 + tolerance)))
+    return found["params"], found["flops"]

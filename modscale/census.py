@@ -19,9 +19,9 @@ from modscale.arrays import IntArray
 from modscale.counts import COUNT_METRICS
 from modscale.errors import MismatchError
 from modscale.feasibility import ANY, ConstrainedSpace, explain_infeasible
-from modscale.halves import MAX_WORK, BeyondReach, Progress, silent
+from modscale.halves import BeyondReach, Progress, silent
 from modscale.pairs import Extreme, Limits
-from modscale.sampling import CONFIDENCE, count_ordered, sample_within
+from modscale.sampling import CONFIDENCE, exactly, sampled
 from modscale.space import SearchSpace
 from modscale.spec import ModelSpec, spec_to_dict
 from modscale.tables import build_tables
@@ -94,14 +94,12 @@ class Census:
     @property
     def feasible(self) -> int | None:
         """None where only the interval is known."""
-        low, high = self.feasible_interval
-        return low if low == high else None
+        return exactly(self.feasible_interval)
 
     @property
     def distinct_feasible(self) -> int | None:
         """None where only the interval is known."""
-        low, high = self.distinct_feasible_interval
-        return low if low == high else None
+        return exactly(self.distinct_feasible_interval)
 
 
 def take_census(space: SearchSpace, *, bins: int = BINS, progress: Progress = silent) -> Census:
@@ -117,7 +115,7 @@ def take_census(space: SearchSpace, *, bins: int = BINS, progress: Progress = si
     try:
         found = _count(count, reach, bins, progress)
     except BeyondReach:
-        found = _sample(count, progress)
+        found = sampled(count, progress)
     if not found["feasible_interval"][0]:
         hopeless = explain_infeasible(space, tables=count.tables)
         if hopeless is not None:
@@ -128,68 +126,43 @@ def take_census(space: SearchSpace, *, bins: int = BINS, progress: Progress = si
 
 def census_to_json(census: Census) -> dict[str, Any]:
     """The census as plain values; `feasible` is null where only its interval is known."""
-
-    def plain(reach: Reach | None) -> dict[str, Any] | None:
-        return (
-            None
-            if reach is None
-            else {
-                "min": reach.min,
-                "max": reach.max,
-                "min_spec": spec_to_dict(reach.min_spec),
-                "max_spec": spec_to_dict(reach.max_spec),
-            }
-        )
-
+    known: tuple[str, ...] = ("name", "size", "feasible", "feasible_interval", "distinct", "distinct_feasible")
+    known += ("distinct_feasible_interval", "exact", "draws", "rule", "infeasible")
+    reaches = {f"feasible_{metric}": (census.feasible_reach or {}).get(metric) for metric in COUNT_METRICS}
     return {
-        "name": census.name,
-        "size": census.size,
-        "feasible": census.feasible,
-        "feasible_interval": list(census.feasible_interval),
+        **{key: list(value) if isinstance(value := getattr(census, key), tuple) else value for key in known},
         "feasible_share": None if census.feasible is None else census.feasible / census.size,
-        "distinct": census.distinct,
-        "distinct_feasible": census.distinct_feasible,
-        "distinct_feasible_interval": list(census.distinct_feasible_interval),
-        "exact": census.exact,
         "confidence": 1.0 if census.exact else CONFIDENCE,
-        "draws": census.draws,
-        "rule": census.rule,
-        **{metric: plain(census.reach[metric]) for metric in COUNT_METRICS},
-        **{f"feasible_{metric}": plain((census.feasible_reach or {}).get(metric)) for metric in COUNT_METRICS},
+        **{name: _plain(reach) if reach else None for name, reach in {**census.reach, **reaches}.items()},
         "removed": None if census.removed is None else {
-            name: {
-                "alone": one.alone,
-                "only": one.only,
-                "alone_share": one.alone / census.size,
-                "only_share": one.only / census.size,
-            }
+            name: {**asdict(one), "alone_share": one.alone / census.size, "only_share": one.only / census.size}
             for name, one in census.removed.items()
         },
         "histograms": None if census.histograms is None else {
             metric: {name: list(column) for name, column in asdict(bars).items()}
             for metric, bars in census.histograms.items()
         },
-        "infeasible": census.infeasible,
     }  # fmt: skip
+
+
+def _plain(reach: Reach) -> dict[str, Any]:
+    specs = {"min_spec": spec_to_dict(reach.min_spec), "max_spec": spec_to_dict(reach.max_spec)}
+    return {"min": reach.min, "max": reach.max, **specs}
 
 
 def _count(count: ConstrainedSpace, reach: Mapping[str, Reach], bins: int, progress: Progress) -> dict[str, Any]:
     """The fields of a census that are counted. Raises BeyondReach, MismatchError."""
     params, flops = limits = count.limits
-    extremes = [
-        Extreme(axis=axis, own=limits[axis], other=limits[1 - axis], lowest=lowest)
-        for axis in (0, 1)
-        for lowest in (True, False)
-    ]
+    size = count.tables.space.size()
 
-    def answers() -> dict[str, Any]:
-        size, feasible = count.tables.space.size(), count.number("allowed", limits)
+    def answers() -> tuple[int, dict[str, Any]]:
+        feasible = count.number("allowed", limits)
         meeting = {
             "widths": (count.number("allowed", (ANY, ANY)), count.number("all", limits)),
             "params": (count.number("all", (params, ANY)), count.number("allowed", (ANY, flops))),
             "flops": (count.number("all", (ANY, flops)), count.number("allowed", (params, ANY))),
         }
-        return {
+        return feasible, {
             "feasible_interval": (feasible,) * 2,
             "distinct_feasible_interval": (count.number("distinct", limits),) * 2,
             "removed": {
@@ -201,66 +174,38 @@ def _count(count: ConstrainedSpace, reach: Mapping[str, Reach], bins: int, progr
         }
 
     answers()  # the first time only to note what will be asked, so that all is counted at once
-    found = count.survey(extremes, progress)
-    fields = answers()
+    ends = [(axis, lowest) for axis in (0, 1) for lowest in (True, False)]
+    extremes = [Extreme(axis=axis, own=limits[axis], other=limits[1 - axis], lowest=lowest) for axis, lowest in ends]
+    rows = [found[1] for found in count.survey(extremes, progress) if found is not None]
+    feasible, fields = answers()
     # Two sweeps, one along each count: they must agree on how many architectures are feasible.
-    sums = {(sum(bars.all), sum(bars.feasible)) for bars in fields["histograms"].values()}
-    if sums != {(count.tables.space.size(), fields["feasible_interval"][0])}:
+    if {(sum(bars.all), sum(bars.feasible)) for bars in fields["histograms"].values()} != {(size, feasible)}:
         raise MismatchError("the histograms of the space do not sum to its size; no number is given out")
-    rows = [one[1] for one in found if one is not None]
-    if rows:
-        fields["feasible_reach"] = _reach(count, rows)
-    return fields
+    return fields | {"feasible_reach": _reach(count, rows) if rows else None}
 
 
 def _histogram(count: ConstrainedSpace, axis: int, reach: Reach, bins: int) -> Histogram:
     width = reach.max - reach.min
     bins = max(1, min(bins, width))
-    edges = [reach.min + width * i // bins for i in range(bins + 1)]
+    edges = tuple(reach.min + width * i // bins for i in range(bins + 1))
     tops = [edges[0] - 1, *(edge - 1 for edge in edges[1:-1]), edges[-1]]
-    low, high = count.limits[axis]
+    (low, high), other = count.limits[axis], count.limits[1 - axis]
 
-    def up_to(kind: str, own: Limits, other: Limits) -> int:
-        return count.number(kind, (own, other) if axis == 0 else (other, own))
+    def steps(kind: str, own: Sequence[Limits], other: Limits) -> tuple[int, ...]:
+        below = [count.number(kind, (limits, other) if axis == 0 else (other, limits)) for limits in own]
+        return tuple(after - before for before, after in pairwise(below))
 
-    below = [up_to("all", (0, top), ANY) for top in tops]
-    feasible = [up_to("allowed", (low, min(top, high)), count.limits[1 - axis]) for top in tops]
-    return Histogram(
-        edges=tuple(edges),
-        all=tuple(after - before for before, after in pairwise(below)),
-        feasible=tuple(after - before for before, after in pairwise(feasible)),
-    )
-
-
-def _sample(count: ConstrainedSpace, progress: Progress) -> dict[str, Any]:
-    """What can be told of a space that is beyond exact counting."""
-    sample = sample_within(count.tables, count.limits, progress)
-    feasible = sample.interval(sample.hits)
-    ends = [count.ends(axis, ordered=count.ordered) for axis in (0, 1)]
-    if all(low <= least and most <= high for (low, high), (least, most) in zip(count.limits, ends, strict=True)):
-        feasible = (count_ordered(count.tables),) * 2
-    rule = f"more than {MAX_WORK:,} halves to go through"
-    if sample.draws:
-        rule += f": intervals of 95 % from {sample.draws:,} uniform draws, {sample.hits:,} of them feasible"
-    if sample.draws and not sample.hits:
-        rule += "; there may be none at all"
-    return {
-        "feasible_interval": feasible,
-        "distinct_feasible_interval": sample.interval(sample.distinct_hits),
-        "rule": rule,
-        "draws": sample.draws,
-    }
+    every = steps("all", [(0, top) for top in tops], ANY)
+    feasible = steps("allowed", [(low, min(top, high)) for top in tops], other)
+    return Histogram(edges=edges, all=every, feasible=feasible)
 
 
 def _reach(count: ConstrainedSpace, rows: Sequence[IntArray]) -> dict[str, Reach]:
     """From the rows of the architectures with the least and the most params, and the least and the most FLOPs."""
-    costs = count.tables.count(np.stack(rows))
-    return {
-        metric: Reach(
-            min=int(costs[axis][2 * axis]),
-            max=int(costs[axis][2 * axis + 1]),
-            min_spec=count.tables.spec(rows[2 * axis]),
-            max_spec=count.tables.spec(rows[2 * axis + 1]),
-        )
-        for axis, metric in enumerate(COUNT_METRICS)
-    }
+    reach = {}
+    for axis, metric in enumerate(COUNT_METRICS):
+        ends = rows[2 * axis : 2 * axis + 2]
+        least, most = (int(n) for n in count.tables.count(np.stack(ends))[axis])
+        min_spec, max_spec = (count.tables.spec(row) for row in ends)
+        reach[metric] = Reach(min=least, max=most, min_spec=min_spec, max_spec=max_spec)
+    return reach

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
 
-from modscale.arrays import MAX_COUNT, IntArray
+from modscale.arrays import MAX_COUNT
 from modscale.counts import COUNT_METRICS
 from modscale.errors import InputError
 from modscale.halves import UNBOUNDED, BeyondReach, Found, Halves, Progress, silent
 from modscale.pairs import Corner, Extreme, Limits, interval_corners
 from modscale.space import Bounds, SearchSpace
-from modscale.tables import SpaceTables, build_tables, whole_bounds
+from modscale.tables import SpaceTables, build_tables
 
 ANY: Limits = (-MAX_COUNT, MAX_COUNT)
 QUICK_DRAWS = 4096
@@ -39,16 +38,14 @@ def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None)
 
     None where something is feasible, or where the space is too large for a proof (`halves.MAX_WORK`).
     """
-    count = ConstrainedSpace(tables or build_tables(space))
-    drawn = count.tables.sample(np.random.default_rng(0), QUICK_DRAWS)
-    if count.tables.feasible(drawn).any():
+    tables = tables or build_tables(space)
+    if tables.feasible(tables.sample(np.random.default_rng(0), QUICK_DRAWS)).any():
         return None
-    for number in range(1, len(count.names) + 1):
-        for names in combinations(count.names, number):
-            with suppress(BeyondReach):
-                error = count.conflict(names)
-                if error is not None:
-                    return error
+    count = ConstrainedSpace(tables)
+    for names in (names for n in range(1, len(count.names) + 1) for names in combinations(count.names, n)):
+        with suppress(BeyondReach):
+            if error := count.conflict(names):
+                return error
     return None
 
 
@@ -64,15 +61,11 @@ class ConstrainedSpace:
         constraints = tables.space.constraints
         self.ordered = constraints.nondecreasing_widths
         self.bounds = (constraints.params, constraints.flops)
-        bounded = [bounds != Bounds() for bounds in self.bounds]
-        own = [
-            whole_bounds(bounds) if is_bounded else ANY for bounds, is_bounded in zip(self.bounds, bounded, strict=True)
-        ]
-        self.limits = own[0], own[1]
-        active = zip(("widths", *COUNT_METRICS), (self.ordered, *bounded), strict=True)
+        params, flops = (ANY if bounds == Bounds() else bounds.whole() for bounds in self.bounds)
+        self.limits = params, flops
+        active = zip(("widths", *COUNT_METRICS), (self.ordered, params != ANY, flops != ANY), strict=True)
         self.names = tuple(name for name, is_active in active if is_active)
-        dims = [stage.dim for stage in tables.stages]
-        narrows = any(before.max() > after.min() for before, after in pairwise(dims))
+        narrows = any(before.dim.max() > after.dim.min() for before, after in pairwise(tables.stages))
         repeats = not all(stage.stands.all() for stage in tables.stages)
         ordered = self.ordered and narrows
         self.halves_of = {"all": (False, False), "allowed": (ordered, False), "distinct": (ordered, repeats)}
@@ -90,11 +83,15 @@ class ConstrainedSpace:
     def survey(self, extremes: Sequence[Extreme] = (), progress: Progress = silent) -> list[Found | None]:
         """Counts what was asked for, and finds the extreme ones of the allowed. Raises BeyondReach."""
         found: list[Found | None] = []
-        for i, ((ordered, distinct), known) in enumerate(self.asked.items()):
-            wanted = extremes if (ordered, distinct) == self.halves_of["allowed"] else ()
+        for done, (key, known) in enumerate(self.asked.items()):
+
+            def report(share: float, done: int = done) -> None:
+                progress((done + share) / len(self.asked))
+
+            wanted = extremes if key == self.halves_of["allowed"] else ()
             ceiling = UNBOUNDED if wanted else (max(c[0] for c in known), max(c[1] for c in known))
-            halves = Halves(self.tables, ordered=ordered, distinct=distinct, ceiling=ceiling)
-            counts, here = halves.survey(list(known), wanted, partial(_report, progress, i, len(self.asked)))
+            halves = Halves(self.tables, ordered=key[0], distinct=key[1], ceiling=ceiling)
+            counts, here = halves.survey(list(known), wanted, report)
             known.update(zip(known, counts, strict=True))
             found += here
         return found
@@ -113,45 +110,35 @@ class ConstrainedSpace:
         """
         if names == ("widths",):
             narrowing, widths = _least_narrowing(self.tables)
-            if not narrowing:
-                return None
             rule = "no architecture has nondecreasing widths; the nearest has " + ", ".join(map(str, widths))
-            return InputError(rule, place="constraints.widths")
-        axis = 0 if "params" in names else 1
-        own = self.limits[axis]
+            return InputError(rule, place="constraints.widths") if narrowing else None
+        axis, ordered = 0 if "params" in names else 1, "widths" in names
         other = self.limits[1] if axis == 0 and "flops" in names else ANY
-        ordered = "widths" in names
-        least, most = self.ends(axis, ordered=ordered)
-        if other == ANY and not (own[0] <= most and least <= own[1]):
-            nearest = most if own[0] > most else least
-        elif other == ANY and (own[0] <= least or most <= own[1]):
-            return None  # the least or the most of all is within the limits
-        else:
-            found = self._nearest(Extreme(axis=axis, own=own, other=other), "allowed" if ordered else "all")
-            if found is None:
-                return None
-            nearest = found
+        nearest = self._nearest_miss(axis, other, ordered)
+        if nearest is None:
+            return None
         company = ["nondecreasing widths"] * ordered
-        company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other is not ANY)
+        company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other != ANY)
         having = f" with {' and '.join(company)}" if company else ""
         unit = "params" if axis == 0 else "FLOPs"
         rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
         return InputError(rule, place=f"constraints.{COUNT_METRICS[axis]}")
 
-    def _nearest(self, within: Extreme, kind: str) -> int | None:
-        """Where nothing lies within both intervals, the count nearest to its own; None where something does."""
-        low, high = within.own
+    def _nearest_miss(self, axis: int, other: Limits, ordered: bool) -> int | None:
+        """Where nothing lies within the limits of one count and `other`, the nearest value of that count."""
+        low, high = self.limits[axis]
+        least, most = self.ends(axis, ordered=ordered)
+        if other == ANY and (low > most or high < least):
+            return most if low > most else least
+        if other == ANY and (low <= least or most <= high):
+            return None  # the least or the most of all is within
+        within = Extreme(axis=axis, own=(low, high), other=other)
         below = replace(within, own=(ANY[0], low - 1))
         above = replace(within, own=(high + 1, ANY[1]), lowest=True)
-        halves = Halves(self.tables, ordered=self.halves_of[kind][0])
+        halves = Halves(self.tables, ordered=ordered)
         _, (found, *misses) = halves.survey((), (within, below, above))
-        if found is not None:
-            return None
-        return min((miss[0] for miss in misses if miss), key=lambda n: max(low - n, n - high))
-
-
-def _report(progress: Progress, part: int, parts: int, share: float) -> None:
-    progress((part + share) / parts)
+        values = [miss[0] for miss in misses if miss is not None]
+        return None if found else min(values, key=lambda n: max(low - n, n - high))
 
 
 def _describe(bounds: Bounds) -> str:
@@ -162,16 +149,12 @@ def _describe(bounds: Bounds) -> str:
 def _least_narrowing(tables: SpaceTables) -> tuple[int, list[int]]:
     """The least sum of channels by which stages are narrower than those before them, and widths that attain it."""
     dims = [np.unique(stage.dim) for stage in tables.stages]
-    lost = np.zeros(len(dims[0]), dtype=np.int64)
-    origins: list[IntArray] = []
+    lost, origins = np.zeros(len(dims[0]), dtype=np.int64), []
     for before, after in pairwise(dims):
         total = lost[:, None] + np.maximum(before[:, None] - after, 0)
         origins.append(total.argmin(axis=0))
         lost = total.min(axis=0)
-    place = int(lost.argmin())
-    narrowing = int(lost[place])
-    widths = [int(dims[-1][place])]
-    for dim, origin in zip(dims[-2::-1], origins[::-1], strict=False):
-        place = int(origin[place])
-        widths.insert(0, int(dim[place]))
-    return narrowing, widths
+    places = [int(lost.argmin())]
+    for origin in reversed(origins):
+        places.insert(0, int(origin[places[0]]))
+    return int(lost.min()), [int(dim[place]) for dim, place in zip(dims, places, strict=True)]

@@ -28,7 +28,7 @@ from modscale.machine import available_cores
 from modscale.pairs import Corner, Extreme, Ranks, count_pairs, furthest_pair
 from modscale.tables import SpaceTables
 
-MAX_WORK = 6_000_000
+MAX_WORK = 6_500_000
 """Halves that are looked at for each question at most, `WORK_A_WIDTH` a width besides: up to 10 s of counting."""
 WORK_A_WIDTH = 3000
 """Halves that could be looked at in the time that one more width costs."""
@@ -107,14 +107,9 @@ class Halves:
         longer["width"] *= bool(self.tail)  # with nothing to meet, widths do not matter
         self.longer = longer[np.argsort(longer["width"].astype(np.uint16), kind="stable")]
         self.widths, begins = np.unique(self.longer["width"], return_index=True)
-        self.ends = np.r_[begins, len(longer)]
-        taken = len(self.shorter) * (1 if self.inside else len(self.widths))
-        if len(longer) + taken + WORK_A_WIDTH * len(self.widths) > MAX_WORK:
+        self.ends, self.groups = np.r_[begins, len(longer)], range(len(begins))
+        if _looked_at((len(head), len(tail)), len(begins), self.inside) > MAX_WORK:
             raise BeyondReach
-
-    def groups(self) -> range:
-        """The places of the widths at the cut."""
-        return range(len(self.widths))
 
     def group(self, i: int) -> tuple[HalfList, HalfList]:
         """The longer list's halves of the i-th width, and those of the shorter list that go with them, joint paid."""
@@ -151,7 +146,7 @@ class Halves:
         totals, best = [0] * len(corners), list[Found | None]([None] * len(extremes))
         threads = max(1, min(MAX_THREADS, available_cores(), MAX_RANKED // (len(self.shorter) + 1)))
         with ThreadPoolExecutor(threads) as pool:
-            for done, (counts, found) in enumerate(pool.map(visit, self.groups()), 1):
+            for done, (counts, found) in enumerate(pool.map(visit, self.groups), 1):
                 progress(done / len(self.widths))
                 totals = [total + count for total, count in zip(totals, counts, strict=True)]
                 for i, (wanted, here, rival) in enumerate(zip(extremes, found, best, strict=True)):
@@ -193,7 +188,7 @@ class Halves:
                 new = np.empty(len(pairs), dtype=HALF)
                 place = old["place"][which]
                 new["place"] = place * len(part) + option if forward else option * made + place
-                new["width"], new["cost"] = part["width"][option], cost.reshape(-1, 2)[pairs]
+                new["width"], new["cost"] = part["width"][option], cost.reshape(-1, 2).take(pairs, axis=0)
                 new["weight"] = old["weight"][which] * part["weight"][option]
                 blocks.append(new)
                 if sum(map(len, blocks)) > MAX_WORK:
@@ -209,7 +204,10 @@ def _work(cut: tuple[list[HalfList], list[HalfList], bool]) -> int:
     head, tail, inside = cut
     lengths = prod(map(len, head)), prod(map(len, tail))
     at_cut = head[-1] if lengths[0] > lengths[1] or not tail else tail[0]
-    widths = len(np.unique(at_cut["width"])) if tail else 1
+    return _looked_at(lengths, len(np.unique(at_cut["width"])) if tail else 1, inside)
+
+
+def _looked_at(lengths: tuple[int, int], widths: int, inside: bool) -> int:
     return max(lengths) + min(lengths) * (1 if inside else widths) + WORK_A_WIDTH * widths
 
 

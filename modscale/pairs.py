@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from modscale.arrays import MAX_COUNT, BoolArray, IntArray
+from modscale.arrays import MAX_COUNT, IntArray
 from modscale.wavelet_matrix import WaveletMatrix
 
 CHUNK = 1 << 14
@@ -42,21 +42,11 @@ class Extreme:
     lowest: bool = False
 
 
-def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
-    """Corners whose counts, each times its sign, add up to the count within both closed intervals."""
-    signs: dict[Corner, int] = {}
-    for limit, sign in ((params[1], 1), (params[0] - 1, -1)):
-        for bound, other in ((flops[1], 1), (flops[0] - 1, -1)):
-            if limit >= 0 and bound >= 0:  # no architecture lies below
-                signs[limit, bound] = signs.get((limit, bound), 0) + sign * other
-    return signs
-
-
 class Ranks:
-    """Halves in the order of their params and in that of their FLOPs."""
+    """Halves, 1 or more, in the order of their params and in that of their FLOPs."""
 
     def __init__(self, cost: IntArray, weight: IntArray) -> None:
-        """cost [n, 2], weight [n]; n is 1 or more."""
+        """cost [n, 2], weight [n]"""
         self.cost, self.weight = np.ascontiguousarray(cost), np.ascontiguousarray(weight)
         self.order = [np.argsort(cost[:, axis], kind="stable") for axis in (0, 1)]
         self.values = [cost[order, axis] for axis, order in enumerate(self.order)]
@@ -71,35 +61,35 @@ class Ranks:
     @cached_property
     def matrix(self) -> WaveletMatrix:
         by_params, by_flops = self.order
-        rank = np.empty_like(by_flops)
-        rank[by_flops] = np.arange(len(rank))
-        return WaveletMatrix(rank[by_params], self.weight[by_params])
+        return WaveletMatrix(np.argsort(by_flops)[by_params], self.weight[by_params])
 
-    def within(self, first: tuple[IntArray, IntArray], second: tuple[IntArray, IntArray]) -> IntArray:
-        """[m] the weight of ranks from .. to before by params (`first`) and by FLOPs (`second`)."""
-        weight = self.matrix.weight
-        (left, right), (low, high) = first, second
-        return weight(right, high) - weight(left, high) - weight(right, low) + weight(left, low)
+
+def interval_corners(params: Limits, flops: Limits) -> dict[Corner, int]:
+    """Corners whose counts, each times its sign, add up to the count within both closed intervals."""
+    signs: dict[Corner, int] = {}
+    for limit, sign in ((params[1], 1), (params[0] - 1, -1)):
+        for bound, other in ((flops[1], 1), (flops[0] - 1, -1)):
+            if limit >= 0 and bound >= 0:  # no architecture lies below
+                signs[limit, bound] = signs.get((limit, bound), 0) + sign * other
+    return signs
 
 
 def count_pairs(longer: Ranks, shorter: Ranks, corners: Sequence[Corner]) -> list[int]:
     """For each corner, the pairs whose summed params and FLOPs are both at most the corner's."""
-    most = [longer.values[axis][-1] + shorter.values[axis][-1] for axis in (0, 1)]
     totals = [0] * len(corners)
     both: dict[int, Corner] = {}
     for i, corner in enumerate(corners):
-        limiting = [axis for axis in (0, 1) if corner[axis] < most[axis]]
+        limiting = [axis for axis in (0, 1) if corner[axis] < longer.values[axis][-1] + shorter.values[axis][-1]]
         if len(limiting) == 2:
             both[i] = corner
-        elif limiting:  # one limit: the shorter list asks
+        elif limiting:  # by one count the shorter list asks
             (axis,) = limiting
             admitted = np.searchsorted(longer.values[axis], corner[axis] - shorter.values[axis], side="right")
             totals[i] = int(shorter.weight[shorter.order[axis]] @ longer.below[axis].take(admitted))
         else:
             totals[i] = int(longer.below[0][-1]) * int(shorter.below[0][-1])
-    order = longer.order[0]  # neighbours ask alike: many chunks are decided as a whole
-    for begin in range(0, len(order) if both else 0, CHUNK):
-        which = order[begin : begin + CHUNK]
+    for begin in range(0, len(longer.cost) if both else 0, CHUNK):
+        which = longer.order[0][begin : begin + CHUNK]  # neighbours ask alike
         counts = _count_chunk(longer.cost.take(which, axis=0), longer.weight.take(which), shorter, list(both.values()))
         for i, number in zip(both, counts, strict=True):
             totals[i] += number
@@ -110,11 +100,11 @@ def _count_chunk(cost: IntArray, weight: IntArray, ranks: Ranks, corners: Sequen
     """The same for some halves of the longer list, of cost [m, 2], sorted by params, and weight [m]."""
     params, flops = np.ascontiguousarray(cost[:, 0]), np.ascontiguousarray(cost[:, 1])
     by_flops = np.argsort(flops)  # what is looked up in its order is found in a fraction of the time
-    ends = [(int(params[0]), int(params[-1])), (int(flops[by_flops[0]]), int(flops[by_flops[-1]]))]
+    least = params[0] + ranks.values[0][0], flops[by_flops[0]] + ranks.values[1][0]
     known: dict[int, IntArray] = {}
 
     def number(corner: Corner) -> int:
-        if any(limit - least < values[0] for limit, (least, _), values in zip(corner, ends, ranks.values, strict=True)):
+        if corner[0] < least[0] or corner[1] < least[1]:
             return 0
         if corner[0] not in known:
             known[corner[0]] = np.searchsorted(ranks.values[0], corner[0] - params, side="right")
@@ -137,30 +127,24 @@ def furthest_pair(longer: Ranks, shorter: Ranks, wanted: Extreme) -> tuple[int, 
     Of pairs with the same count, the first that is come upon: always the same one.
     """
     axis, sign = wanted.axis, -1 if wanted.lowest else 1
-    values = shorter.values[axis]
-    low, high = wanted.own
+    (low, high), values = wanted.own, shorter.values[axis]
     best: tuple[int, int, int] | None = None
-
-    order = longer.order[axis] if wanted.lowest else longer.order[axis][::-1]
-    for begin in range(0, len(order), CHUNK):
-        ids = order[begin : begin + CHUNK]
+    for begin in range(0, len(longer.cost), CHUNK):
+        ids = longer.order[axis][::-sign][begin : begin + CHUNK]
         own = longer.cost[ids, axis]
         # What each goes to at best, the other count aside.
         if wanted.lowest:
-            place = np.searchsorted(values, low - own, side="left")
-            goal = own + values.take(place, mode="clip")
-            asking = np.flatnonzero((place < len(values)) & (goal <= high))
+            goal = own + np.r_[values, MAX_COUNT][np.searchsorted(values, low - own, side="left")]
         else:
-            place = np.searchsorted(values, high - own, side="right")
-            goal = own + values.take(place - 1, mode="clip")
-            asking = np.flatnonzero((place > 0) & (goal >= low))
+            goal = own + np.r_[-2 * MAX_COUNT, values][np.searchsorted(values, high - own, side="right")]
+        asking = np.flatnonzero((goal >= low) & (goal <= high))
         asking = asking[np.argsort(-sign * goal[asking], kind="stable")]
         size = PROMISING
         while len(asking):
-            some, asking = asking[:size], asking[size:]
-            found = _furthest_of(longer.cost[ids[some]], shorter, replace(wanted, own=(low, high)))
+            some, asking = ids[asking[:size]], asking[size:]
+            found = _furthest_of(longer.cost[some], shorter, replace(wanted, own=(low, high)))
             if found is not None:
-                best = found[0], int(ids[some[found[1]]]), found[2]
+                best = found[0], int(some[found[1]]), found[2]
                 low, high = (low, best[0] - 1) if wanted.lowest else (best[0] + 1, high)
                 asking = asking[sign * goal[asking] > sign * best[0]]
             size *= 4
@@ -169,34 +153,28 @@ def furthest_pair(longer: Ranks, shorter: Ranks, wanted: Extreme) -> tuple[int, 
 
 def _furthest_of(cost: IntArray, ranks: Ranks, wanted: Extreme) -> tuple[int, int, int] | None:
     """The same for some halves of the longer list, of cost [m, 2]."""
-    axis = wanted.axis
-    own = cost[:, axis]
+    axis, weight = wanted.axis, ranks.matrix.weight
 
-    def ranked(by: int, limits: Limits) -> tuple[IntArray, IntArray]:
-        """[m] the ranks from .. to before that keep the limits."""
-        low, high = (limit - cost[:, by] for limit in limits)
-        return np.searchsorted(ranks.values[by], low, side="left"), np.searchsorted(
-            ranks.values[by], high, side="right"
-        )
+    def ranked(by: int, limits: Limits) -> IntArray:
+        """[2, m] the ranks from .. to before that keep the limits."""
+        values, (low, high) = ranks.values[by], (limit - cost[:, by] for limit in limits)
+        return np.stack([np.searchsorted(values, low, side="left"), np.searchsorted(values, high, side="right")])
 
-    def held(start: IntArray, stop: IntArray) -> BoolArray:
-        """[m] whether any of the ranks from `start` to before `stop` keeps the other limits too."""
-        weight = ranks.within((start, stop), beside) if axis == 0 else ranks.within(beside, (start, stop))
-        return (start < stop) & (weight > 0)
+    def held(start: IntArray, stop: IntArray) -> IntArray:
+        """[m] the weight of the ranks from `start` to before `stop` that keep the other limits too."""
+        (left, right), (low, high) = ((start, stop), beside) if axis == 0 else (beside, (start, stop))
+        return weight(right, high) - weight(left, high) - weight(right, low) + weight(left, low)
 
     (start, stop), beside = ranked(axis, wanted.own), ranked(1 - axis, wanted.other)
+    stop, beside = np.maximum(start, stop), np.maximum(beside, beside[0])
     which = np.flatnonzero(held(start, stop))
     if not len(which):
         return None
-    start, stop, beside = start[which], stop[which], (beside[0][which], beside[1][which])
+    start, stop, beside = start[which], stop[which], beside[:, which]
     while (stop - start > 1).any():  # halve the ranks, and go on in the further half if it holds any
         middle = (start + stop) // 2
-        if wanted.lowest:
-            some = held(start, middle)
-            start, stop = np.where(some, start, middle), np.where(some, middle, stop)
-        else:
-            some = held(middle, stop)
-            start, stop = np.where(some, middle, start), np.where(some, stop, middle)
-    totals = own[which] + ranks.values[axis][start]
+        lower = (held(start, middle) > 0) if wanted.lowest else (held(middle, stop) == 0)
+        start, stop = np.where(lower, start, middle), np.where(lower, middle, stop)
+    totals = cost[which, axis] + ranks.values[axis][start]
     winner = int((-totals if wanted.lowest else totals).argmax())
     return int(totals[winner]), int(which[winner]), int(ranks.order[axis][start[winner]])

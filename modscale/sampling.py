@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
+from typing import Any
 
 import numpy as np
 
 from modscale.arrays import IntArray
-from modscale.halves import Progress, silent
+from modscale.feasibility import ConstrainedSpace
+from modscale.halves import MAX_WORK, Progress, silent
 from modscale.tables import SpaceTables
 
 MAX_DRAWS = 2_000_000
@@ -49,6 +51,11 @@ class Sample:
         return floor(low * self.number), min(self.number, ceil(high * self.number))
 
 
+def exactly(interval: tuple[int, int]) -> int | None:
+    """The number that an interval of one number is; None for one of more."""
+    return interval[0] if interval[0] == interval[1] else None
+
+
 def share_interval(hits: int, draws: int) -> tuple[float, float]:
     """The 95 % interval of a share, of which `hits` of `draws` are a sample."""
     if not draws:
@@ -60,11 +67,6 @@ def share_interval(hits: int, draws: int) -> tuple[float, float]:
     low = 0.0 if not hits else max(0.0, (2 * hits + z2 - 1 - Z_95 * left) / twice)
     high = 1.0 if hits == draws else min(1.0, (2 * hits + z2 + 1 + Z_95 * right) / twice)
     return low, high
-
-
-def count_ordered(tables: SpaceTables) -> int:
-    """How many architectures keep the order of widths that the space asks for; all, where it asks for none."""
-    return _Widths(tables).number
 
 
 def sample_within(tables: SpaceTables, limits: Sequence[tuple[int, int]], progress: Progress = silent) -> Sample:
@@ -85,6 +87,21 @@ def sample_within(tables: SpaceTables, limits: Sequence[tuple[int, int]], progre
             met &= own.take(rows[:, i])
         distinct += int(met.sum())
     return Sample(number=widths.number, draws=draws, hits=hits, distinct_hits=distinct)
+
+
+def sampled(count: ConstrainedSpace, progress: Progress = silent) -> dict[str, Any]:
+    """The fields of a census that can be told of a space beyond exact counting."""
+    sample = sample_within(count.tables, count.limits, progress)
+    feasible = sample.interval(sample.hits)
+    ends = [count.ends(axis, ordered=count.ordered) for axis in (0, 1)]
+    if all(low <= least and most <= high for (low, high), (least, most) in zip(count.limits, ends, strict=True)):
+        feasible = (sample.number,) * 2
+    rule = f"more than {MAX_WORK:,} halves to go through"
+    if sample.draws:
+        rule += f": intervals of 95 % from {sample.draws:,} uniform draws, {sample.hits:,} of them feasible"
+        rule += "" if sample.hits else "; there may be none at all"
+    distinct = sample.interval(sample.distinct_hits)
+    return {"feasible_interval": feasible, "distinct_feasible_interval": distinct, "rule": rule, "draws": sample.draws}
 
 
 class _Widths:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, partial
-from math import prod
+from math import ceil, floor, prod
 from typing import Any
 
+from modscale.arrays import MAX_COUNT
 from modscale.counts import COUNT_METRICS
 from modscale.document import Section, check_choice, check_integer, check_number, key_places
 from modscale.errors import InputError
@@ -93,6 +94,12 @@ class Bounds:
 
     min: float | None = None
     max: float | None = None
+
+    def whole(self) -> tuple[int, int]:
+        """The smallest and the largest whole number within, clipped to the range of counts."""
+        low = 0 if self.min is None else min(max(ceil(self.min), 0), MAX_COUNT)
+        high = MAX_COUNT - 1 if self.max is None else max(min(floor(self.max), MAX_COUNT - 1), -1)
+        return low, high
 
     def allow(self, value: float) -> bool:
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)

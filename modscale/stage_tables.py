@@ -94,14 +94,13 @@ def _costs(
 ) -> IntArray:
     """[n, 2] what each option costs."""
 
-    def block(dim: Any, ratio: Any, kind: Mapping[str, Any]) -> tuple[Any, Any]:
-        one = replace(base, dim=dim, depth=1, mlp_ratios=(ratio,), attention_depth=0, **kind)
+    def block(dim: Any, ratio: Any, kind: Mapping[str, Any], **attention: Any) -> tuple[Any, Any]:
+        one = replace(base, dim=dim, depth=1, mlp_ratios=(ratio,), **{"attention_depth": 0, **kind, **attention})
         return tally_stage(one, side, layer_scale).totals()
 
     def attention(dim: int, ratio: float) -> tuple[int, int]:
-        bare = replace(base, dim=dim, depth=1, attention_depth=0, attention_mlp_ratio=ratio)
-        with_one = tally_stage(replace(bare, attention_depth=1), side, layer_scale).totals()
-        without = tally_stage(bare, side, layer_scale).totals()
+        with_one = block(dim, 1, {}, attention_depth=1, attention_mlp_ratio=ratio)
+        without = block(dim, 1, {})
         return with_one[0] - without[0], with_one[1] - without[1]
 
     dims, depths, deepest = values["dim"], values["depth"], max(values["attention_depth"])
@@ -131,16 +130,15 @@ def _ratio_counts(
     cycles: Sequence[tuple[int, ...]], ratios: list[int], depths: Sequence[int]
 ) -> list[tuple[IntArray, IntArray]]:
     """The j-th ratio of each cycle, [cycles] by its place in `ratios`, and [cycles, depths] how many blocks have it."""
-    own = [sorted(set(cycle)) for cycle in cycles]
+    own, whole_depths = [sorted(set(cycle)) for cycle in cycles], np.array(depths, dtype=np.int64)
     found = []
     for j in range(max(map(len, own))):
-        place = np.zeros(len(cycles), dtype=np.int64)
-        number = np.zeros((len(cycles), len(depths)), dtype=np.int64)
-        for i, (cycle, members) in enumerate(zip(cycles, own, strict=True)):
-            if j < len(members):
-                seen = np.r_[0, np.cumsum(np.array(cycle) == members[j])]
-                whole, rest = np.divmod(np.array(depths, dtype=np.int64), len(cycle))
-                place[i], number[i] = ratios.index(members[j]), whole * seen[-1] + seen[rest]
+        place, number = np.zeros(len(cycles), dtype=np.int64), np.zeros((len(cycles), len(depths)), dtype=np.int64)
+        for i, cycle in enumerate(cycles):
+            if j < len(own[i]):
+                seen = np.r_[0, np.cumsum(np.array(cycle) == own[i][j])]
+                whole, rest = np.divmod(whole_depths, len(cycle))
+                place[i], number[i] = ratios.index(own[i][j]), whole * seen[-1] + seen[rest]
         found.append((place, number))
     return found
 
@@ -186,16 +184,12 @@ def _first_equal_prefix(cycles: Sequence[tuple[int, ...]], depths: Sequence[int]
 
 def _first_equal_hidden(dims: Sequence[int], ratios: Sequence[float]) -> IntArray:
     """[dims, ratios] the first ratio with the same hidden width of the attention's MLP."""
-    first = []
-    for dim in dims:
-        hidden = [StageSpec(dim=dim, depth=1, attention_mlp_ratio=ratio).attention_hidden() for ratio in ratios]
-        first.append([hidden.index(width) for width in hidden])
-    return np.array(first, dtype=np.int64)
+    widths = [[StageSpec(dim=dim, depth=1, attention_mlp_ratio=r).attention_hidden() for r in ratios] for dim in dims]
+    return np.array([[hidden.index(width) for width in hidden] for hidden in widths], dtype=np.int64)
 
 
 def check_range(largest: int, place: str) -> None:
     """Raises InputError where a count could leave int64."""
     if largest >= MAX_COUNT:
-        raise InputError(
-            f"must keep params and FLOPs of every architecture below {MAX_COUNT:.2g}", place=place, value=largest
-        )
+        rule = f"must keep params and FLOPs of every architecture below {MAX_COUNT:.2g}"
+        raise InputError(rule, place=place, value=largest)

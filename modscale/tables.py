@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from math import ceil, floor, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.counts import Tally, tally_downsample, tally_head, tally_stem
 from modscale.errors import InputError
-from modscale.space import Bounds, Constraints, SearchSpace
+from modscale.space import Constraints, Parameter, SearchSpace
 from modscale.spec import ModelSpec
 from modscale.stage_tables import StageTable, build_stage_table, check_range
 
@@ -73,13 +73,11 @@ class SpaceTables:
         constraints = self.space.constraints
         params, flops = self.count(options)
         mask = np.ones(len(params), dtype=np.bool_)
-        for counts, bounds in ((params, constraints.params), (flops, constraints.flops)):
-            low, high = whole_bounds(bounds)
+        for counts, (low, high) in ((params, constraints.params.whole()), (flops, constraints.flops.whole())):
             mask &= (counts >= low) & (counts <= high)
-        if constraints.nondecreasing_widths:
-            widths = [stage.dim.take(options[:, i]) for i, stage in enumerate(self.stages)]
-            for before, after in pairwise(widths):
-                mask &= before <= after
+        widths = [stage.dim.take(options[:, i]) for i, stage in enumerate(self.stages)]
+        for before, after in pairwise(widths if constraints.nondecreasing_widths else ()):
+            mask &= before <= after
         return mask
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
@@ -124,11 +122,12 @@ class SpaceTables:
 
     def row(self, choice: Mapping[str, Any]) -> IntArray:
         """[S] option indices of a choice. KeyError without a parameter, ValueError for what is not an option."""
-        row = []
-        for stage in self.stages:
-            searched = [len(p.options) > 1 and p.options.index(choice[p.name]) for p in stage.parameters]
-            row.append(np.ravel_multi_index([int(place) for place in searched], stage.shape))
-        return np.array(row, dtype=np.int64)
+
+        def place(parameter: Parameter) -> int:
+            return parameter.options.index(choice[parameter.name]) if len(parameter.options) > 1 else 0
+
+        rows = [np.ravel_multi_index([*map(place, stage.parameters)], stage.shape) for stage in self.stages]
+        return np.array(rows, dtype=np.int64)
 
     def spec(self, row: IntArray, *, name: str | None = None) -> ModelSpec:
         """The architecture of one row of option indices."""
@@ -137,12 +136,12 @@ class SpaceTables:
     @cached_property
     def _listed(self) -> IntArray:
         """The feasible architectures, `MAX_LISTED` at most."""
-        blocks: list[IntArray] = []
+        blocks = [np.empty((0, len(self.stages)), dtype=np.int64)]
         for block in self._complete(np.empty((1, 0), dtype=np.int64), np.zeros((1, 2), dtype=np.int64)):
             blocks.append(block)
             if sum(map(len, blocks)) >= MAX_LISTED:
                 break
-        return np.concatenate([np.empty((0, len(self.stages)), dtype=np.int64), *blocks])[:MAX_LISTED]
+        return np.concatenate(blocks)[:MAX_LISTED]
 
     @cached_property
     def rest(self) -> tuple[tuple[IntArray, IntArray], ...]:
@@ -191,15 +190,13 @@ class SpaceTables:
 
     def _complete(self, rows: IntArray, totals: IntArray) -> Iterator[IntArray]:
         """Blocks of feasible architectures that begin with `rows` [N, i], dropping what no later stage can mend."""
-        i = rows.shape[1]
+        constraints, i = self.space.constraints, rows.shape[1]
         if i == len(self.stages):
             yield rows
             return
-        constraints = self.space.constraints
-        limits = np.array([whole_bounds(constraints.params), whole_bounds(constraints.flops)])
+        limits = np.array([constraints.params.whole(), constraints.flops.whole()])
         least, most = self.rest[i]
-        size = self.stages[i].size
-        step = max(1, CHUNK // size)
+        step = max(1, CHUNK // self.stages[i].size)
         for start in range(0, len(rows), step):
             head, total = rows[start : start + step], totals[start : start + step]
             grown = total[:, None, :] + self.cost[i]
@@ -243,13 +240,6 @@ def build_tables(space: SearchSpace) -> SpaceTables:
     check_range(largest, "stages")
     cost = tuple(stage.cost + rows for stage, rows in zip(stages, entry, strict=True))
     return SpaceTables(space=space, stages=stages, cost=cost, slope=tuple(slope))
-
-
-def whole_bounds(bounds: Bounds) -> tuple[int, int]:
-    """The smallest and the largest whole number that `bounds` allows, clipped to the range of tabled counts."""
-    low = 0 if bounds.min is None else min(max(ceil(bounds.min), 0), MAX_COUNT)
-    high = MAX_COUNT - 1 if bounds.max is None else max(min(floor(bounds.max), MAX_COUNT - 1), -1)
-    return low, high
 
 
 def _by_dim(dims: IntArray, tally: Callable[[Any], Tally]) -> IntArray:

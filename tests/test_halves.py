@@ -57,7 +57,7 @@ def test_the_pairs_are_all_architectures_once(name: str, ordered: bool, distinct
             wanted &= stage.network[rows[:, i]] == rows[:, i]
     halves = Halves(tables, ordered=ordered, distinct=distinct, merged=False)
     found = []
-    for group in halves.groups():
+    for group in halves.groups:
         longer, shorter = halves.group(group)
         one, other = (places.reshape(-1) for places in np.indices((len(longer), len(shorter))))
         pairs = halves.rows(longer[one], shorter[other])
