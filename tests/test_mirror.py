@@ -237,12 +237,14 @@ def test_a_link_is_not_followed(file: Path, tmp_path: Path) -> None:
     elsewhere = Path(shutil.move(file, tmp_path / "elsewhere.db"))
     file.symlink_to(elsewhere)
     before = elsewhere.read_bytes()
+    more = fake_trials(SPACE, 7)
+    more[:6] = TRIALS
     mirror, told = mirror_of(tmp_path)
-    mirror.update(TRIALS[:4])
+    mirror.update(more)
     assert len(told) == 1
     assert elsewhere.read_bytes() == before
     assert (tmp_path / "study.db.1").is_symlink()
-    assert_whole(file, TRIALS[:4])
+    assert_whole(file, more)
 
 
 def test_a_file_far_too_large_is_not_looked_through(file: Path) -> None:
