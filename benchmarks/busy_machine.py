@@ -25,7 +25,7 @@ from typing import Any
 
 from modscale.machine import available_cores, load_average
 from modscale.processes import PASSIVE
-from modscale.runs import describe_machine, describe_versions
+from modscale.runs.folder import describe_machine, describe_versions
 
 SITUATIONS = ("quiet", "busy")
 TARGET = 3.5
@@ -43,8 +43,8 @@ while os.getppid() == parent:
 TRAINING = """
 import sys, time, torch
 from torch.nn.functional import cross_entropy
-from modscale.network import build_network
-from modscale.variants import published
+from modscale.models.efficientmod import build_network
+from modscale.specs.published import published
 threads, steps = map(int, sys.argv[1:])
 torch.set_num_threads(threads)
 torch.manual_seed(0)

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from itertools import product
 
-from modscale.counts import tally_downsample, tally_head, tally_stage, tally_stem
-from modscale.spec import ModelSpec, StageSpec
-from modscale.variants import published
+from modscale.specs.counts import tally_downsample, tally_head, tally_stage, tally_stem
+from modscale.specs.published import published
+from modscale.specs.spec import ModelSpec, StageSpec
 
 HABITS = {
     "sixteens": "stage 3 is a multiple of 16 (128, 144, 160), stage 4 of 8",

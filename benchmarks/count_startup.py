@@ -16,15 +16,15 @@ import time
 TRACE = """
 import torch
 from fvcore.nn import FlopCountAnalysis
-from modscale.network import build_network
-from modscale.variants import published
+from modscale.models.efficientmod import build_network
+from modscale.specs.published import published
 network = build_network(published("xxs")).eval()
 analysis = FlopCountAnalysis(network, torch.zeros(1, 3, 224, 224))
 analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
 print(sum(p.numel() for p in network.parameters()), analysis.total())
 """
 COMMANDS = {
-    "modscale count xxs": [sys.executable, "-m", "modscale.cli", "count", "xxs"],
+    "modscale count xxs": [sys.executable, "-m", "modscale.cli.commands", "count", "xxs"],
     "torch + fvcore trace": [sys.executable, "-c", TRACE],
     "python with typer, yaml, rich": [sys.executable, "-c", "import typer, yaml, rich.console, rich.table"],
 }

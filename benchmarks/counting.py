@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modscale.census import take_census
-from modscale.experiment import load_experiment
-from modscale.feasibility import require_feasible
-from modscale.space import SearchSpace, parse_space
-from modscale.tables import build_tables
-from modscale.tracing import trace_model
+from modscale.models.fvcore_trace import trace_model
+from modscale.runs.experiment import load_experiment
+from modscale.spaces.census import take_census
+from modscale.spaces.feasibility import require_feasible
+from modscale.spaces.space import SearchSpace, parse_space
+from modscale.spaces.tables import build_tables
 
 ARCHITECTURES = 1_000_000
 TRACES = 4

@@ -1,4 +1,4 @@
-"""What a timing process must be spared, and how far fresh processes differ: the evidence behind `latency.py`.
+"""What a timing process must be spared, and how far fresh processes differ: the evidence behind `latency/protocol.py`.
 
 Five situations take turns, round by round, each timing the same model with the same number of runs and threads:
 
@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{name}.onnx" for name in (options.model, options.other)]
         code = (
-            "import sys; from modscale.export import *; from modscale.variants import resolve_model\n"
+            "import sys; from modscale.deploy.export import *; from modscale.specs.published import resolve_model\n"
             "for name, file in zip(sys.argv[1::2], sys.argv[2::2]):\n"
             "    spec = resolve_model(name); export_onnx(fresh_network(spec, seed=0), spec, file)"
         )
@@ -74,13 +74,13 @@ def main() -> None:
 def time_once(situation: str, job: dict[str, object], other: str) -> list[float]:
     """Milliseconds of each timed run of the model in one situation."""
     if situation == "alone":
-        return worker(["-m", "modscale.runtime"], job)
+        return worker(["-m", "modscale.deploy.runtime"], job)
     if situation == "beside idle torch":
         with neighbour(TRAIN + "print(flush=True); sys.stdin.read()"):
-            return worker(["-m", "modscale.runtime"], job)
+            return worker(["-m", "modscale.deploy.runtime"], job)
     if situation == "beside a busy core":
         with neighbour("print(flush=True)\nwhile True: sum(range(1000))"):
-            return worker(["-m", "modscale.runtime"], job)
+            return worker(["-m", "modscale.deploy.runtime"], job)
     return worker([__file__, "--inside", situation, other], job)
 
 
@@ -106,7 +106,7 @@ def run_inside(situation: str, other: str) -> None:
     """The two situations that no worker of ours ever is in."""
     import numpy as np
 
-    from modscale.runtime import Job, open_session, time_model
+    from modscale.deploy.runtime import Job, open_session, time_model
 
     job = Job(**json.load(sys.stdin))
     if situation == "torch inside":

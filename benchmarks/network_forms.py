@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modscale.blocks import ContextLayer, ModulationMlp
 from modscale.machine import available_cores
-from modscale.network import PatchEmbedding, build_network
-from modscale.variants import resolve_model
+from modscale.models.blocks import ContextLayer, ModulationMlp
+from modscale.models.efficientmod import PatchEmbedding, build_network
+from modscale.specs.published import resolve_model
 
 
 def copied_to_first(x):

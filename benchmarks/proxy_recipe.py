@@ -23,13 +23,13 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from modscale import proxy
-from modscale import recipe as recipe_parts
-from modscale.data import load_dataset
+from modscale.datasets.dataset import load_dataset
 from modscale.errors import TrialFailed
 from modscale.settings import ProxySettings
-from modscale.spec import ModelSpec, StageSpec
-from modscale.variants import published
+from modscale.specs.published import published
+from modscale.specs.spec import ModelSpec, StageSpec
+from modscale.training import proxy
+from modscale.training import recipe as recipe_parts
 
 TOY = ModelSpec(
     name="toy",
@@ -70,7 +70,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full_rate": ({}, {"parameter_groups": full_rate}),
     "ours": ({}, {}),
 }
-"""Of each recipe: the settings it changes, and the parts of `modscale.recipe` it puts others in place of."""
+"""Of each recipe: the settings it changes, and the parts of `modscale.training.recipe` it puts others in place of."""
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ class ProxySettings:
     batch_size: int = 32
     """Images a step."""
     learning_rate: float = 4e-3
-    """Peak learning rate of vectors and of matrices of fan-in 64 or less; see `proxy.py`."""
+    """Peak learning rate of vectors and of matrices of fan-in 64 or less; see `training/proxy.py`."""
     weight_decay: float = 0.05
     """AdamW's decay of matrices; vectors have none."""
     warmup: float = 0.1

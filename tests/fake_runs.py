@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from modscale.counts import count_model
 from modscale.document import dump_yaml
-from modscale.experiment import Experiment, experiment_to_dict, parse_experiment
-from modscale.trials import Trial, append_trial
-from modscale.variants import published
+from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
+from modscale.runs.trials import Trial, append_trial
+from modscale.specs.counts import count_model
+from modscale.specs.published import published
 
 SPACE: dict[str, Any] = {
     "name": "fake",

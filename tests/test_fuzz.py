@@ -11,18 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modscale.counts import count_model
 from modscale.document import dump_yaml, parse_yaml, read_yaml
 from modscale.errors import InputError
-from modscale.experiment import (
+from modscale.runs.experiment import (
     EXPERIMENT_KEYS,
     Experiment,
     experiment_to_dict,
     load_experiment,
     parse_experiment,
 )
-from modscale.space import SPACE_STAGE_KEYS
-from modscale.spec import MODEL_KEYS, ModelSpec, load_spec, parse_spec, spec_to_dict, spec_to_yaml
+from modscale.spaces.space import SPACE_STAGE_KEYS
+from modscale.specs.counts import count_model
+from modscale.specs.spec import MODEL_KEYS, ModelSpec, load_spec, parse_spec, spec_to_dict, spec_to_yaml
 
 SPACE_TEXT = (Path(__file__).parents[1] / "spaces" / "mobile.yaml").read_bytes()
 SPACE = {

@@ -208,7 +208,7 @@ def test_no_module_of_the_current_folder_is_run(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     with Child(tasks, name="looker") as child:
         assert not {str(here), "", "."} & set(child.ask("path"))
-    with Child("modscale.runtime", name="clock") as child:
+    with Child("modscale.deploy.runtime", name="clock") as child:
         child.ask("answer_provider", "cpu")
     assert not (here / "RAN").exists()
 

@@ -1,0 +1,117 @@
+"""A run and what it found: its folder read once, with the front and the picks worked out from it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modscale.analysis.front import Front, find_front
+from modscale.errors import InputError, RunError
+from modscale.runs.experiment import Experiment
+from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
+from modscale.runs.metrics import METRICS, Metric
+from modscale.runs.trials import Trial, complete_trials, read_trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run's folder holds, and what follows from it."""
+
+    folder: Path
+    document: Mapping[str, Any]
+    """`run.yaml` as it stands."""
+    experiment: Experiment
+    trials: tuple[Trial, ...]
+    """In the order in which they were finished."""
+    references: tuple[Trial, ...]
+    """The published networks, measured the same way."""
+
+    @cached_property
+    def front(self) -> Front:
+        """The complete trials sorted out. Raises RunError where one lacks an objective."""
+        try:
+            return find_front(complete_trials(self.trials), self.experiment.objectives, self.experiment.bands)
+        except InputError as error:
+            raise RunError(error.rule, file=self.folder / TRIALS_FILE, place=error.place) from error
+
+    @cached_property
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics that a table of the run has a column for: its objectives, and what it measured besides."""
+        known = {key for trial in (*self.trials, *self.references) for key in trial.results}
+        return tuple(m for name, m in METRICS.items() if name in known or name in self.experiment.objectives)
+
+    def trial(self, number: int) -> Trial:
+        """The finished trial of this number. Raises InputError where there is none."""
+        for trial in self.trials:
+            if trial.number == number:
+                return trial
+        rule = f"has no finished trial of this number; it has {len(self.trials)}"
+        raise InputError(rule, file=self.folder, value=number)
+
+    def pick(self, band: str) -> Trial:
+        """The trial that the front has for `band`. Raises InputError: no such band, or nothing fits it."""
+        picks = self.front.picks
+        if band not in picks:
+            rule = f"must be one of the run's bands: {', '.join(picks) or 'it has none'}"
+            raise InputError(rule, place="--pick", value=band)
+        trial = picks[band].trial
+        if trial is None:
+            raise InputError("no trial of the run fits this band; report.md says why", place="--pick", value=band)
+        return trial
+
+    def rows(self, trials: Sequence[Trial]) -> list[list[str]]:
+        """A cell a column for each trial, as text."""
+        return [
+            [metric.full(trial.results) if metric.name in trial.results else "not measured" for metric in self.columns]
+            for trial in trials
+        ]
+
+    def _repr_html_(self) -> str:
+        """Its front, as a notebook shows it."""
+        picked: dict[int, list[str]] = {}
+        for band, pick in self.front.picks.items():
+            if pick.trial is not None:
+                picked.setdefault(pick.trial.number, []).append(band)
+        headings = ["trial", *(metric.noun for metric in self.columns), "on the front", "pick of"]
+        rows = [
+            [
+                str(trial.number),
+                *cells,
+                f"{100 * self.front.probability[trial.number]:.0f} %",
+                ", ".join(picked.get(trial.number, [])),
+            ]
+            for trial, cells in zip(self.front.members, self.rows(self.front.members), strict=True)
+        ]
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+        complete = len(complete_trials(self.trials))
+        title = f"{self.experiment.space.name}: {complete} of {len(self.trials)} trials complete, its Pareto front"
+        caption = f"<caption>{html.escape(title)}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Reads a run's folder.
+
+    >>> import modscale
+    >>> run = modscale.load_run("reports/example")
+    >>> len(run.trials), run.pick("xxs") in run.front.members
+    (16, True)
+
+    Raises:
+        RunError: the folder is no run, or one of its files is broken.
+    """
+    folder = Path(folder).expanduser()
+    document = read_run(folder)
+    experiment = run_experiment(document, folder)
+    return Run(
+        folder=folder,
+        document=document,
+        experiment=experiment,
+        trials=tuple(read_run_trials(folder, experiment.space)),
+        references=tuple(read_trials(folder / REFERENCES_FILE)),
+    )

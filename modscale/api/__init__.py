@@ -1,0 +1,1 @@
+"""What can be done from Python, and by the commands?"""

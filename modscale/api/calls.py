@@ -1,0 +1,77 @@
+"""The front door's calls that are commands elsewhere: a search and a timing, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from modscale.analysis.results import Run, load_run
+from modscale.api.session import Silence, search_space
+from modscale.document import check_choice
+from modscale.latency.protocol import Latency, measure_models
+from modscale.runs.experiment import Experiment, load_experiment
+from modscale.settings import PROVIDERS, LatencySettings
+from modscale.specs.published import resolve_model
+from modscale.specs.spec import ModelSpec
+
+
+def search(
+    space: Experiment | str | Path,
+    *,
+    data: str | Path = "synthetic",
+    out: str | Path | None = None,
+    trials: int | None = None,
+    seed: int | None = None,
+) -> Run:
+    """Runs or resumes a whole search, as `modscale search` does, and reads the run; nothing is printed.
+
+    `space` is a space's file, or what `load_space` gave; `out` the run's folder, `reports/NAME` by default.
+
+    >>> import modscale
+    >>> run = modscale.searching.loop(tiny_space, out=folder, trials=1)
+    >>> [trial.state for trial in run.trials]
+    ['complete']
+
+    Raises:
+        InputError: the space, the data, the provider or the folder cannot be used.
+        AllTrialsFailed: trials were finished and none is complete.
+    """
+    experiment = space if isinstance(space, Experiment) else load_experiment(Path(space).expanduser())
+    settings = replace(
+        experiment.search,
+        trials=experiment.search.trials if trials is None else trials,
+        seed=experiment.search.seed if seed is None else seed,
+    )
+    folder = Path("reports") / experiment.space.name if out is None else Path(out).expanduser()
+    file = experiment.space.name if isinstance(space, Experiment) else str(space)
+    search_space(
+        replace(experiment, search=settings), space_file=file, source=str(data), folder=folder, watcher=Silence()
+    )
+    return load_run(folder)
+
+
+def measure_latency(
+    model: ModelSpec | str | Path, *, provider: str = "cpu", threads: int | None = None, runs: int | None = None
+) -> Latency:
+    """ONNX Runtime latency of a network with fresh weights, batch 1, as `modscale latency` measures it.
+
+    `model` is a spec, its file, or a published name.
+
+    >>> import modscale
+    >>> latency = modscale.measure_latency(tiny_spec, threads=1, runs=20)
+    >>> latency.mean_ms > 0, latency.runs >= 20
+    (True, True)
+
+    Raises:
+        InputError: no such model or provider.
+        TrialFailed: it could not be timed.
+    """
+    spec = model if isinstance(model, ModelSpec) else resolve_model(str(model))
+    default = LatencySettings()
+    settings = replace(
+        default,
+        provider=check_choice(provider, "provider", PROVIDERS),
+        threads=threads or default.threads,
+        runs=runs or default.runs,
+    )
+    return measure_models([spec], settings)[0]

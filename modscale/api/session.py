@@ -1,0 +1,276 @@
+"""A whole search, from a space to a report, and the way back from a run to one of its networks.
+
+This is where the parts meet: the run's folder, the study, the evaluator, the loop, the terminal and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from modscale.analysis.results import Run, load_run
+from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
+from modscale.files import path_text
+from modscale.interrupts import check_stop, forget_stop, hearing_stops
+from modscale.kinds import is_network_folder, naming_kind, weights_in
+from modscale.machine import available_cores
+from modscale.report.build import build_report, front_to_json
+from modscale.runs.experiment import Experiment
+from modscale.runs.folder import (
+    REFERENCES_FILE,
+    RUN_FILE,
+    STUDY_FILE,
+    TRIALS_FILE,
+    check_folder,
+    check_machine,
+    locked_run,
+    read_run,
+    read_run_trials,
+    section,
+    update_run,
+    write_run,
+)
+from modscale.runs.trials import Trial, complete_trials, read_trials
+from modscale.searching.loop import Observer, require_complete, run_search
+from modscale.searching.measures import Evaluator
+from modscale.searching.mirror import StudyMirror
+from modscale.searching.study import SearchStudy
+from modscale.searching.worker import summary_to_dict
+from modscale.spaces.feasibility import require_feasible
+from modscale.spaces.space import SearchSpace, mismatch_note
+from modscale.spaces.tables import build_tables
+from modscale.specs.published import is_published, published, resolve_model
+from modscale.specs.spec import ModelSpec
+
+
+class Watcher(Protocol):
+    """Who is told of a search as a whole: the terminal, or nobody."""
+
+    def say(self, text: str) -> None:
+        """A line of what is going on."""
+
+    def searching(self, *, done: int, limit: int, references: int) -> AbstractContextManager[Observer]:
+        """The loop begins, with so many trials and references of so many finished; gives who watches it."""
+
+
+class Silence:
+    """A watcher, and an observer of the loop, that keeps everything to itself."""
+
+    def say(self, text: str) -> None: ...
+
+    @contextmanager
+    def searching(self, *, done: int, limit: int, references: int) -> Iterator[Observer]:
+        yield self
+
+    def started(self, label: str, spec: ModelSpec) -> None: ...
+
+    def stage(self, name: str) -> None: ...
+
+    def finished(self, label: str, trial: Trial) -> None: ...
+
+
+def search_space(
+    experiment: Experiment,
+    *,
+    space_file: str,
+    source: str,
+    folder: Path,
+    watcher: Watcher | None = None,
+    debug: bool = False,
+) -> tuple[Run, dict[str, Any]]:
+    """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns what `report_run` does.
+
+    Raises:
+        InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
+        AllTrialsFailed: trials were finished and none is complete; the report says why.
+        KeyboardInterrupt: after the report of what stands was written.
+    """
+    watcher = watcher or Silence()
+    experiment = _resolve(experiment)
+    begun = check_folder(folder, experiment)
+    resumed, experiment = begun is not None, begun or experiment
+    if not experiment.space.from_data:
+        with naming_file(space_file):
+            require_feasible(experiment.space)
+    with locked_run(folder):
+        done = len(read_run_trials(folder, experiment.space)) if resumed else 0
+        limit = experiment.search.trials
+        if resumed:
+            watcher.say(f"resuming {folder}: {done} of {limit} trials finished")
+        with hearing_stops():
+            stop: BaseException | None = None
+            try:
+                _search(experiment, space_file, source, folder, watcher, resumed=resumed, done=done, debug=debug)
+                check_stop()
+            except (KeyboardInterrupt, AllTrialsFailed) as error:
+                stop = error
+                forget_stop()
+            if not (folder / RUN_FILE).exists():
+                if isinstance(stop, KeyboardInterrupt):
+                    watcher.say("stopped before anything was measured; the same command begins again")
+                raise stop or RunError("nothing was measured", file=folder)
+            reported = _reported(folder, limit, stop, watcher)
+            if stop is not None:
+                raise stop
+    return reported
+
+
+def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """Rebuilds the report of a run; returns the run, and what stands in `front.json` beside where the files are.
+
+    Raises:
+        RunError: the folder is no run, is broken or cannot be written to.
+    """
+    run = load_run(folder)
+    files = build_report(run)
+    return run, {
+        "run": str(folder),
+        "trials": len(run.trials),
+        "complete": len(complete_trials(run.trials)),
+        "files": {key: str(path) for key, path in files.items()},
+        **front_to_json(run.front),
+    }
+
+
+def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None) -> ModelSpec:
+    """The network that `export` is asked for: a model, or a run's pick or trial.
+
+    Raises:
+        InputError: no such model, band or trial; or a run without saying which of its networks.
+    """
+    folder = Path(model)
+    chooses = pick is not None or trial is not None
+    if not folder.is_dir() or (is_published(model) and not chooses):
+        if chooses:
+            raise InputError("--pick and --trial choose from a run's folder; this is none", value=model)
+        return resolve_model(model)
+    if not chooses and is_network_folder(folder):
+        return resolve_model(model)
+    with naming_kind(folder, "run"):
+        run = load_run(folder)
+    if (pick is None) == (trial is None):
+        raise InputError("say which network of the run: --pick BAND or --trial N", file=folder)
+    return (run.trial(trial) if trial is not None else run.pick(str(pick))).spec
+
+
+def choose_weights(model: str, weights: Path | None, *, chooses: bool) -> Path | None:
+    """The checkpoint that `export` is to load: the one that is given, else the one in the folder that MODEL is.
+
+    A folder of one network may be given in place of a checkpoint, too. None: the weights start fresh.
+    """
+    if weights is not None:
+        return weights_in(weights) or weights if is_network_folder(weights) else weights
+    if chooses or is_published(model) or not is_network_folder(model):
+        return None
+    return weights_in(model)
+
+
+def _reported(folder: Path, limit: int, stop: BaseException | None, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
+    """Writes the report, also of a search that was stopped; a second stop ends that too."""
+    goes_on = "the same command goes on from here"
+    try:
+        run, summary = report_run(folder)
+        check_stop()
+    except KeyboardInterrupt:
+        finished = len(read_trials(folder / TRIALS_FILE))
+        watcher.say(f"stopped: {finished} of {limit} trials finished, the report not written; {goes_on}")
+        raise
+    if isinstance(stop, KeyboardInterrupt):
+        watcher.say(f"stopped: {summary['trials']} of {limit} trials finished, reported in {folder}; {goes_on}")
+    return run, summary
+
+
+def _search(
+    experiment: Experiment,
+    space_file: str,
+    source: str,
+    folder: Path,
+    watcher: Watcher,
+    *,
+    resumed: bool,
+    done: int,
+    debug: bool,
+) -> None:
+    say = watcher.say
+    finished = len(read_trials(folder / REFERENCES_FILE))
+    is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
+    if is_over and section(read_run(folder), "data").get("source") == path_text(source):
+        _record_changes(folder, experiment, watcher)
+        trials = read_trials(folder / TRIALS_FILE)
+        StudyMirror(folder / STUDY_FILE, experiment, say).update(trials)
+        require_complete(trials)
+        return
+    if resumed and not is_over:
+        for change in check_machine(folder):
+            say(f"note: {change} since this run began; what is measured now may differ for it")
+    say(f"loading the data ({source})")
+    with Evaluator(experiment, source, debug=debug, note=say) as evaluator:
+        data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
+        if resumed:
+            _check_same_data(folder, data)
+        left, experiment = experiment.space.from_data, experiment.fitted(data)
+        if left:
+            with naming_file(space_file):
+                require_feasible(experiment.space)
+        data["notes"] += [note for note in (mismatch_note(experiment.space.base, data),) if note]
+        for note in data["notes"]:
+            say(f"note: {note}")
+        if resumed:
+            _record_changes(folder, experiment, watcher, data["notes"])
+        else:
+            write_run(folder, experiment, path_text(space_file), data, from_data=left)
+        references = [published_reference(name, experiment.space) for name in experiment.search.references]
+        study = SearchStudy(experiment, build_tables(experiment.space), seed=experiment.search.seed)
+        done, limit = done + finished, experiment.search.trials
+        with watcher.searching(done=done, limit=limit, references=len(references)) as progress:
+            outcome = run_search(
+                study,
+                evaluator,
+                progress,
+                limit=limit,
+                trials_file=folder / TRIALS_FILE,
+                references=references,
+                references_file=folder / REFERENCES_FILE,
+                mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
+            )
+    if outcome.exhausted:
+        say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+
+
+def _record_changes(folder: Path, experiment: Experiment, watcher: Watcher, notes: Sequence[str] | None = None) -> None:
+    """Records what is new in the experiment of a run that goes on, and says what of it a report shows anew."""
+    shown = [place for place in update_run(folder, experiment, notes) if place in ("bands", "name")]
+    if shown:
+        watcher.say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
+
+
+def published_reference(name: str, space: SearchSpace) -> ModelSpec:
+    """A published network as the space would make it: input, classes and drop path are those of its candidates."""
+    base = space.base
+    return replace(
+        published(name),
+        resolution=base.resolution,
+        in_chans=base.in_chans,
+        num_classes=base.num_classes,
+        drop_path_rate=base.drop_path_rate,
+    )
+
+
+def _resolve(experiment: Experiment) -> Experiment:
+    """The experiment with every setting that depends on the machine filled in, as `run.yaml` records it."""
+    return replace(
+        experiment,
+        latency=replace(experiment.latency, threads=experiment.latency.resolved_threads()),
+        proxy=replace(experiment.proxy, threads=experiment.proxy.threads or available_cores()),
+    )
+
+
+def _check_same_data(folder: Path, data: dict[str, Any]) -> None:
+    old = section(read_run(folder), "data")
+    for key, what in (("fingerprint", "belongs to other data"), ("device", "was trained on another device")):
+        if old.get(key) != data[key]:
+            rule = f"{what}: its {key} is {shorten(old.get(key))}, and {shorten(data[key])} here; give another --out"
+            raise RunError(rule, file=folder / RUN_FILE, place=f"data.{key}")

@@ -1,0 +1,1 @@
+"""What do people type, and what does the terminal show them?"""

@@ -1,0 +1,327 @@
+"""The report's figures, drawn off-screen by matplotlib: the front of a run, and the reading of its design space."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from modscale.analysis.design_reading import DesignReading, ParameterReading, is_number
+from modscale.analysis.front import Front, metric_error
+from modscale.errors import printable
+from modscale.runs.metrics import METRICS, Z95, is_doubtful
+from modscale.runs.trials import Trial
+
+COLOURS = {"front": "#0b5fa5", "dominated": "#9aa4ae", "reference": "#c2410c", "ink": "#1f2933", "grid": "#e5e9ed"}
+LOG_RATIO = 12
+"""Largest over smallest value from which an axis is logarithmic."""
+MOST_NUMBERS = 14
+"""Front trials up to which each is labelled with its number; beyond it only the picks are."""
+MOST_MARKS = 2000
+"""Dominated trials up to which they are drawn as shapes; beyond it as one picture inside the SVG."""
+MOST_PARAMETERS = 24
+"""Parameters in the plot of the design reading, the most important first."""
+METRIC_COLOURS = ("#0b5fa5", "#c2410c")
+DPI = 150
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"], "axes.axisbelow": True, "legend.frameon": False,
+    "svg.hashsalt": "modscale", "figure.facecolor": "white", "savefig.facecolor": "white", "text.parse_math": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One figure in the two forms the report needs."""
+
+    png: bytes
+    """For `pareto.png` and Markdown."""
+    svg: str
+    """For the HTML page."""
+
+
+def plot_axes(objectives: Sequence[str]) -> tuple[str, str]:
+    """The metrics on the x and the y axis: the first two objectives, accuracy upwards, or one against size."""
+    if len(objectives) == 1:
+        only = objectives[0]
+        return ("flops" if only == "params" else "params", only)
+    first, second = objectives[:2]
+    return (first, second) if second == "accuracy" else (second, first)
+
+
+def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[str, str], *, title: str) -> Picture:
+    """The front with 95 % intervals, the dominated trials behind it, the reference networks; what is in doubt crossed.
+
+    A trial or reference without a value on one of the axes is left out.
+    """
+    x, y = plot_axes(list(objectives))
+    with _figure(8.4, 5.4) as figure:
+        axes = figure.subplots()
+        members = [t for t in front.members if _is_drawn(t, x, y)]
+        dominated = [t for t in front.dominated if _is_drawn(t, x, y)]
+        shown = [t for t in references if _is_drawn(t, x, y)]
+        tied = {number for numbers in front.ties.values() for number in numbers}
+        near = [t for t in dominated if t.number in tied]
+        far = [t for t in dominated if t.number not in tied]
+        _dots(axes, far, x, y, "dominated", facecolor=COLOURS["dominated"], alpha=0.75)
+        _dots(axes, near, x, y, "dominated, tied with the front", facecolor="white", edgecolor=COLOURS["front"])
+        if len(objectives) == 2 and members:
+            axes.plot(*_staircase(members, x, y, objectives), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
+        _with_intervals(axes, members, x, y, "front", marker="o", label="Pareto front, 95 % intervals")
+        _with_intervals(axes, shown, x, y, "reference", marker="D", label="published network")
+        in_doubt = [
+            t for t in (*members, *dominated, *shown) if any(is_doubtful(METRICS[m], t.results) for m in (x, y))
+        ]
+        _crosses(axes, in_doubt, x, y)
+        for axis, metric in (("x", x), ("y", y)):
+            _scale(axes, axis, [*members, *dominated, *shown], metric)
+        title = printable(title)
+        axes.set_title(title if len(title) <= 90 else f"{title[:89]}\u2026", loc="left", fontsize=11, pad=28)
+        axes.grid(color=COLOURS["grid"], lw=0.8)
+        axes.margins(0.07)
+        if members or dominated or shown:
+            _legend_above(axes)
+        else:
+            axes.text(0.5, 0.5, "no complete trial", transform=axes.transAxes, ha="center", va="center")
+            axes.set(xticks=[], yticks=[])
+        picks = _picks_by_trial(front)
+        labels = [(t, _front_label(t, picks), COLOURS["front"]) for t in members]
+        if len(members) > MOST_NUMBERS:
+            labels = [label for label in labels if label[0].number in picks]
+        labels += [(t, printable(t.spec.name)[:24], COLOURS["reference"]) for t in shown]
+        _place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
+        return _render(figure)
+
+
+def draw_reading(reading: DesignReading) -> Picture:
+    """Left, each parameter's importance with its 90 % interval and what chance gives; right, where the halves lie.
+
+    The right shows the middle 80 % and the median of the better and the worse half along each parameter's own range,
+    thin lines reaching as far as the 90 % intervals of its ends do; options that are no numbers stand as text.
+    """
+    parameters = reading.parameters[:MOST_PARAMETERS]
+    metrics = list(parameters[0].importance) if parameters else []
+    split = "accuracy" if parameters and "accuracy" in parameters[0].better else "front"
+    with _figure(8.4, 1.5 + 0.42 * max(len(parameters), 2)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for k, metric in enumerate(metrics):
+            lift = 0.17 * (k - (len(metrics) - 1) / 2)
+            shares = [p.importance[metric].share for p in parameters]
+            centre = np.array([100 * s.value for s in shares])
+            reach = np.array([[100 * (s.value - s.low) for s in shares], [100 * (s.high - s.value) for s in shares]])
+            rows = np.arange(len(parameters)) + lift
+            left.errorbar(
+                centre, rows, xerr=reach, fmt="o", ms=5, color=METRIC_COLOURS[k], elinewidth=1.4, capsize=2,
+                label=METRICS[metric].noun,
+            )  # fmt: skip
+            left.scatter(
+                [100 * min(p.importance[metric].chance, 1.0) for p in parameters], rows, marker="|", s=60, zorder=1,
+                color=METRIC_COLOURS[k], alpha=0.45, label="by chance" if k == 0 else None,
+            )  # fmt: skip
+        for row, parameter in enumerate(parameters):
+            _draw_halves(right, row, parameter, split)
+        left.set_yticks(np.arange(len(parameters)), [printable(p.name) for p in parameters], fontsize=8.5)
+        left.set_ylim(len(parameters) - 0.4, -0.6)
+        left.set_xlim(left=0)
+        left.set_xlabel("importance, % of all parameters, 90 % intervals", fontsize=9)
+        left.grid(color=COLOURS["grid"], lw=0.8)
+        right.set_xlim(-0.12, 1.12)
+        right.set_xticks([])
+        right.spines[["bottom", "left"]].set_visible(False)
+        right.tick_params(axis="y", length=0)
+        by = "accuracy" if split == "accuracy" else "distance to the front"
+        right.set_xlabel(f"halves by {by}: middle 80 %, median", fontsize=9)
+        for label, colour in (("better half", COLOURS["front"]), ("worse half", COLOURS["dominated"])):
+            right.plot([], [], color=colour, marker="o", ms=5, lw=3, label=label)
+        for axes in (left, right):
+            if metrics or axes is right:
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8.5, handletextpad=0.4)
+        return _render(figure)
+
+
+def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) -> None:
+    halves = ((parameter.worse[split], 0.13, "dominated"), (parameter.better[split], -0.13, "front"))
+    if not is_number(parameter):
+        for half, lift, colour in halves:
+            shares = sorted((half.shares or {}).items(), key=lambda item: -item[1].value)[:3]
+            text = ", ".join(f"{printable(label)[:14]} {100 * share.value:.0f} %" for label, share in shares)
+            axes.text(
+                0, row + 1.3 * lift, text, fontsize=7.5, va="center", color=COLOURS[colour] if lift < 0 else "#5d6873"
+            )
+        return
+    numbers = sorted(float(option) for option in parameter.options)
+    span = numbers[-1] - numbers[0]
+    axes.plot([0, 1], [row, row], color=COLOURS["grid"], lw=1, zorder=0)
+    axes.text(-0.02, row, f"{numbers[0]:g}", fontsize=7.5, ha="right", va="center")
+    axes.text(1.02, row, f"{numbers[-1]:g}", fontsize=7.5, ha="left", va="center")
+    for half, lift, colour in halves:
+        if half.low is not None and half.median is not None and half.high is not None:
+            ends = (half.low.low, half.low.value, half.median.value, half.high.value, half.high.high)
+            outer, low, median, high, outermost = ((end - numbers[0]) / span for end in ends)
+            axes.plot([outer, outermost], [row + lift] * 2, color=COLOURS[colour], lw=1, alpha=0.75)
+            axes.plot([low, high], [row + lift] * 2, color=COLOURS[colour], lw=3, alpha=0.75, solid_capstyle="round")
+            axes.plot([median], [row + lift], marker="o", ms=5, color=COLOURS[colour])
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of this size in inches, in the report's style, with an off-screen canvas."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks is drawn as boxes
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def _render(figure: Figure) -> Picture:
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png")
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    return Picture(png=png.getvalue(), svg=svg.getvalue())
+
+
+def _is_drawn(trial: Trial, x: str, y: str) -> bool:
+    return trial.value(x) is not None and trial.value(y) is not None
+
+
+def _point(trial: Trial, x: str, y: str) -> tuple[float, float]:
+    """Its place in the axes' units."""
+    return (trial.value(x) or 0.0) * METRICS[x].axis_factor, (trial.value(y) or 0.0) * METRICS[y].axis_factor
+
+
+def _dots(axes: Axes, trials: Sequence[Trial], x: str, y: str, label: str, **style: Any) -> None:
+    if trials:
+        points = np.array([_point(t, x, y) for t in trials])
+        size = 26 if len(trials) <= 200 else 8
+        many = len(trials) > MOST_MARKS
+        style = {"edgecolor": "none", "linewidth": 1.1, **style}
+        axes.scatter(points[:, 0], points[:, 1], s=size, zorder=1.5, label=label, rasterized=many, **style)
+
+
+def _with_intervals(
+    axes: Axes, trials: Sequence[Trial], x: str, y: str, colour: str, *, marker: str, label: str
+) -> None:
+    if trials:
+        points = np.array([_point(t, x, y) for t in trials])
+        half = np.array([[Z95 * metric_error(t, m) * METRICS[m].axis_factor for t in trials] for m in (x, y)])
+        axes.errorbar(
+            points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
+            elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
+        )  # fmt: skip
+
+
+def _crosses(axes: Axes, trials: Sequence[Trial], x: str, y: str) -> None:
+    """Over the marks of trials whose place is in doubt."""
+    if trials:
+        points = np.array([_point(t, x, y) for t in trials])
+        axes.scatter(
+            points[:, 0], points[:, 1], marker="x", s=60, lw=1.1, color=COLOURS["ink"], zorder=3.5, label="in doubt"
+        )
+
+
+def _staircase(
+    members: Sequence[Trial], x: str, y: str, objectives: Mapping[str, str]
+) -> tuple[list[float], list[float]]:
+    """The border of what the front dominates: from each point along x, then to the next point's y."""
+    # Walk from the best x to the worst: each next point is better in y, and rules from its own x on.
+    points = sorted((_point(t, x, y) for t in members), reverse=objectives[x] == "maximize")
+    xs, ys = [points[0][0]], [points[0][1]]
+    for (_, y0), (x1, y1) in pairwise(points):
+        xs += [x1, x1]
+        ys += [y0, y1]
+    return xs, ys
+
+
+def _scale(axes: Axes, axis: str, trials: Sequence[Trial], metric: str) -> None:
+    """Label and scale of one axis: logarithmic where the values span more than `LOG_RATIO`."""
+    label, factor = METRICS[metric].axis, METRICS[metric].axis_factor
+    values = [(t.value(metric) or 0.0) * factor for t in trials]
+    getattr(axes, f"set_{axis}label")(label)
+    if metric != "accuracy" and values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
+        getattr(axes, f"set_{axis}scale")("log")
+        which = getattr(axes, f"{axis}axis")
+        which.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        which.set_minor_formatter(NullFormatter())
+
+
+def _legend_above(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    first = sorted(range(len(labels)), key=lambda i: (not labels[i].startswith("Pareto"), i))
+    axes.legend(
+        [handles[i] for i in first],
+        [labels[i] for i in first],
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=4,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+
+
+def _picks_by_trial(front: Front) -> dict[int, list[str]]:
+    picks: dict[int, list[str]] = {}
+    for band, pick in front.picks.items():
+        if pick.trial is not None:
+            picks.setdefault(pick.trial.number, []).append(band)
+    return picks
+
+
+def _front_label(trial: Trial, picks: Mapping[int, Sequence[str]]) -> str:
+    bands = ", ".join(picks.get(trial.number, ()))[:40]
+    return f"{trial.number} ({bands})" if bands else str(trial.number)
+
+
+def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes each label beside its point, on the side where it covers least of the points and the other labels."""
+    if not labels:
+        return
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # the Agg canvas has one
+    points = axes.transData.transform([(x, y) for x, y, _, _ in labels])
+    taken = [Bbox.from_bounds(px - 9, py - 9, 18, 18) for px, py in points]
+    frame = axes.get_window_extent(renderer)
+    for x, y, text, colour in labels:
+        best, best_cost = None, float("inf")
+        for dx, dy, ha, va in _SIDES:
+            label = axes.annotate(
+                text, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=8.5, color=colour, zorder=4,
+                annotation_clip=False, path_effects=[Stroke(linewidth=2.2, foreground="white"), Normal()],
+            )  # fmt: skip
+            box = label.get_window_extent(renderer)
+            cost = sum(_overlap(box, other) for other in taken) + box.width * box.height - _overlap(box, frame)
+            if cost < best_cost - 1e-6:
+                if best is not None:
+                    best.remove()
+                best, best_cost = label, cost
+            else:
+                label.remove()
+        if best is not None:
+            taken.append(best.get_window_extent(renderer))
+
+
+_SIDES = (
+    (6, 5, "left", "bottom"), (6, -5, "left", "top"), (-6, 5, "right", "bottom"), (-6, -5, "right", "top"),
+    (0, 12, "center", "bottom"), (0, -12, "center", "top"), (13, 0, "left", "center"), (-13, 0, "right", "center"),
+    (14, 14, "left", "bottom"), (14, -14, "left", "top"), (-14, 14, "right", "bottom"), (-14, -14, "right", "top"),
+)  # fmt: skip
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    both = Bbox.intersection(a, b)
+    return float(both.width * both.height) if both is not None else 0.0

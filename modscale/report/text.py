@@ -1,0 +1,306 @@
+"""What a report says: everything its templates print, as text."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from modscale import __version__
+from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
+from modscale.analysis.front import Front, limits_text, objective_values
+from modscale.analysis.pareto import pareto_front
+from modscale.analysis.proxy_ranking import check_ranking, published_top1
+from modscale.analysis.results import Run
+from modscale.document import dump_yaml
+from modscale.report.figures import Picture
+from modscale.runs.folder import section
+from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text
+from modscale.runs.trials import Trial, complete_trials
+from modscale.spaces.space import DATA_KEYS, mismatch_note
+from modscale.specs.published import is_published, published
+from modscale.specs.spec import architecture_text
+
+SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
+
+
+def write_context(
+    run: Run, picture: Picture, reading: DesignReading, reading_picture: Picture | None
+) -> dict[str, Any]:
+    """Everything the templates print, as text."""
+    experiment, front, columns = run.experiment, run.front, run.columns
+    states = [trial.state for trial in run.trials]
+    picked: dict[int, list[str]] = {}
+    for band, pick in front.picks.items():
+        if pick.trial is not None:
+            picked.setdefault(pick.trial.number, []).append(band)
+    ranking = check_ranking(run.references)
+    rows = {t.number: _row(t, front, picked, columns) for t in (*front.members, *front.dominated)}
+    return {
+        "name": experiment.space.name,
+        "version": __version__,
+        "headline": _headline(run, front),
+        "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
+        "total": len(states),
+        "columns": [metric.noun for metric in columns],
+        "count_columns": [metric.noun for metric in METRICS.values() if metric.is_count],
+        "minutes": f"{sum(t.seconds for t in (*run.trials, *run.references)) / 60:.1f}",
+        "started": str(run.document.get("started", "not recorded")),
+        "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
+        "proxy_sentence": _proxy_sentence(run),
+        "data_notes": _data_notes(run),
+        "picks": [_pick_row(band, front, run, rows) for band in front.picks],
+        "front": [rows[t.number] for t in front.members],
+        "dominated": [rows[t.number] for t in front.dominated],
+        "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
+        "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
+        "references": [_reference_row(t, front, experiment.objectives, columns) for t in run.references],
+        "reference_note": _reference_note(run.references),
+        "ranking": "" if ranking is None else ranking.sentence(),
+        "hypervolume": f"{front.hypervolume:.6g}",
+        "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
+        "reference_point": [f"{METRICS[m].noun} {metric_text(m, v)}" for m, v in front.reference.items()],
+        "settings": _settings(run),
+        "machine": _pairs(section(run.document, "machine")),
+        "versions": _pairs(section(run.document, "versions")),
+        "data": _data_pairs(run),
+        "command": _command(run),
+        "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
+        "reading": _reading_view(reading, reading_picture),
+        "doubts": list(filter(None, (doubts_text(metric, _all_results(run)) for metric in columns))),
+        "plot": _base64(picture.svg),
+        "plot_note": _plot_note(list(experiment.objectives)),
+        "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
+    }
+
+
+def _all_results(run: Run) -> list[Results]:
+    """Of all that was measured to the end, the published networks included."""
+    return [trial.results for trial in (*complete_trials(run.trials), *complete_trials(run.references))]
+
+
+def _headline(run: Run, front: Front) -> str:
+    """The first sentence of the report."""
+    best = max(front.members, key=lambda t: (t.value("accuracy") or 0.0, -(t.value("latency_ms") or 0.0)), default=None)
+    if best is None:
+        return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
+    return f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
+
+
+def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
+    return [metric.full(trial.results) if metric.name in trial.results else "not measured" for metric in columns]
+
+
+def _measured(trial: Trial) -> list[str]:
+    """All that is known of one trial: a count is read as a number of things, a measurement as a thing of some size."""
+    known = [metric for name, metric in METRICS.items() if name in trial.results]
+    texts = [metric.full(trial.results) for metric in known]
+    pairs = zip(known, texts, strict=True)
+    return [f"{text} {metric.noun}" if metric.is_count else f"{metric.noun} {text}" for metric, text in pairs]
+
+
+def _plot_note(objectives: Sequence[str]) -> str:
+    """What the plot cannot show; empty for two objectives."""
+    if len(objectives) == 2:
+        return ""
+    if len(objectives) == 1:
+        return "With one objective the front is the best trial alone; it is drawn against the size of the networks."
+    seen = " and ".join(METRICS[metric].noun for metric in objectives[:2])
+    rest = " and ".join(METRICS[metric].noun for metric in objectives[2:])
+    return f"Drawn by {seen} alone: a trial may be on the front for its {rest}, which the plot does not show."
+
+
+def _proxy_sentence(run: Run) -> str:
+    data, proxy = section(run.document, "data"), run.experiment.proxy
+    known = {key: data.get(key, "an unknown number of") for key in ("classes", "train_images", "val_images")}
+    return (
+        f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
+        f" classes that a network gets right after {proxy.epochs} epochs on {known['train_images']} training images at"
+        f" {proxy.resolution} px. It ranks the candidates of this run against each other. It is not ImageNet accuracy,"
+        " and a network that learns slowly may rank lower here than it would after full training."
+    )
+
+
+def _data_notes(run: Run) -> list[str]:
+    """What was told of the data when they were loaded; in runs of older versions none of it stands."""
+    data = section(run.document, "data")
+    recorded, odd = data.get("notes"), mismatch_note(run.experiment.space.base, data)
+    notes = [str(note) for note in recorded] if isinstance(recorded, list) else []
+    return list(dict.fromkeys([*notes, *([odd] if odd else [])]))
+
+
+def _reference_note(references: Sequence[Trial]) -> str:
+    """In what the published networks are not as published; empty where they are."""
+    pairs = [(trial.spec, published(trial.spec.name)) for trial in references if is_published(trial.spec.name)]
+    odd = [key for key in DATA_KEYS if any(getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)]
+    if not odd:
+        return ""
+    ours, theirs = (" and ".join(f"{key} {getattr(pairs[0][k], key)}" for key in odd) for k in (0, 1))
+    return f"All have the head and the input of this run's candidates: {ours}, where the published ones have {theirs}."
+
+
+def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]], columns: Sequence[Metric]) -> dict[str, Any]:
+    return {
+        "number": str(trial.number),
+        "cells": _cells(trial, columns),
+        "measured": _measured(trial),
+        "chance": f"{100 * front.probability[trial.number]:.0f} %",
+        "ties": _numbers(front.ties.get(trial.number, ())),
+        "bands": ", ".join(picked.get(trial.number, ())),
+        "architecture": architecture_text(trial.spec),
+    }
+
+
+def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:
+    pick = front.picks[band]
+    return {
+        "band": band,
+        "limits": limits_text(run.experiment.bands[band]) or "no limits",
+        "trial": None if pick.trial is None else rows[pick.trial.number],
+        "reason": pick.reason,
+        "ties": _numbers(pick.ties),
+    }
+
+
+def _reference_row(
+    trial: Trial, front: Front, objectives: Mapping[str, str], columns: Sequence[Metric]
+) -> dict[str, Any]:
+    measured = trial.state == "complete" and all(trial.value(metric) is not None for metric in objectives)
+    cells = _cells(trial, columns)
+    if not measured:  # why stands where the first result would
+        cells[next(i for i, metric in enumerate(columns) if metric.name not in trial.results)] = (
+            trial.reason or trial.state
+        )
+    return {
+        "name": trial.spec.name,
+        "top1": "" if (top1 := published_top1(trial)) is None else f"{top1:.1f} %",
+        "cells": cells,
+        "beaten_by": _numbers([t.number for t in front.members if _dominates(t, trial, objectives)])
+        if measured
+        else "",
+    }
+
+
+def _dominates(trial: Trial, other: Trial, objectives: Mapping[str, str]) -> bool:
+    return pareto_front(objective_values([trial, other], objectives), list(objectives.values())) == [0]
+
+
+def _unfinished_row(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": str(trial.number),
+        "reason": trial.reason or "no reason recorded",
+        "cells": _cells(trial, [metric for metric in METRICS.values() if metric.is_count]),
+        "architecture": architecture_text(trial.spec),
+    }
+
+
+def _numbers(numbers: Sequence[int], most: int = 8) -> str:
+    """As in `3, 5, 8 and 12 more`."""
+    rest = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, sorted(numbers)[:most])) + rest
+
+
+def _pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key).replace("_", " "), _plain(value)) for key, value in mapping.items()]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    """Section to its settings in one line."""
+    return [
+        (title, ", ".join(f"{key} {value}" for key, value in _pairs(asdict(settings))))
+        for title, settings in (
+            ("proxy", run.experiment.proxy),
+            ("latency", run.experiment.latency),
+            ("search", run.experiment.search),
+        )
+    ]
+
+
+def _command(run: Run) -> str:
+    """What makes a run like this one, wherever the run's folder has been moved to."""
+    search = run.experiment.search
+    words = ["modscale", "search", _portable(str(run.document.get("space_file", "SPACE.yaml"))), "--data", _source(run)]
+    return shlex.join(
+        [*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", run.folder.resolve().name]
+    )
+
+
+def _data_pairs(run: Run) -> list[tuple[str, str]]:
+    data = {key: value for key, value in section(run.document, "data").items() if key != "notes"}
+    return _pairs(data | ({"source": _source(run)} if "source" in data else {}))
+
+
+def _source(run: Run) -> str:
+    return _portable(str(section(run.document, "data").get("source", "synthetic")))
+
+
+def _portable(path: str) -> str:
+    """A path as it was given, and of one that holds on this machine alone its last part."""
+    return Path(path).name if Path(path).is_absolute() or path.startswith("~") else path
+
+
+def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, Any]:
+    """The design reading as the templates print it."""
+    first = reading.parameters[0] if reading.parameters else None
+    return {
+        "summary": reading.summary,
+        "plot": None if picture is None else _base64(picture.svg),
+        "metrics": [METRICS[metric].noun for metric in first.importance] if first else [],
+        "splits": [SPLIT_NAMES[split] for split in first.better] if first else [],
+        "rows": [
+            {
+                "name": parameter.name,
+                "options": _options_text(parameter),
+                "importances": [
+                    (_interval_text(i.share, percent=True), _chance_text(i.chance), i.share.value > i.chance)
+                    for i in parameter.importance.values()
+                ],
+                "halves": [
+                    (_half_text(parameter.better[split]), _half_text(parameter.worse[split]))
+                    for split in parameter.better
+                ],
+            }
+            for parameter in reading.parameters
+        ],
+    }
+
+
+def _chance_text(chance: float) -> str:
+    return f"{100 * chance:.0f} %" if chance < 1 else "over 100 %"
+
+
+def _options_text(parameter: ParameterReading) -> str:
+    if is_number(parameter) and len(parameter.options) > 6:
+        numbers = sorted(float(option) for option in parameter.options)
+        return f"{numbers[0]:g} to {numbers[-1]:g}"
+    return ", ".join(map(str, parameter.options))
+
+
+def _half_text(half: Half) -> str:
+    if half.low is None or half.median is None or half.high is None:
+        shares = sorted((half.shares or {}).items(), key=lambda item: -item[1].value)
+        return ", ".join(f"{label} {_interval_text(share, percent=True)}" for label, share in shares)
+    ends = f"{_interval_text(half.low)} to {_interval_text(half.high)}"
+    return f"{ends}, median {_interval_text(half.median)}"
+
+
+def _interval_text(interval: Interval, *, percent: bool = False) -> str:
+    """The estimate, then its interval in brackets where it has any width."""
+    factor, unit = (100, " %") if percent else (1, "")
+    value, low, high = (
+        f"{round(factor * v, 0 if percent else 2):g}" for v in (interval.value, interval.low, interval.high)
+    )
+    return f"{value}{unit}" if low == high else f"{value}{unit} [{low}, {high}]"
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

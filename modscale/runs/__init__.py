@@ -1,0 +1,1 @@
+"""What is an experiment, and what is on disk of it?"""

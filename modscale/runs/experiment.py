@@ -1,0 +1,146 @@
+"""An experiment: a search space and how it is searched. Its file is the space's, with the sections of the search.
+
+| section | says |
+|---|---|
+| `name`, `base`, `stages`, `constraints` | the space (`spaces/space.py`) |
+| `objectives`, `bands` | what is sought, and what a report picks of it |
+| `proxy`, `latency`, `search` | how a candidate is measured, and how the next one is chosen (`settings.py`) |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from modscale.document import Section, check_choice, key_places, read_yaml
+from modscale.errors import InputError, naming_file
+from modscale.runs.metrics import ACCURACY, LATENCY, METRICS
+from modscale.settings import (
+    SETTINGS,
+    LatencySettings,
+    ProxySettings,
+    SearchSettings,
+    parse_latency,
+    parse_proxy,
+    parse_search,
+)
+from modscale.spaces.space import (
+    SECTIONS,
+    SPACE_KEYS,
+    Bounds,
+    SearchSpace,
+    bounds_to_dict,
+    or_empty,
+    parse_bounds,
+    parse_space,
+    space_to_dict,
+)
+from modscale.specs.spec import check_stem_fits
+
+EXPERIMENT_KEYS = (*SPACE_KEYS, "objectives", "bands", *SETTINGS)
+BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
+_PLACES = key_places(
+    {
+        **SECTIONS, "the top level": EXPERIMENT_KEYS, "objectives": METRICS, "bands.NAME": METRICS,
+        **{name: [f.name for f in fields(kind)] for name, kind in SETTINGS.items()},
+    }
+)  # fmt: skip
+PLACES = _PLACES | {
+    f"constraints.{key}": f"{metric} is measured, not counted, and leaves no candidate out beforehand; {place}"
+    for metric, place in _PLACES.items()
+    if metric in METRICS and not METRICS[metric].is_count
+    for key in (metric, metric.removesuffix("_ms"))
+}
+"""Where the keys of an experiment's file belong, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A search space and how it is searched."""
+
+    space: SearchSpace
+    """What is searched."""
+    objectives: Mapping[str, str]
+    """Metric to `maximize` or `minimize`, in the file's order."""
+    bands: Mapping[str, Mapping[str, Bounds]]
+    """Band to metric to limits, in the file's order."""
+    proxy: ProxySettings
+    """The short training that gives a candidate's accuracy."""
+    latency: LatencySettings
+    """How a candidate is timed."""
+    search: SearchSettings
+    """How candidates are chosen."""
+
+    def fitted(self, data: Mapping[str, Any]) -> Experiment:
+        """As `SearchSpace.fitted` of its space."""
+        return replace(self, space=self.space.fitted(data))
+
+
+def load_experiment(file: str | Path) -> Experiment:
+    """Reads the file of a search space with its sections of the search.
+
+    >>> import modscale
+    >>> experiment = modscale.load_space("spaces/mobile.yaml")
+    >>> experiment.space.size(), list(experiment.objectives)
+    (378470400, ['accuracy', 'latency_ms'])
+
+    Raises:
+        InputError: with file, place, rule and value.
+    """
+    with naming_file(file):
+        return parse_experiment(read_yaml(file))
+
+
+def parse_experiment(document: object) -> Experiment:
+    """An experiment from the plain values of a YAML document. Raises InputError."""
+    top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=PLACES)
+    space = parse_space({key: value for key, value in top.values.items() if key in SPACE_KEYS}, PLACES)
+    proxy = parse_proxy(top.raw("proxy"), "proxy", PLACES)
+    check_stem_fits(proxy.resolution, space.base.stem, "proxy.resolution")
+    return Experiment(
+        space=space,
+        objectives=_parse_objectives(top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)})),
+        bands=_parse_bands(or_empty(top.raw("bands"))),
+        proxy=proxy,
+        latency=parse_latency(top.raw("latency"), "latency", PLACES),
+        search=parse_search(top.raw("search"), "search", PLACES),
+    )
+
+
+def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values, as `space_to_dict` has its space: `parse_experiment` reads it unchanged."""
+    return {
+        **space_to_dict(experiment.space),
+        "objectives": dict(experiment.objectives),
+        "bands": {
+            name: {key: bounds_to_dict(limits) for key, limits in band.items()}
+            for name, band in experiment.bands.items()
+        },
+        "proxy": asdict(experiment.proxy),
+        "latency": asdict(experiment.latency),
+        "search": {**asdict(experiment.search), "references": list(experiment.search.references)},
+    }
+
+
+def _parse_objectives(document: object) -> dict[str, str]:
+    section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=PLACES)
+    if not section.values:
+        raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
+    return {
+        key: check_choice(value, section.at(key), (METRICS[key].direction,)) for key, value in section.values.items()
+    }
+
+
+def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
+    if not isinstance(document, Mapping):
+        raise InputError("must be a mapping (band to limits)", place="bands", value=document)
+    bands: dict[str, dict[str, Bounds]] = {}
+    for name, limits in document.items():
+        if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
+            raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
+        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits", elsewhere=PLACES)
+        bands[name] = {key: parse_bounds(section.values[key], section.at(key)) for key in section.values}
+    return bands

@@ -1,0 +1,247 @@
+"""The metrics of a candidate: what each is called, which way is better, how it is written, drawn and limited.
+
+One row a metric. Spaces, trials, the front, plots and reports ask the table, so that one more metric is one more row
+here and one measure in `searching/measures.py`. A candidate's results are a mapping of metric names, and of the further
+keys that belong to a metric (its interval, say), to numbers; what was not measured is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import sqrt
+from typing import Literal
+
+from modscale.arrays import MAX_COUNT
+from modscale.document import check_flag, check_integer, check_number
+
+Results = Mapping[str, float]
+Rule = Callable[[object, str], float]
+"""Takes a value and its place; gives the number, or raises InputError."""
+
+Z95 = 1.959964
+"""Half the width of a normal 95 % interval, in standard errors."""
+
+
+def _no_error(results: Results) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One thing that is known of a candidate."""
+
+    name: str
+    """Its key in a space and in `trials.jsonl`, with the unit."""
+    direction: Literal["maximize", "minimize"]
+    """Which way is better."""
+    noun: str
+    """Its name in a sentence and over a column."""
+    limit: str
+    """A limit in a sentence, with `{}` for the value."""
+    axis: str
+    """Label of a plot's axis, with the unit there."""
+    axis_factor: float = 1.0
+    """From the stored unit to the axis's."""
+    is_count: bool = False
+    """A whole number that follows from the spec alone; the others are measured."""
+    rule: Rule
+    """What a value is held to when it is read."""
+    details: Mapping[str, Rule] = field(default_factory=dict)
+    """Further keys of a trial that belong to it, each with its rule."""
+    doubts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Of its details those that, where true, speak against its value; each a word, and a clause after a number."""
+    text: Callable[[float, bool], str]
+    """A value with its unit, to a few digits or, where True, to the last one."""
+    short: Callable[[Results], str]
+    """The measured value with its noise, for a narrow column whose heading names the unit."""
+    full: Callable[[Results], str]
+    """The measured value with its noise and unit."""
+    brief: Callable[[Results], str]
+    """The measured value where many stand in one line, and so that it is known what it is."""
+    spare: int = 0
+    """How gladly a narrow table leaves its column out; 0: never."""
+    standard_error: Callable[[Results], float] = _no_error
+    """In its own unit; 0 where it is exact or its noise is not known."""
+    half_width: Callable[[Results], float] = _no_error
+    """Half of the 95 % interval, in its own unit; 0 where it is exact or its noise is not known."""
+    unit: str = ""
+    """The unit of `short`."""
+
+    @property
+    def heading(self) -> str:
+        """Over a column of `short`."""
+        return f"{self.noun} {self.unit}".strip()
+
+
+def _accuracy_error(results: Results) -> float | None:
+    """Binomial; None where accuracy or images are unknown.
+
+    None or all of the n images right counts as half an image off, since an error of exactly 0 would claim certainty.
+    """
+    if "accuracy" not in results or "val_images" not in results:
+        return None
+    images = results["val_images"]
+    share = min(max(results["accuracy"], 0.5 / images), 1 - 0.5 / images)
+    return sqrt(share * (1 - share) / images)
+
+
+def _percent(value: float, exact: bool) -> str:
+    return f"{100 * value:.10g} %" if exact else f"{100 * value:.1f} %"
+
+
+def _full_accuracy(results: Results) -> str:
+    """With its standard error."""
+    error = _accuracy_error(results)
+    value = f"{100 * results['accuracy']:.1f}"
+    return f"{value} %" if error is None else f"{value} ± {100 * error:.1f} %"
+
+
+def _short_accuracy(results: Results) -> str:
+    return f"{100 * results['accuracy']:.1f} ± {100 * (_accuracy_error(results) or 0.0):.1f}"
+
+
+ACCURACY = Metric(
+    name="accuracy",
+    direction="maximize",
+    noun="accuracy",
+    unit="%",
+    limit="an accuracy of {}",
+    axis="proxy accuracy, %",
+    axis_factor=100.0,
+    rule=partial(check_number, low=0, high=1),
+    details={"val_images": partial(check_integer, low=1)},
+    text=_percent,
+    short=_short_accuracy,
+    full=_full_accuracy,
+    brief=lambda results: f"accuracy {results['accuracy']:.1%}",
+    standard_error=lambda results: _accuracy_error(results) or 0.0,
+    half_width=lambda results: Z95 * (_accuracy_error(results) or 0.0),
+)
+
+
+def _milliseconds(value: float, exact: bool) -> str:
+    return f"{value:.10g} ms" if exact else f"{value:.3g} ms"
+
+
+def _latency_error(results: Results) -> float:
+    """Of the mean; from a line without it too much rather than too little."""
+    return results.get("latency_standard_error_ms", results.get("latency_ci95_ms", 0.0) / Z95)
+
+
+def _full_latency(results: Results) -> str:
+    """With half of its 95 % interval, and what speaks against it."""
+    value = results["latency_ms"]
+    digits = 3 if value < 1 else 2 if value < 100 else 1
+    interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
+    words = ", ".join(word for key, (word, _) in LATENCY_DOUBTS.items() if results.get(key))
+    return f"{value:.{digits}f}{interval} ms{f' ({words})' if words else ''}"
+
+
+def _brief_latency(results: Results) -> str:
+    digits = 2 if results["latency_ms"] < 100 else 1
+    interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
+    return f"{results['latency_ms']:.{digits}f}{interval}{_latency_mark(results).strip()} ms"
+
+
+def _latency_mark(results: Results) -> str:
+    """The sign of a latency in doubt."""
+    return " ?" if any(results.get(key) for key in LATENCY_DOUBTS) else ""
+
+
+LATENCY_DOUBTS = {
+    "latency_wide": ("wide", "with an interval that stayed wider than asked"),
+    "latency_busy": ("busy", "taken while the machine was busy and other processes had the cores"),
+}
+
+LATENCY = Metric(
+    name="latency_ms",
+    direction="minimize",
+    noun="latency",
+    unit="ms",
+    limit="a latency of {}",
+    axis="latency, ms",
+    rule=partial(check_number, above=0),
+    details={
+        "latency_ci95_ms": partial(check_number, low=0),
+        "latency_standard_error_ms": partial(check_number, low=0),
+        **dict.fromkeys(LATENCY_DOUBTS, check_flag),
+    },
+    doubts=LATENCY_DOUBTS,
+    text=_milliseconds,
+    short=lambda results: (
+        f"{results['latency_ms']:.3g} ± {results.get('latency_ci95_ms', 0.0):.2g}{_latency_mark(results)}"
+    ),
+    full=_full_latency,
+    brief=_brief_latency,
+    standard_error=_latency_error,
+    half_width=lambda results: results.get("latency_ci95_ms", 0.0),
+)
+
+
+def _count_text(value: float, exact: bool) -> str:
+    return f"{value:,.0f}" if exact or value < 1e4 else f"{value / 1e6:.4g} M"
+
+
+def _flops_text(value: float, exact: bool) -> str:
+    return f"{value / 1e9:.4g} G" if value >= 1e8 and not exact else _count_text(value, exact)
+
+
+PARAMS = Metric(
+    name="params",
+    direction="minimize",
+    noun="params",
+    limit="{} params",
+    axis="params, M",
+    axis_factor=1e-6,
+    is_count=True,
+    rule=partial(check_integer, low=0, high=MAX_COUNT),
+    text=_count_text,
+    short=lambda results: _count_text(results["params"], False),
+    full=lambda results: _count_text(results["params"], False),
+    brief=lambda results: f"{results['params'] / 1e6:.3g} M params",
+    spare=2,
+)
+
+FLOPS = Metric(
+    name="flops",
+    direction="minimize",
+    noun="FLOPs",
+    limit="{} FLOPs",
+    axis="FLOPs, G (1 multiply-add = 1)",
+    axis_factor=1e-9,
+    is_count=True,
+    rule=partial(check_integer, low=0, high=MAX_COUNT),
+    text=_flops_text,
+    short=lambda results: _flops_text(results["flops"], False),
+    full=lambda results: _flops_text(results["flops"], False),
+    brief=lambda results: f"{results['flops'] / 1e9:.3g} GFLOPs",
+    spare=3,
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (ACCURACY, LATENCY, PARAMS, FLOPS)}
+"""Every metric by its name, in the order in which tables show them."""
+
+
+def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
+    """`value` with its unit, to a few significant digits or, `exact`, to the last; counts below 10,000 are whole."""
+    return METRICS[metric].text(value, exact)
+
+
+def is_doubtful(metric: Metric, results: Results) -> bool:
+    """Whether something speaks against the value of a metric."""
+    return any(results.get(key) for key in metric.doubts)
+
+
+def doubts_text(metric: Metric, measured: Sequence[Results]) -> str:
+    """Of how many networks the metric is in doubt, and why, in a sentence; empty where of none."""
+    doubtful = sum(is_doubtful(metric, results) for results in measured)
+    counts = {clause: sum(bool(each.get(key)) for each in measured) for key, (_, clause) in metric.doubts.items()}
+    reasons = ", ".join(f"{count} {clause}" for clause, count in counts.items() if count)
+    return f"The {metric.noun} of {doubtful} of {len(measured)} networks is in doubt: {reasons}." if doubtful else ""
+
+
+def result_rules() -> dict[str, Rule]:
+    """Every key that a candidate's results may have, metric by metric, with the rule its value is held to."""
+    return {key: rule for m in METRICS.values() for key, rule in {m.name: m.rule, **m.details}.items()}

@@ -1,0 +1,1 @@
+"""Which network next, and what is measured of it?"""

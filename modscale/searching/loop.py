@@ -1,0 +1,145 @@
+"""The search: asks the study for a candidate, has it evaluated, writes it down, tells the study; then the next.
+
+"Evaluate one candidate" is an argument. This module knows neither torch nor Optuna's samplers nor ONNX Runtime.
+A finished trial is on disk before the next one begins, so a run killed at any moment loses none; the candidate it
+was working on is tried again when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from modscale.errors import AllTrialsFailed, TrialFailed, naming_file
+from modscale.interrupts import check_stop
+from modscale.runs.trials import Trial, append_trial, complete_trials, read_trials
+from modscale.searching.measures import Evaluation
+from modscale.searching.study import Candidate, SearchStudy
+from modscale.specs.counts import count_model
+from modscale.specs.spec import ModelSpec, network_key
+
+Evaluate = Callable[[ModelSpec, Callable[[str], None]], Evaluation]
+
+
+class Observer(Protocol):
+    """Who watches a search; each call is a moment in it."""
+
+    def started(self, label: str, spec: ModelSpec) -> None:
+        """A candidate or a reference network is about to be evaluated."""
+
+    def stage(self, name: str) -> None:
+        """Its evaluation has come to `name`: export, latency or training."""
+
+    def finished(self, label: str, trial: Trial) -> None:
+        """It is measured, or failed, and is on disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What stands when a search ends."""
+
+    trials: tuple[Trial, ...]
+    references: tuple[Trial, ...]
+    exhausted: bool
+    """Whether the search ended because no feasible architecture was left."""
+
+
+def run_search(
+    study: SearchStudy,
+    evaluate: Evaluate,
+    observer: Observer,
+    *,
+    limit: int,
+    trials_file: Path,
+    references: Sequence[ModelSpec],
+    references_file: Path,
+    mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
+) -> Outcome:
+    """Evaluates candidates until `limit` trials are finished, and the reference networks evenly among them.
+
+    The references are spread over the run, so that a drifting machine meets them as it meets the trials. A network
+    that is a reference and a candidate is measured once, and what was measured stands in both files. `mirror` is given
+    the finished trials at the start and after each one.
+
+    Raises:
+        AllTrialsFailed: trials were finished and none of them is complete.
+        RunError: the run's folder can no longer be written to.
+        KeyboardInterrupt: a stop was asked for; what is finished is on disk.
+    """
+    trials, measured = read_trials(trials_file), read_trials(references_file)
+    with naming_file(trials_file):
+        study.replay(trials)
+    mirror(trials)
+    known = {trial.number for trial in measured}
+    waiting = [Candidate(number=i, choice={}, spec=spec) for i, spec in enumerate(references) if i not in known]
+    exhausted = False
+
+    def finish(label: str, candidate: Candidate, file: Path, finished: list[Trial]) -> Trial:
+        others = trials if finished is measured else measured
+        check_stop()
+        trial = _twin(candidate, others) or _try(label, candidate, evaluate, observer)
+        append_trial(file, trial)
+        finished.append(trial)
+        observer.finished(label, trial)
+        return trial
+
+    while len(trials) < limit:
+        while waiting and len(trials) * (len(references) + 1) >= (waiting[0].number + 1) * limit:
+            finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
+        candidate = study.ask()
+        if candidate is None:
+            exhausted = True
+            break
+        study.tell(finish(f"trial {candidate.number}", candidate, trials_file, trials))
+        mirror(trials)
+    while waiting:
+        finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
+    require_complete(trials)
+    return Outcome(trials=tuple(trials), references=tuple(measured), exhausted=exhausted)
+
+
+def require_complete(trials: Sequence[Trial]) -> None:
+    """Raises AllTrialsFailed where trials were finished and none of them is complete."""
+    if trials and not complete_trials(trials):
+        raise AllTrialsFailed(f"all {len(trials)} trials failed; the last one: {trials[-1].reason}")
+
+
+def _twin(candidate: Candidate, finished: Iterable[Trial]) -> Trial | None:
+    """What was measured of the same network before, as the trial of this candidate."""
+    key = network_key(candidate.spec)
+    for trial in finished:
+        if trial.state == "complete" and network_key(trial.spec) == key:
+            return replace(trial, number=candidate.number, spec=candidate.spec, choice=candidate.choice)
+    return None
+
+
+def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer) -> Trial:
+    """One finished trial: complete, or failed or stopped with its reason."""
+    observer.started(label, candidate.spec)
+    start = time.perf_counter()
+    try:
+        evaluation = evaluate(candidate.spec, observer.stage)
+    except TrialFailed as failure:
+        check_stop()  # what was stopped has not failed
+        count = count_model(candidate.spec)
+        return Trial(
+            number=candidate.number,
+            state="failed",
+            reason=str(failure),
+            spec=candidate.spec,
+            results={"params": count.params, "flops": count.flops},
+            seconds=time.perf_counter() - start,
+            choice=candidate.choice,
+        )
+    return Trial(
+        number=candidate.number,
+        state="complete" if evaluation.stopped is None else "stopped",
+        reason=evaluation.stopped,
+        spec=candidate.spec,
+        results=evaluation.results,
+        seconds=evaluation.seconds,
+        choice=candidate.choice,
+    )

@@ -1,0 +1,339 @@
+"""The Optuna study: which candidate to try next, and what of a trial Optuna's own tools are shown.
+
+Only this module knows Optuna. The study that the sampler sees lies in memory, and is made again from the finished
+trials at every start; `mirror.py` keeps a copy in a file for the tools, which no search reads. Every trial the study
+holds is an architecture that meets the space's constraints and that no earlier trial had: the sampler is asked again
+until it proposes one, so nothing infeasible or repeated is ever trained or stored. Each trial's draw is seeded by the
+search's seed and the trial's number alone, so a search that was killed and resumed asks for the same candidates as one
+that was not, the interrupted one first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from modscale.arrays import FloatArray, IntArray
+from modscale.errors import RunError
+from modscale.runs.experiment import Experiment
+from modscale.runs.metrics import METRICS, result_rules
+from modscale.runs.trials import Trial
+from modscale.spaces.space import Parameter, SearchSpace
+from modscale.spaces.tables import SpaceTables
+from modscale.specs.spec import ModelSpec, network_key, spec_to_dict
+
+STUDY_NAME = "modscale"
+TPE_ATTEMPTS = 64
+"""Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
+MAX_MISSING = 1000
+"""Numbers that the finished trials may lack: lines can be lost, but a number typed by hand must not take for ever."""
+BATCH = 2048
+"""Architectures drawn at a time."""
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An architecture to be tried."""
+
+    number: int
+    """The trial's number, from 0."""
+    choice: Mapping[str, Any]
+    """Searched parameter to the label of its option."""
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTrial:
+    """A finished trial as Optuna's tables hold it."""
+
+    number: int
+    """From 0, without gaps."""
+    state: str
+    """`COMPLETE` or `FAIL`; a number whose trial is lost has failed."""
+    seconds: float
+    """Wall time of its evaluation."""
+    values: tuple[float, ...]
+    """Of the objectives, in their order; empty unless complete."""
+    params: tuple[tuple[str, float, str], ...]
+    """Name, Optuna's number for the option, and the distribution as JSON, of each searched parameter."""
+    attributes: tuple[tuple[str, str], ...]
+    """Name and JSON text of each of the trial's own attributes."""
+
+
+class SearchStudy:
+    """The study of one run: hands out candidates, takes finished trials."""
+
+    def __init__(self, experiment: Experiment, tables: SpaceTables, *, seed: int) -> None:
+        self.space = experiment.space
+        self.objectives = experiment.objectives
+        self.sampler = _FeasibleSampler(experiment, tables, seed)
+        self.distributions = self.sampler.distributions
+        self.study = optuna.create_study(
+            directions=[StudyDirection[direction.upper()] for direction in self.objectives.values()],
+            sampler=self.sampler,
+        )
+
+    def replay(self, finished: Sequence[Trial]) -> None:
+        """Tells an empty study of the trials on file; the next candidate is the one that was interrupted.
+
+        Raises:
+            RunError: a trial does not fit the space, or its number leaves too many out.
+        """
+        for _, trial in _by_number(finished):
+            self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
+            if trial is not None:
+                self.sampler.taken.add(network_key(trial.spec))
+
+    def ask(self) -> Candidate | None:
+        """The next candidate; None when all that is feasible has been tried."""
+        if not self.distributions and self.sampler.taken:
+            return None  # Optuna asks no sampler where there is nothing to choose
+        trial = self.study.ask()
+        try:
+            for name, distribution in self.distributions.items():
+                trial._suggest(name, distribution)  # what `ask` itself calls for fixed distributions
+        except SpaceExhausted:
+            return None
+        options = {p.name: p.option(trial.params[p.name]) for p in self.space.searched}
+        spec = self.space.spec(options, name=f"{self.space.name}-{trial.number}")
+        self.sampler.taken.add(network_key(spec))
+        return Candidate(number=trial.number, choice=dict(trial.params), spec=spec)
+
+    def tell(self, trial: Trial) -> None:
+        """Closes a trial with its values, or as failed."""
+        if trial.state == "complete":
+            self.study.tell(trial.number, _values(self.objectives, trial))
+        else:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _checked(self, trial: Trial) -> FrozenTrial:
+        """As Optuna has it; RunError where the trial, which may have been edited by hand, does not fit the space."""
+        complete = trial.state == "complete"
+        try:
+            frozen = create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.FAIL,
+                values=_values(self.objectives, trial) if complete else None,
+                params=dict(trial.choice),
+                distributions=self.distributions,
+            )
+            frozen._validate()
+        except (ValueError, TypeError, KeyError) as error:
+            rule = f"does not fit the space's parameters or objectives ({str(error).splitlines()[0][:120]})"
+            raise RunError(rule, place=f"trial {trial.number}") from error
+        return frozen
+
+
+def stored_trials(experiment: Experiment, finished: Sequence[Trial]) -> list[StoredTrial]:
+    """The finished trials of a run as Optuna's tables hold them, a number after the other."""
+    distributions = {parameter.name: _distribution(parameter) for parameter in experiment.space.searched}
+    texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+    stored = []
+    for number, trial in _by_number(finished):
+        complete = trial is not None and trial.state == "complete"
+        params = () if trial is None else sorted(trial.choice.items())
+        stored.append(
+            StoredTrial(
+                number=number,
+                state="COMPLETE" if complete else "FAIL",
+                seconds=0.0 if trial is None else trial.seconds,
+                values=tuple(_values(experiment.objectives, trial)) if trial is not None and complete else (),
+                params=tuple((name, float(distributions[name].to_internal_repr(o)), texts[name]) for name, o in params),
+                attributes=() if trial is None else tuple(_attributes(trial)),
+            )
+        )
+    return stored
+
+
+@cache
+def empty_study(objectives: tuple[tuple[str, str], ...]) -> bytes:
+    """A SQLite database as Optuna makes it for a study of these metrics, each named, that has no trials yet."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: database})
+    try:
+        directions = [StudyDirection[direction.upper()] for _, direction in objectives]
+        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric for metric, _ in objectives])
+        storage.remove_session()
+        return database.serialize()
+    finally:
+        storage.engine.dispose()
+        database.close()
+
+
+class SpaceExhausted(Exception):  # a signal between the sampler and `ask`, never seen outside
+    """No feasible architecture is left to try."""
+
+
+class _FeasibleSampler(optuna.samplers.BaseSampler):
+    """Optuna's sampler, asked again until it proposes a feasible network that was not tried before.
+
+    The first `startup_trials` are spread over the feasible sizes: trial i is drawn uniformly from the feasible
+    architectures in one of as many equal steps of log(params), between the least and the most of a first sample, in
+    shuffled order. Uniform draws alone would leave the small networks out, since most architectures of a space are near
+    its largest.
+    """
+
+    def __init__(self, experiment: Experiment, tables: SpaceTables, seed: int) -> None:
+        self.space = experiment.space
+        self.settings = experiment.search
+        self.tables = tables
+        self.seed = seed
+        self.distributions = {parameter.name: _distribution(parameter) for parameter in self.space.searched}
+        self.taken: set[Any] = set()
+        self.edges: FloatArray | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, trial.number])
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.number < self.settings.startup_trials:
+            options = self._spread(rng, trial.number)
+        elif self.settings.sampler == "tpe" and len(complete) >= 2 and search_space:
+            options = self._propose(rng, study, trial, search_space) or self._uniform(rng)
+        else:
+            options = self._uniform(rng)
+        return {p.name: p.label(options[p.name]) for p in self.space.searched}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise KeyError(param_name)  # every parameter is drawn together with the others
+
+    def _propose(
+        self, rng: np.random.Generator, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """A feasible, new architecture from multivariate, multi-objective TPE, if it finds one."""
+        tpe = optuna.samplers.TPESampler(
+            n_startup_trials=0, multivariate=True, constant_liar=False, seed=int(rng.integers(2**31))
+        )
+        for _ in range(TPE_ATTEMPTS):
+            params = tpe.sample_relative(study, trial, search_space)
+            options = {p.name: _nearest(p, params[p.name]) for p in self.space.searched}
+            if self._is_new(options) and self.tables.feasible(self.tables.row(options)[None])[0]:
+                return options
+        return None
+
+    def _spread(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
+        """The architecture of a start-up trial: uniform within its step of log(params)."""
+        steps = self.settings.startup_trials
+        if self.edges is None:  # the same steps for every trial, also after a restart
+            first = self._log_params(self.tables.sample_feasible(np.random.default_rng([self.seed]), 4 * BATCH))
+            self.edges = np.linspace(first.min(), first.max() + 1e-9, steps + 1)
+        edges = self.edges
+        step = np.random.default_rng([self.seed]).permutation(steps)[number % steps]
+        drawn = self.tables.sample_feasible(rng, 4 * BATCH)
+        size = np.clip(self._log_params(drawn), edges[0], edges[-1])  # what lies beyond belongs to the outermost steps
+        distance = np.abs(size - (edges[step] + edges[step + 1]) / 2)
+        inside = distance <= (edges[1] - edges[0]) / 2
+        for row in [*np.flatnonzero(inside), *np.argsort(distance)[:BATCH]]:
+            options = self.tables.choice(drawn[row])
+            if self._is_new(options):
+                return options
+        return self._uniform(rng)
+
+    def _log_params(self, rows: IntArray) -> FloatArray:
+        return np.log(self.tables.count(rows)[0].astype(np.float64))
+
+    def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A feasible, new architecture drawn uniformly; what is left of a small space is searched through."""
+        for rows in (self.tables.sample_feasible(rng, 1 + 8 * len(self.taken)), self.tables.iter_feasible()):
+            for row in rows:
+                options = self.tables.choice(row)
+                if self._is_new(options):
+                    return options
+        raise SpaceExhausted
+
+    def _is_new(self, options: Mapping[str, Any]) -> bool:
+        return network_key(self.space.spec(options)) not in self.taken
+
+
+def parameter_importances(
+    space: SearchSpace, trials: Sequence[Trial], metric: str, *, normalize: bool = True
+) -> dict[str, float]:
+    """How much each searched parameter matters for `metric`: Optuna's PED-ANOVA, normalised to a sum of 1 or raw.
+
+    Only complete trials count; an empty dict where fewer than two, or where all values are equal.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    values = [float(trial[metric]) for trial in complete]
+    if len(set(values)) < 2 or not space.searched:
+        return {}
+    study = optuna.create_study(direction=METRICS[metric].direction)
+    distributions = {parameter.name: _distribution(parameter) for parameter in space.searched}
+    for trial, value in zip(complete, values, strict=True):
+        study.add_trial(create_trial(value=value, params=dict(trial.choice), distributions=distributions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        importances = optuna.importance.get_param_importances(study, normalize=normalize)
+    return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
+
+
+def _by_number(finished: Sequence[Trial]) -> list[tuple[int, Trial | None]]:
+    """Every number up to the last with its trial: Optuna numbers without gaps, so one that is lost is kept free."""
+    done = {trial.number: trial for trial in finished}
+    last = max(done, default=-1)
+    if last >= len(done) + MAX_MISSING:
+        raise RunError(f"must not leave more than {MAX_MISSING} numbers out", place="number", value=last)
+    return [(number, done.get(number)) for number in range(last + 1)]
+
+
+def _values(objectives: Iterable[str], trial: Trial) -> list[float]:
+    return [float(trial[metric]) for metric in objectives]
+
+
+def attribute_names() -> set[str]:
+    """The user attributes that a trial of ours may have in the study."""
+    return {"name", "spec", "reason", *result_rules()}
+
+
+def _attributes(trial: Trial) -> list[tuple[str, str]]:
+    """Its name, spec and results, and why it ended early, with their values as JSON."""
+    shown = {**trial.results, "name": trial.spec.name, "spec": spec_to_dict(trial.spec)}
+    shown |= {} if trial.reason is None else {"reason": trial.reason}
+    return sorted((key, json.dumps(value)) for key, value in shown.items())
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    """Numbers as an ordered range that holds every option; anything else as a category."""
+    labels = [parameter.label(option) for option in parameter.options]
+    whole = [label for label in labels if isinstance(label, int)]
+    numbers = [label for label in labels if isinstance(label, (int, float))]
+    if len(whole) == len(labels):
+        low = min(whole)
+        return IntDistribution(low, max(whole), step=math.gcd(*(label - low for label in whole)) or 1)
+    if len(numbers) == len(labels):
+        return FloatDistribution(float(min(numbers)), float(max(numbers)))
+    return CategoricalDistribution([str(label) for label in labels])
+
+
+def _nearest(parameter: Parameter, value: Any) -> Any:
+    """The option nearest to a drawn number, or the one that a drawn category names."""
+    if isinstance(value, str):
+        return parameter.option(value)
+    return min(parameter.options, key=lambda option: abs(parameter.label(option) - value))

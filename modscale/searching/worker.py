@@ -1,0 +1,100 @@
+"""What the worker does, the one process that holds torch: it loads the data once, then exports and trains.
+
+`measures.py` starts it and asks; a candidate that takes all the memory takes the worker with it, not the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modscale.errors import DataError
+from modscale.settings import ProxySettings
+from modscale.specs.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSummary:
+    """The data set as the worker loaded it, and the device that trains on it."""
+
+    source: str
+    name: str
+    classes: int
+    channels: int
+    """Channels of its images: 1 or 3."""
+    train_images: int
+    val_images: int
+    resolution: int
+    """Side of the images as trained, pixels."""
+    fingerprint: str
+    """SHA-256 of images and labels."""
+    leaked: int
+    """Validation images that stand in the training set too, pixel for pixel."""
+    device: str
+    """Where the proxy trains, as in `cpu` or `cuda (NVIDIA H200)`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the data, a line each: told at the start, in `run.yaml` and in the report."""
+
+
+class Tasks:
+    """What the worker can be asked; everything heavy is imported here."""
+
+    def __init__(self, source: str, proxy: ProxySettings, seed: int) -> None:
+        self.source, self.proxy, self.seed = source, proxy, seed
+        self.prepared: Any = None
+        self.has_trained = False
+
+    def load(self) -> DataSummary:
+        from modscale.datasets.dataset import load_dataset
+        from modscale.training.proxy import describe_device, out_of_memory_as, prepare
+
+        rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
+        with out_of_memory_as(DataError(rule, file=self.source)):
+            dataset = load_dataset(
+                self.source,
+                resolution=self.proxy.resolution,
+                train_images=self.proxy.train_images,
+                val_images=self.proxy.val_images,
+                seed=self.seed,
+                val_split=self.proxy.val_split,
+            )
+            self.prepared = prepare(dataset, self.proxy)
+        return DataSummary(
+            source=self.source,
+            name=dataset.name,
+            classes=dataset.num_classes,
+            channels=dataset.x_train.shape[3],
+            train_images=len(dataset.y_train),
+            val_images=len(dataset.y_val),
+            resolution=self.proxy.resolution,
+            fingerprint=dataset.fingerprint,
+            leaked=dataset.leaked,
+            device=describe_device(self.proxy),
+            notes=dataset.notes,
+        )
+
+    def export(self, spec: ModelSpec, file: Path) -> float:
+        from modscale.deploy.export import export_onnx, fresh_network
+
+        return export_onnx(fresh_network(spec, seed=self.seed), spec, file)
+
+    def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
+        from modscale.training.proxy import train_proxy
+
+        self.has_trained = True
+        result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
+        return result.accuracy, result.val_images
+
+    def after_answer(self) -> None:
+        """Called when a task's answer, and an error's hold on its frames, are gone."""
+        if self.has_trained:
+            from modscale.training.proxy import release_memory
+
+            release_memory(self.prepared)
+            self.has_trained = False
+
+
+def summary_to_dict(summary: DataSummary) -> dict[str, Any]:
+    """The summary as it stands in `run.yaml`."""
+    return {**asdict(summary), "notes": list(summary.notes)}

@@ -1,0 +1,1 @@
+"""What family of networks, and what does it hold?"""

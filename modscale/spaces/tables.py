@@ -1,0 +1,248 @@
+"""A whole space as arrays: params and FLOPs of millions of architectures a second, by lookup and addition.
+
+An architecture is a row of integers, one option index a stage (`stage_tables.py`). What a network costs is a sum over
+its stages and the transitions between them; a transition is linear in the channels that enter it, so it is two numbers
+an option instead of a square table. Every summand comes from `counts.py`, and the tests hold the sums against
+`count_model`. Counts are int64; a space that could leave its range is refused when the tables are built.
+
+Shapes: N architectures, S stages, n options of one stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from modscale.arrays import MAX_COUNT, BoolArray, IntArray
+from modscale.errors import InputError
+from modscale.spaces.space import Constraints, Parameter, SearchSpace
+from modscale.spaces.stage_tables import StageTable, build_stage_table, check_range
+from modscale.specs.counts import Tally, tally_downsample, tally_head, tally_stem
+from modscale.specs.spec import ModelSpec
+
+MAX_TABLED_OPTIONS = 5_000_000
+"""Combinations of options over all stages together: about 0.4 GB of tables."""
+CHUNK = 1 << 15
+"""Architectures counted at a time: the intermediate sums stay in the cache."""
+MIN_ACCEPTANCE = 1e-3
+"""Below this share of feasible draws, drawing and rejecting gives way to listing what is feasible."""
+REJECTION_DRAWS = 1 << 17
+"""Draws after which the share is judged."""
+MAX_LISTED = 2_000_000
+"""Feasible architectures that are listed at most, to be drawn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceTables:
+    """A space's stages as tables, and what joins them."""
+
+    space: SearchSpace
+    stages: tuple[StageTable, ...]
+    cost: tuple[IntArray, ...]
+    """Per stage [n, 2]: params and FLOPs of the stage with stem, head and what its entry costs whatever enters."""
+    slope: tuple[IntArray, ...]
+    """Per stage [n, 2]: what each channel that enters the stage adds to its transition; zeros for the first."""
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """[S] number of options of each stage."""
+        return np.array([stage.size for stage in self.stages], dtype=np.int64)
+
+    def count(self, options: IntArray) -> tuple[IntArray, IntArray]:
+        """(params [N], flops [N]) of architectures given as option indices [N, S]. IndexError outside the tables."""
+        rows = np.asarray(options)
+        totals = np.empty((len(rows), 2), dtype=np.int64)
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            total = self.cost[0].take(chunk[:, 0], axis=0)
+            for i in range(1, len(self.stages)):
+                entering = self.stages[i - 1].dim.take(chunk[:, i - 1])
+                total += self.cost[i].take(chunk[:, i], axis=0)
+                total += entering[:, None] * self.slope[i].take(chunk[:, i], axis=0)
+            totals[start : start + CHUNK] = total
+        return totals[:, 0], totals[:, 1]
+
+    def feasible(self, options: IntArray) -> BoolArray:
+        """[N] which architectures meet all of the space's constraints."""
+        constraints = self.space.constraints
+        params, flops = self.count(options)
+        mask = np.ones(len(params), dtype=np.bool_)
+        for counts, (low, high) in ((params, constraints.params.whole()), (flops, constraints.flops.whole())):
+            mask &= (counts >= low) & (counts <= high)
+        widths = [stage.dim.take(options[:, i]) for i, stage in enumerate(self.stages)]
+        for before, after in pairwise(widths if constraints.nondecreasing_widths else ()):
+            mask &= before <= after
+        return mask
+
+    def sample(self, rng: np.random.Generator, n: int) -> IntArray:
+        """[n, S] architectures drawn uniformly, with replacement."""
+        return rng.integers(0, self.sizes, size=(n, len(self.stages)), dtype=np.int64)
+
+    def sample_feasible(self, rng: np.random.Generator, n: int) -> IntArray:
+        """[n, S] feasible architectures drawn uniformly, with replacement.
+
+        Draws and rejects; where nearly all is rejected, lists what is feasible and draws from the list. Only where
+        the list is too long for memory as well are the draws from its first `MAX_LISTED` entries.
+
+        Raises:
+            InputError: nothing is feasible.
+        """
+        found = np.empty((0, len(self.stages)), dtype=np.int64)
+        drawn = 0
+        while len(found) < n:
+            if drawn >= REJECTION_DRAWS and len(found) < MIN_ACCEPTANCE * drawn:
+                rows = self._listed
+                if not len(rows):
+                    raise InputError("no architecture satisfies all constraints", place="constraints")
+                return rows[rng.integers(0, len(rows), size=n)]
+            batch = self.sample(rng, max(2 * n, 1024))
+            drawn += len(batch)
+            found = np.concatenate([found, batch[self.feasible(batch)]])
+        return found[:n]
+
+    def iter_feasible(self) -> Iterator[IntArray]:
+        """Every feasible architecture [S], in the order of `itertools.product`."""
+        for block in self._complete(np.empty((1, 0), dtype=np.int64), np.zeros((1, 2), dtype=np.int64)):
+            yield from block
+
+    def choice(self, row: IntArray) -> dict[str, Any]:
+        """Parameter name to option, for every parameter with a choice (`SearchSpace.spec` takes it)."""
+        return {
+            parameter.name: value
+            for stage, index in zip(self.stages, row, strict=True)
+            for parameter, value in zip(stage.parameters, stage.values(int(index)), strict=True)
+            if len(parameter.options) > 1
+        }
+
+    def row(self, choice: Mapping[str, Any]) -> IntArray:
+        """[S] option indices of a choice. KeyError without a parameter, ValueError for what is not an option."""
+
+        def place(parameter: Parameter) -> int:
+            return parameter.options.index(choice[parameter.name]) if len(parameter.options) > 1 else 0
+
+        rows = [np.ravel_multi_index([*map(place, stage.parameters)], stage.shape) for stage in self.stages]
+        return np.array(rows, dtype=np.int64)
+
+    def spec(self, row: IntArray, *, name: str | None = None) -> ModelSpec:
+        """The architecture of one row of option indices."""
+        return self.space.spec(self.choice(row), name=name)
+
+    @cached_property
+    def _listed(self) -> IntArray:
+        """The feasible architectures, `MAX_LISTED` at most."""
+        blocks = [np.empty((0, len(self.stages)), dtype=np.int64)]
+        for block in self._complete(np.empty((1, 0), dtype=np.int64), np.zeros((1, 2), dtype=np.int64)):
+            blocks.append(block)
+            if sum(map(len, blocks)) >= MAX_LISTED:
+                break
+        return np.concatenate(blocks)[:MAX_LISTED]
+
+    @cached_property
+    def rest(self) -> tuple[tuple[IntArray, IntArray], ...]:
+        """Per stage ([n, 2], [n, 2]): the least and the most that the stages after it can add to each count.
+
+        Where widths must not decrease and no later stage is wide enough, the least is `MAX_COUNT` or more.
+        """
+        nothing = np.zeros_like(self.cost[-1])
+        rest = [(nothing, nothing)]
+        ordered = self.space.constraints.nondecreasing_widths
+        for i in range(len(self.stages) - 1, 0, -1):
+            wide, first, group = np.unique(self.stages[i].dim, return_index=True, return_inverse=True)
+            least = np.full((len(wide), 2), MAX_COUNT)
+            most = np.full((len(wide), 2), -MAX_COUNT)
+            np.minimum.at(least, group, np.minimum(self.cost[i] + rest[0][0], MAX_COUNT))
+            np.maximum.at(most, group, np.maximum(self.cost[i] + rest[0][1], -MAX_COUNT))
+            dims, place = np.unique(self.stages[i - 1].dim, return_inverse=True)
+            low, high = [], []
+            for dim in dims:
+                reach = slice(np.searchsorted(wide, dim), None) if ordered else slice(None)
+                entry = dim * self.slope[i][first[reach]]
+                low.append((least[reach] + entry).min(axis=0, initial=MAX_COUNT))
+                high.append((most[reach] + entry).max(axis=0, initial=-MAX_COUNT))
+            rest.insert(0, (np.array(low)[place], np.array(high)[place]))
+        return tuple(rest)
+
+    def extreme(self, axis: int, end: int) -> IntArray:
+        """[S] an architecture with the least (end 0) or the most (end 1) of one count, stage by stage.
+
+        Of equal ones the first. Heeds the order of widths, if there is one, and no limits; where no architecture keeps
+        that order, its count is of no meaning.
+        """
+        row: list[int] = []
+        entering = 0
+        for stage, cost, slope, rest in zip(self.stages, self.cost, self.slope, self.rest, strict=True):
+            reached = cost[:, axis] + entering * slope[:, axis] + rest[end][:, axis]
+            if self.space.constraints.nondecreasing_widths:
+                reached = np.where(stage.dim >= entering, reached, -MAX_COUNT if end else 2 * MAX_COUNT - 1)
+            row.append(int(reached.argmax() if end else reached.argmin()))
+            entering = int(stage.dim[row[-1]])
+        return np.array(row, dtype=np.int64)
+
+    def free(self) -> SpaceTables:
+        """The same tables without constraints."""
+        return replace(self, space=replace(self.space, constraints=Constraints()))
+
+    def _complete(self, rows: IntArray, totals: IntArray) -> Iterator[IntArray]:
+        """Blocks of feasible architectures that begin with `rows` [N, i], dropping what no later stage can mend."""
+        constraints, i = self.space.constraints, rows.shape[1]
+        if i == len(self.stages):
+            yield rows
+            return
+        limits = np.array([constraints.params.whole(), constraints.flops.whole()])
+        least, most = self.rest[i]
+        step = max(1, CHUNK // self.stages[i].size)
+        for start in range(0, len(rows), step):
+            head, total = rows[start : start + step], totals[start : start + step]
+            grown = total[:, None, :] + self.cost[i]
+            keep = np.ones(grown.shape[:2], dtype=np.bool_)
+            if i > 0:
+                entering = self.stages[i - 1].dim.take(head[:, -1])
+                grown += entering[:, None, None] * self.slope[i]
+                if constraints.nondecreasing_widths:
+                    keep &= self.stages[i].dim >= entering[:, None]
+            keep &= ((grown + least <= limits[:, 1]) & (grown + most >= limits[:, 0])).all(axis=2)
+            which, option = np.nonzero(keep)
+            if len(which):
+                yield from self._complete(np.column_stack([head[which], option]), grown[which, option])
+
+
+def build_tables(space: SearchSpace) -> SpaceTables:
+    """The tables of a space.
+
+    Raises:
+        InputError: more options than the tables hold, or counts that could leave int64.
+    """
+    by_stage = [space.stage_parameters(i) for i in range(space.num_stages)]
+    combinations = sum(prod(len(p.options) for p in parameters) for parameters in by_stage)
+    if combinations > MAX_TABLED_OPTIONS:
+        rule = f"may have {MAX_TABLED_OPTIONS:,} combinations of options, summed over the stages"
+        raise InputError(rule, place="stages", value=combinations)
+    base, sides = space.base, space.base.sides()
+    stages = tuple(
+        build_stage_table(parameters, base.stages[i], sides[i], base.layer_scale, i)
+        for i, parameters in enumerate(by_stage)
+    )
+    entry, slope = [_by_dim(stages[0].dim, lambda dim: tally_stem(base, dim))], [np.zeros_like(stages[0].cost)]
+    for stage, side in zip(stages[1:], sides[1:], strict=True):
+        # Linear in the channels that enter: two values fix the line, and thousands of dims need no square table.
+        one, two = (_by_dim(stage.dim, partial(tally_downsample, n, next_side=side)) for n in (1, 2))
+        slope.append(two - one)
+        entry.append(one - slope[-1])
+    entry[-1] = entry[-1] + _by_dim(stages[-1].dim, lambda dim: tally_head(dim, sides[-1], base.num_classes))
+    largest = sum(int(stage.cost.max()) for stage in stages) + sum(int(rows.max()) for rows in entry)
+    largest += sum(int(stages[i].dim.max()) * int(rows.max()) for i, rows in enumerate(slope[1:]))
+    check_range(largest, "stages")
+    cost = tuple(stage.cost + rows for stage, rows in zip(stages, entry, strict=True))
+    return SpaceTables(space=space, stages=stages, cost=cost, slope=tuple(slope))
+
+
+def _by_dim(dims: IntArray, tally: Callable[[Any], Tally]) -> IntArray:
+    """[n, 2] params and FLOPs of what depends on the channels alone: a closed form that takes all dims at once."""
+    check_range(max(tally(int(dims.max())).totals()), "stages")
+    return np.stack(np.broadcast_arrays(*tally(dims).totals()), axis=1)

@@ -1,0 +1,1 @@
+"""What is a network, on paper?"""

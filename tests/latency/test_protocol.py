@@ -1,0 +1,653 @@
+"""Latency: fresh processes without torch, providers that are what they say, and intervals that hold."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from modscale.cli.commands import main
+from modscale.deploy import runtime
+from modscale.deploy.runtime import Job, Timings
+from modscale.errors import InputError, ProviderError, TrialFailed
+from modscale.latency.protocol import Latency, find_onnx, latency_to_json, measure_files, measure_latency
+from modscale.latency.protocol import protocol as latency
+from modscale.runs.folder import describe_machine
+from modscale.settings import LatencySettings
+from modscale.specs.spec import BLOCKS, parse_spec
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """A small model with the names of an exported one: logits = mean of a GELU-free product of the image."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 1, 1])
+    nodes = [
+        helper.make_node("Mul", ["image", "image"], ["x"]),
+        helper.make_node("GlobalAveragePool", ["x"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "tiny", [image], [logits])
+    file = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    return file
+
+
+def job(file, **changes) -> Job:
+    fields = {"provider": "cpu", "threads": 2, "warmup": 3, "runs": 7, "limit_s": 60.0, **changes}
+    return Job(onnx_file=str(file), **fields)
+
+
+def test_the_worker_is_alone(model_file):
+    """The timing process has one thread before ONNX Runtime is loaded, and loads nothing that trains or traces."""
+    code = """
+import os, sys
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from modscale.deploy.runtime import Job, answer_timing
+timings = answer_timing(Job(**eval(sys.argv[1])))
+heavy = {"torch", "onnx", "optuna", "fvcore", "yaml", "rich", "typer", "matplotlib", "PIL", "scipy", "pandas"}
+print(sorted(heavy & set(sys.modules)), len(timings.times_ns), min(timings.times_ns) > 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, repr(asdict(job(model_file)))], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[] 7 True"
+
+
+def test_the_caller_stays_light():
+    """Whoever asks for a latency loads neither torch nor ONNX Runtime nor NumPy for it."""
+    heavy = "{'torch', 'onnxruntime', 'numpy', 'onnx'}"
+    code = f"import sys, modscale.latency.protocol; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_measure_latency(model_file):
+    """Real runs: the number asked for, over five processes, with consistent figures."""
+    result = measure_latency(model_file, LatencySettings(threads=2, warmup=1, runs=22, patience_s=0))
+    assert (result.provider, result.threads, result.runs, len(result.process_means_ms)) == ("cpu", 2, 22, 5)
+    assert 0 < result.min_ms <= result.median_ms <= result.p90_ms
+    assert result.min_ms <= result.mean_ms
+    assert result.ci95_ms > 0
+    shares = (5, 5, 4, 4, 4)
+    weighted = sum(share * mean for share, mean in zip(shares, result.process_means_ms, strict=True)) / 22
+    assert result.mean_ms == pytest.approx(weighted)
+
+
+def test_measure_models_exports_and_times():
+    """Specs are exported in a process that has ended, then timed; the JSON has the contract's keys."""
+    stages = [{"dim": 8, "depth": 1}]
+    specs = [
+        parse_spec({"name": n, "resolution": r, "num_classes": 5, "stages": stages}) for n, r in (("a", 32), ("b", 40))
+    ]
+    rounds = []
+    results = latency.measure_models(
+        specs,
+        LatencySettings(threads=1, warmup=1, runs=10, patience_s=0),
+        on_round=lambda done, total: rounds.append((done, total)),
+    )
+    assert rounds == [(i, 10) for i in range(1, 11)]
+    documents = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
+    assert [document["name"] for document in documents] == ["a", "b"]
+    assert {"name", "provider", "threads", "runs", "mean_ms", "median_ms", "ci95_ms"} <= set(documents[0])
+    json.dumps(documents, allow_nan=False)
+
+
+def test_models_take_turns(monkeypatch):
+    """Every round times each file once, in an order that reverses, and the runs add up."""
+    asked = []
+
+    def record(job):
+        asked.append((job.onnx_file, job.runs))
+        return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + job.runs)), preemptions=2)
+
+    monkeypatch.setattr(latency, "_run_worker", record)
+    results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100))
+    assert [name for name, _ in asked] == list("abccbaabccbaabc")
+    assert [sum(runs for name, runs in asked if name == file) for file in "abc"] == [100] * 3
+    assert [result.runs for result in results] == [100] * 3
+    assert results[0].preemptions == 10
+
+
+# A busy machine
+
+
+def round_of(mean_ms: float, *, share: float = 1.0, main: float = 1.0, preemptions: int = 0, runs: int = 20) -> Timings:
+    """What a process of two threads saw that had its cores for `share` of the time, the asking thread for `main`."""
+    wall_ns = round(mean_ms * 1e6) * runs
+    return Timings(
+        times_ns=(round(mean_ms * 1e6),) * runs,
+        preemptions=preemptions,
+        cpu_ns=round(share * 2 * wall_ns),
+        main_cpu_ns=round(main * wall_ns),
+    )
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of two cores on which each process takes a second, and what it sees is made up."""
+
+    def made_of(*rounds: Timings) -> list[Timings]:
+        clock, left = [0.0], list(rounds)
+
+        def run(job):
+            clock[0] += 1.0
+            return left.pop(0)
+
+        monkeypatch.setattr(latency, "_run_worker", run)
+        monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(latency, "available_cores", lambda: 2)
+        return left
+
+    return made_of
+
+
+QUIET = [round_of(mean) for mean in (10.0, 10.1, 9.9, 10.05, 9.95)]
+TWO = LatencySettings(threads=2)
+
+
+def test_a_quiet_model_is_measured_once(machine):
+    """Five rounds whose interval is narrow are enough, and nobody is told anything."""
+    left, said = machine(*QUIET, round_of(1.0)), []
+    (result,) = measure_files(["a"], TWO, note=said.append)
+    assert (len(left), said, result.rounds, result.runs, result.core_share) == (1, [], 5, 100, 1.0)
+    assert (result.wide, result.busy) == (False, False)
+    assert result.reached_percent == pytest.approx(100 * result.ci95_ms / result.mean_ms)
+
+
+def test_a_wide_interval_is_measured_again_until_it_is_narrow(machine):
+    """Rounds are added, all of them counted, and no more once the interval is as narrow as asked."""
+    means = [10, 12, 9, 11, 13, 11, 11, 11, 11, 11, 11]
+    left = machine(*map(round_of, means))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=100))
+    seen = means[: len(means) - len(left)]
+
+    def percent(rounds):  # 95 % of Student's t
+        t = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}[len(rounds)]
+        return 100 * t * stdev(rounds) / math.sqrt(len(rounds)) / fmean(rounds)
+
+    assert 5 < len(seen) < len(means)
+    assert percent(seen) <= 10 < percent(seen[:-1])
+    assert result.reached_percent == pytest.approx(percent(seen))
+    assert (result.wide, result.busy, result.rounds, result.runs) == (False, False, len(seen), 20 * len(seen))
+
+
+@pytest.mark.parametrize(("patience", "again"), [(0, 0), (0.9, 0), (3.5, 3), (5, 5)])
+def test_patience_bounds_the_time_and_what_stays_wide_is_marked(machine, patience, again):
+    """A round that would end too late is not begun: here each takes a second."""
+    left = machine(*(round_of(mean) for mean in [10, 20] * 6))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=patience))
+    assert 12 - len(left) == result.rounds == 5 + again
+    assert (result.wide, result.busy) == (True, False)
+    assert result.reached_percent > 10
+
+
+def test_a_neighbour_that_goes_away_leaves_no_trace(machine):
+    """Disturbed rounds do not count once most were undisturbed; the reader is told at the time."""
+    busy = [round_of(30.0, share=0.4, main=0.5, preemptions=200) for _ in range(4)]
+    left, said = machine(*busy, *QUIET, round_of(1.0)), []
+    (result,) = measure_files(["a"], replace(TWO, patience_s=100), note=said.append)
+    assert (len(left), result.rounds, result.disturbed_rounds, result.wide, result.busy) == (1, 5, 4, False, False)
+    assert result.mean_ms == pytest.approx(10.0)
+    (line,) = said  # (4 x 30 ms x 0.4 + 10 ms) in 4 x 30 + 10 ms
+    assert line.startswith(
+        "note: the machine is busy: the timing threads had a core 45% of the time (8.0 preemptions a run"
+    )
+    assert line.endswith("; measuring for 100 s more at most")
+
+
+def test_a_blip_is_no_busy_machine(machine):
+    """One disturbed round of five counts and is no reason for doubt; two are, and are replaced where there is time."""
+    blip = round_of(10.2, share=0.7, main=0.8)
+    left = machine(*QUIET[:4], blip)
+    (result,) = measure_files(["a"], TWO)
+    assert (len(left), result.rounds, result.disturbed_rounds, result.busy) == (0, 5, 1, False)
+    for patience, more, expected in ((0, 0, (5, 100, 2, True)), (5, 2, (5, 100, 2, False))):
+        left = machine(*QUIET[:3], blip, blip, *QUIET[3:])
+        (result,) = measure_files(["a"], replace(TWO, patience_s=patience))
+        assert 2 - len(left) == more
+        assert (result.rounds, result.runs, result.disturbed_rounds, result.busy) == expected
+
+
+def test_the_interval_holds_although_it_decides_when_to_stop(machine):
+    """Looking at the interval after every round costs it little: it holds the true mean in at least 92 % of cases."""
+    generator = random.Random(0)
+    held = again = 0
+    for _ in range(400):
+        machine(*(round_of(10 + generator.gauss(0, 1)) for _ in range(10)))
+        (result,) = measure_files(["a"], TWO)
+        held += abs(result.mean_ms - 10) <= result.ci95_ms
+        again += result.rounds > 5
+    assert held / 400 >= 0.92
+    assert again > 100
+
+
+def test_a_neighbour_that_stays_is_marked(machine):
+    """A narrow interval beside a neighbour is that of the neighbour: all rounds count, and they are in doubt."""
+    machine(*(round_of(mean, share=0.5, main=0.5, preemptions=100) for mean in [30.0, 30.1] * 5))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=5))
+    assert (result.rounds, result.disturbed_rounds, result.wide, result.busy) == (10, 10, False, True)
+    assert result.mean_ms == pytest.approx(30.05)
+    machine(*(round_of(mean, share=0.5, main=0.5) for mean in [30.0, 60.0] * 5))
+    (result,) = measure_files(["a"], replace(TWO, patience_s=0))
+    assert (result.wide, result.busy) == (True, True)
+
+
+def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
+    """Of two models one is settled after five rounds; the patience is each model's own."""
+    asked = []
+
+    def run(job):
+        asked.append(job.onnx_file)
+        return round_of(10.0 if job.onnx_file == "a" else 10.0 + len(asked) % 4 * 5)
+
+    machine()
+    monkeypatch.setattr(latency, "_run_worker", run)
+    monkeypatch.setattr(latency.time, "monotonic", itertools.count().__next__)
+    heard = []
+    first, second = measure_files(
+        ["a", "b"], replace(TWO, patience_s=3), on_round=lambda done, total: heard.append((done, total))
+    )
+    assert (first.rounds, second.rounds) == (5, 8)
+    assert asked[10:] == ["b"] * 3
+    assert heard == [(done, max(10, done)) for done in range(1, 14)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "disturbed"),
+    [
+        ({}, False),
+        ({"main": 0.85, "share": 0.95}, True),  # the asking thread waited
+        ({"share": 0.7, "preemptions": 60}, True),  # its helper was kept from the other core
+        ({"share": 0.5, "preemptions": 3}, False),  # its helper had nothing to do, and slept
+        ({"share": 0.9, "preemptions": 60}, False),
+    ],
+)
+def test_a_disturbed_round(changes, disturbed, monkeypatch):
+    """Told by whether its threads had their cores; on a GPU, or where the system does not say, by nothing."""
+    monkeypatch.setattr(latency, "available_cores", lambda: 2)
+    seen = round_of(10.0, **changes)
+    assert latency.is_disturbed(seen, TWO) is disturbed
+    assert latency.is_disturbed(seen, replace(TWO, provider="cuda")) is False
+    assert latency.is_disturbed(replace(seen, cpu_ns=-1), TWO) is False
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_a_real_neighbour_on_the_only_core_is_seen(model_file, monkeypatch):
+    """Two spinning processes and one core: the timing thread has about a third of it, and the latency says so."""
+    monkeypatch.setattr(latency, "PROCESSES", 1)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    neighbours = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for neighbour in neighbours:
+            neighbour.stdout.readline()
+        said = []
+        result = measure_latency(
+            model_file, LatencySettings(threads=1, warmup=1, runs=5_000, patience_s=0), note=said.append
+        )
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.communicate()
+        os.sched_setaffinity(0, allowed)
+    assert result.core_share < 0.7
+    assert result.busy
+    assert "the machine is busy" in said[0]
+
+
+def test_so_many_runs_are_so_many(monkeypatch, capsys):
+    """A number of runs on the command line is kept to, unless an interval is asked for; else there is patience."""
+    asked = []
+
+    def measure(models, settings, **_):
+        asked.append((settings.runs, settings.until_percent, settings.patience_s))
+        return [latency.summarise(QUIET, TWO)]
+
+    monkeypatch.setattr(latency, "measure_models", measure)
+    for options in ([], ["--runs", "50"], ["--runs", "50", "--until", "2"], ["--until", "1", "--patience", "90"]):
+        assert main(["latency", "xxs", *options, "--json"]) == 0
+    assert asked == [(100, 10.0, 20.0), (50, 10.0, 0.0), (50, 2.0, 20.0), (100, 1.0, 90.0)]
+    (row,) = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "}")["models"]
+    assert {"rounds", "reached_percent", "wide", "busy"} <= set(row)
+    for options, told in (
+        (["--until", "0"], "--until: must be more than 0, got 0.0"),
+        (["--patience", "-1"], "--patience: must be 0 or more, got -1.0"),
+    ):
+        assert main(["latency", "xxs", *options]) == 2
+        assert told in capsys.readouterr().err
+
+
+# Providers
+
+
+def test_a_provider_that_is_not_there(model_file):
+    """CUDA without a CUDA build is an error the user can mend, and never a number."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    for ask in (
+        lambda: latency.check_provider("cuda"),
+        lambda: measure_latency(model_file, LatencySettings(provider="cuda", runs=10)),
+    ):
+        with pytest.raises(ProviderError, match="has no CUDAExecutionProvider here") as caught:
+            ask()
+        assert caught.value.exit_code == 2
+    latency.check_provider("cpu")
+
+
+class FakeSession:
+    """A session that says which providers it ended up with."""
+
+    def __init__(self, *providers: str) -> None:
+        self.providers = list(providers)
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+
+@pytest.mark.parametrize("used", [["CPUExecutionProvider"], ["CPUExecutionProvider", "CUDAExecutionProvider"], []])
+def test_a_silent_fallback_is_an_error(used, monkeypatch, model_file):
+    """A session that came up on another provider than asked is refused, at whatever point that is seen."""
+    with pytest.raises(ProviderError, match="fell back from CUDAExecutionProvider"):
+        runtime.check_session(FakeSession(*used), "cuda")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: FakeSession(*used))
+    with pytest.raises(ProviderError, match="fell back from CUDAExecutionProvider"):
+        runtime.time_model(job(model_file, provider="cuda"))
+
+
+def test_no_door_is_left_open_for_a_fallback(monkeypatch, model_file):
+    """CUDA is the only provider offered, no node may go to the CPU, and the Python class must not retry without it."""
+    asked = {}
+
+    def record(model, options, **arguments):
+        asked.update(arguments, entry=options.get_session_config_entry("session.disable_cpu_ep_fallback"))
+        raise RuntimeError("CUDA failure 35\nmore lines")
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    for ask in (lambda: runtime.time_model(job(model_file, provider="cuda")), lambda: runtime.check_provider("cuda")):
+        asked.clear()
+        with pytest.raises(ProviderError, match=r"does not start: CUDA failure 35$"):
+            ask()
+        assert asked == {"providers": ["CUDAExecutionProvider"], "enable_fallback": 0, "entry": "1"}
+
+
+def test_a_model_the_provider_cannot_take_is_that_models_failure(monkeypatch, model_file):
+    """Where a single node runs on the GPU and the model does not, the search goes on with the next candidate."""
+
+    def start(model, options, **arguments):
+        if model == runtime.ONE_NODE:
+            return FakeSession("CUDAExecutionProvider")
+        raise RuntimeError("Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    runtime.check_provider("cuda")
+    with pytest.raises(TrialFailed, match="CUDAExecutionProvider cannot run the model: Failed to allocate"):
+        runtime.time_model(job(model_file, provider="cuda"))
+
+
+def test_a_gpu_that_is_full_is_that_models_failure(monkeypatch, model_file):
+    """Not even one node starts while another process holds all of the memory: the search must not end for it."""
+
+    def start(*_, **__):
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(TrialFailed, match="cannot run the model: CUDA failure 2: out of memory"):
+        runtime.time_model(job(model_file, provider="cuda"))
+
+
+def test_the_one_node_is_a_valid_model():
+    """ONNX's own checker accepts it, and it is what it is said to be."""
+    model = onnx.load_from_string(runtime.ONE_NODE)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Relu"]
+    assert onnxruntime.InferenceSession(runtime.ONE_NODE).run(None, {"image": np.float32([-1])})[0] == 0
+
+
+@pytest.mark.parametrize("wrong", [0.3, math.nan])
+def test_a_provider_that_computes_something_else_is_not_timed(wrong):
+    """Logits are held against the CPU's; the rounding of TensorFloat-32, 2^-11, passes."""
+    expected = np.float32([[1.0, -4.0, 2.0]])
+    runtime.check_logits(expected * (1 + 2**-11), expected, "cuda")
+    with pytest.raises(TrialFailed, match="CUDAExecutionProvider differs from the CPU by"):
+        runtime.check_logits(expected + np.float32([[0, wrong, 0]]), expected, "cuda")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or describe_machine()["gpu"] is None,
+    reason="needs ONNX Runtime with CUDA, and a GPU",
+)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_cuda_times_every_block(block):
+    """On a GPU: no node goes to the CPU, the logits are the CPU's, and the runs are timed."""
+    stages = [{"dim": 16, "depth": 2, "block": block}, {"dim": 32, "depth": 1, "block": block, "attention_depth": 1}]
+    spec = parse_spec({"resolution": 64, "num_classes": 10, "stages": stages})
+    (result,) = latency.measure_models([spec], LatencySettings(provider="cuda", runs=20))
+    assert (result.provider, result.runs) == ("cuda", 20)
+    assert 0 < result.min_ms <= result.mean_ms
+
+
+def test_the_clock_stops_when_the_search_is_killed(model_file):
+    """A timing process whose parent is gone ends by itself, so that it steals no core from the next search."""
+    parent = (
+        "import sys; from modscale.latency.protocol import Child; from modscale.deploy.runtime import Job\n"
+        "with Child('modscale.deploy.runtime', name='clock', environment={'OPENBLAS_NUM_THREADS': '1'}) as child:\n"
+        "    print(child.pid, flush=True); child.ask('answer_timing', Job(**eval(sys.argv[1])))\n"
+    )
+    question = repr(asdict(job(model_file, runs=10_000_000, limit_s=1e9)))
+    with subprocess.Popen([sys.executable, "-c", parent, question], stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        time.sleep(1.5)
+        assert Path(f"/proc/{child}").exists()
+        process.kill()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, 9)
+    pytest.fail("the timing process is still alive")
+
+
+def test_a_process_with_other_threads_is_not_timed(model_file):
+    """A pool that is alive before ONNX Runtime is loaded would take its cores."""
+    code = (
+        "import threading, time, sys; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "from modscale.deploy.runtime import Job, answer_timing\n"
+        "answer_timing(Job(**eval(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, repr(asdict(job(model_file)))], capture_output=True, text=True)
+    assert "threads are alive in the timing process before it begins: not timed" in done.stderr
+
+
+def test_the_asked_provider_passes():
+    runtime.check_session(FakeSession("CUDAExecutionProvider", "CPUExecutionProvider"), "cuda")
+    runtime.check_session(FakeSession("CPUExecutionProvider"), "cpu")
+
+
+# Workers that fail
+
+
+def test_a_broken_model_is_one_line(tmp_path):
+    """A file that is no ONNX model fails the candidate with ONNX Runtime's own reason."""
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(TrialFailed) as caught:
+        measure_latency(tmp_path / "m.onnx", LatencySettings(threads=1, runs=10))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_model_that_would_take_too_long(model_file):
+    """The first run foretells the rest; what exceeds the limit is given up at once."""
+    with pytest.raises(TrialFailed, match="more than the 0 s allowed"):
+        runtime.time_model(job(model_file, limit_s=0.0))
+
+
+def test_a_provider_that_does_not_start_names_the_library_it_lacks(tmp_path, monkeypatch):
+    """It stands in ONNX Runtime's log and not in its exception."""
+    (tmp_path / "bad_worker.py").write_text(
+        "import os; from modscale.errors import ProviderError\n"
+        "def start():\n"
+        "    os.write(2, b'x FAIL : Failed to load library /a/b.so with error: libcublasLt.so.13: '\n"
+        "             b'cannot open shared object file: No such file')\n"
+        "    raise ProviderError('does not start', place='provider')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ProviderError, match=r"does not start \(libcublasLt.so.13: cannot open shared object file\)$"):
+        latency._ask("bad_worker", "start")
+
+
+def test_a_timing_has_its_time(tmp_path, monkeypatch):
+    """A worker that is stuck is given up, in words that say so."""
+    (tmp_path / "bad_worker.py").write_text("import time\ndef start(): time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(latency, "LIMIT_S", 1.0)
+    with pytest.raises(TrialFailed, match="bad_worker took longer than 1 s"):
+        latency._ask("bad_worker", "start")
+
+
+# The figures
+
+
+def test_a_latency_is_plain_numbers():
+    """The JSON of a latency reads back as it was written."""
+    timings = [Timings(times_ns=(1_000_000, 3_000_000), preemptions=-1)] * 2
+    result = latency.summarise(timings, LatencySettings(threads=4, runs=4))
+    assert isinstance(result, Latency)
+    assert (result.mean_ms, result.median_ms, result.min_ms, result.preemptions) == (2.0, 2.0, 1.0, -1)
+    assert json.loads(json.dumps(asdict(result)))["threads"] == 4
+
+
+# Files of any origin
+
+
+def foreign(file, dims, *, kind=TensorProto.FLOAT, inputs=1, outputs=1, external=False):
+    """An ONNX file that none of our code wrote: a sum of inputs, times weights, to any number of outputs."""
+    feeds = [helper.make_tensor_value_info(f"in{i}", kind, dims) for i in range(inputs)]
+    makes = [helper.make_tensor_value_info(f"out{i}", kind, None) for i in range(outputs)]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = onnx.numpy_helper.from_array(np.full(1, 2, dtype), "w")
+    first = ("Sum", [feed.name for feed in feeds]) if inputs > 1 else ("Identity", ["in0"])
+    nodes = [helper.make_node(*first, ["s"])]
+    nodes += [helper.make_node("Mul", ["s", "w"], [make.name]) for make in makes]
+    graph = helper.make_graph(nodes, "g", feeds, makes, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if external:
+        onnx.save(model, file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    else:
+        onnx.save(model, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("dims", "resolution", "shape", "side"),
+    [
+        ([1, 3, 32, 32], None, (1, 3, 32, 32), 32),
+        (["N", 3, 32, 32], None, (1, 3, 32, 32), 32),
+        (["N", 3, "H", "W"], 48, (1, 3, 48, 48), 48),
+        ([None, 32, 32, 3], None, (1, 32, 32, 3), 32),
+        (["N", "H", "W", 3], 16, (1, 16, 16, 3), 16),
+        ([4, 3, 32, 24], None, (4, 3, 32, 24), None),
+        ([4, 3, 32, 32], 32, (4, 3, 32, 32), 32),
+        (["N", 7], None, (1, 7), None),
+    ],
+)
+def test_a_file_of_any_origin_is_found_with_its_input(tmp_path, dims, resolution, shape, side):
+    """Fixed dimensions stay, an open batch is 1, open sides are what was asked for."""
+    found = find_onnx(foreign(tmp_path / "m.onnx", dims), resolution)
+    assert (found.shape, found.resolution) == (shape, side)
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "resolution", "message"),
+    [
+        (
+            ["N", 3, "H", "W"],
+            {},
+            None,
+            r"input: \[open, 3, open, open\] leaves height and width open: say --resolution",
+        ),
+        (["N", "C", 32, 32], {}, None, "may leave open only its batch, and height and width of an image"),
+        ([1, "T"], {}, 32, "may leave open only its batch"),
+        ([1, 3, 32, 32], {}, 64, r"input: \[1, 3, 32, 32\] is fixed, and not 64 x 64"),
+        ([1, 7], {}, 64, "is fixed, and not 64 x 64"),
+        ([1, 3, 32, 32], {"inputs": 2}, None, "must have one input to be timed; it has 2: in0, in1"),
+        ([1, 3, 32, 32], {"kind": TensorProto.INT64}, None, r"must take real numbers .*, got 'tensor\(int64\)'"),
+        ([1, 3, 100_000, 100_000], {}, None, "must be of at most 536870912 numbers to be timed"),
+    ],
+)
+def test_a_file_that_cannot_be_timed_is_one_line(tmp_path, dims, options, resolution, message):
+    """The file, what it has, and what may be done."""
+    file = foreign(tmp_path / "m.onnx", dims, **options)
+    with pytest.raises(InputError, match=message) as caught:
+        find_onnx(file, resolution)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_files_that_are_no_model(tmp_path):
+    """Broken, missing, empty, or without the weights that lie beside it: one line each."""
+    file = foreign(tmp_path / "m.onnx", [1, 3, 8, 8], external=True)
+    assert find_onnx(file).shape == (1, 3, 8, 8)
+    (tmp_path / "w.bin").unlink()
+    broken, empty = tmp_path / "broken.onnx", tmp_path / "empty.onnx"
+    broken.write_bytes(b"\x08\x09" + bytes(range(200)))
+    empty.touch()
+    for bad in (file, broken, empty):
+        with pytest.raises(InputError, match="is no model that ONNX Runtime loads: ") as caught:
+            find_onnx(bad)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no such file"):
+        find_onnx(tmp_path / "none.onnx")
+
+
+def test_files_and_specs_are_timed_together(tmp_path, capsys):
+    """Half precision, several outputs and open dimensions, beside a network of ours; a fixed batch is told."""
+    half = foreign(tmp_path / "half.onnx", ["N", 3, "H", "W"], kind=TensorProto.FLOAT16, outputs=2)
+    four = foreign(tmp_path / "four.onnx", [4, 3, 32, 32], external=True)
+    spec = tmp_path / "net.yaml"
+    spec.write_text("name: net\nresolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n")
+    command = [
+        "latency",
+        str(half),
+        str(spec),
+        str(four),
+        "--resolution",
+        "32",
+        "--runs",
+        "10",
+        "--threads",
+        "1",
+        "--json",
+    ]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)["models"]
+    assert [(row["name"], row["resolution"], row.get("input"), row["runs"]) for row in rows] == [
+        (str(half), 32, [1, 3, 32, 32], 10), ("net", 32, None, 10), (str(four), 32, [4, 3, 32, 32], 10)
+    ]  # fmt: skip
+    assert "four.onnx is fixed: what is timed is 4 images at once" in captured.err

@@ -1,0 +1,192 @@
+"""Experiments: the sections of a search, what is refused in its file and how, what comes back from `run.yaml`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from modscale.document import dump_yaml, parse_yaml
+from modscale.errors import InputError
+from modscale.runs.experiment import experiment_to_dict, load_experiment, parse_experiment
+from modscale.settings import LatencySettings, ProxySettings, SearchSettings
+from modscale.spaces.space import Bounds
+
+ROOT = Path(__file__).parents[2]
+SPACES = sorted((ROOT / "spaces").glob("*.yaml"))
+README = ROOT / "README.md"
+
+
+def experiment(**changes: object):
+    """A small good experiment with top-level `changes`."""
+    return parse_experiment({"stages": [{"dim": [16, 32], "depth": {"low": 1, "high": 3}}], **changes})
+
+
+def refusal(**changes: object) -> str:
+    with pytest.raises(InputError) as caught:
+        experiment(**changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": []}, "stages: must be a list of 1 to 16 items, got []"),
+        ({"stages": {}}, "stages: must be a list of 1 to 16 items, got {}"),
+        ({"stages": [{"dim": 16}]}, "stages[0].depth: is required"),
+        ({"stages": [{"depth": 1}]}, "stages[0].dim: is required"),
+        ({"stages": [[16, 1]]}, "stages[0]: must be a mapping (a stage), got [16, 1]"),
+        ({"name": "a/b"}, "name: must be fit for a folder's name"),
+        ({"name": ".."}, "name: must be fit for a folder's name"),
+        ({"name": " x"}, "name: must be fit for a folder's name"),
+        ({"name": "a\\b"}, "name: must be fit for a folder's name"),
+        ({"name": "é" * 101}, "name: must be fit for a folder's name"),
+        ({"name": "a\nb"}, "name: must be a line of text"),
+        ({"base": {"name": "x"}}, "base.name: unknown key;"),
+        ({"base": {"stages": []}}, "base.stages: unknown key;"),
+        ({"base": {"resolution": 0}}, "base.resolution: must be 1 or more, got 0"),
+        ({"base": [224]}, "base: must be a mapping (fields of a model spec), got [224]"),
+        ({"constraints": 0}, "constraints: must be a mapping (limits), got 0"),
+        ({"constraints": []}, "constraints: must be a mapping (limits), got []"),
+        ({"constraints": {"param": {"max": 1}}}, "constraints.param: unknown key; did you mean params?"),
+        ({"constraints": {"params": 5e6}}, "constraints.params: must be a mapping (min and max), got 5000000.0"),
+        ({"constraints": {"params": {"max": "5M"}}}, "constraints.params.max: must be a number, got '5M'"),
+        ({"constraints": {"params": {"max": [1]}}}, "constraints.params.max: must be a number, got [1]"),
+        ({"constraints": {"flops": {"min": 2, "max": 1}}}, "constraints.flops.max: must be min (2) or more, got 1"),
+        ({"constraints": {"flops": {"max": float("inf")}}}, "constraints.flops.max: must be a finite number, got inf"),
+        ({"constraints": {"widths": "increasing"}}, "constraints.widths: must be one of nondecreasing"),
+        (
+            {"constraints": {"latency_ms": {"max": 3}}},
+            "constraints.latency_ms: unknown key; latency_ms is measured, not counted, and leaves no candidate out"
+            " beforehand; it is a key of objectives and bands.NAME; allowed: params, flops, widths",
+        ),
+        ({"constraints": {"accuracy": {"min": 0.5}}}, "constraints.accuracy: unknown key; accuracy is measured, not"),
+        ({"constraints": {"latency": 3}}, "constraints.latency: unknown key; latency_ms is measured, not counted, and"),
+        ({"search": {"bands": {}}}, "search.bands: unknown key; it is a key of the top level; allowed: trials,"),
+        (
+            {"proxy": {"num_classes": 3}},
+            "proxy.num_classes: unknown key; it is a key of base",
+        ),
+        ({"base": {"epochs": 3}}, "base.epochs: unknown key; it is a key of proxy; allowed: resolution"),
+        (
+            {"base": {"stem": {"dim": 3}}},
+            "base.stem.dim: unknown key; it is a key of stages; allowed: kernel_size, stri",
+        ),
+        (
+            {"params": {"max": 3}},
+            "params: unknown key; it is a key of constraints, objectives and bands.NAME; allowed: n",
+        ),
+        ({"trials": 3}, "trials: unknown key; it is a key of search; allowed: name"),
+        ({"threads": 3}, "threads: unknown key; it is a key of proxy and latency; allowed: name, base"),
+        (
+            {"objectives": {"widths": 3}},
+            "objectives.widths: unknown key; it is a key of constraints; allowed: accuracy",
+        ),
+        ({"bands": {"xs": {"seed": 3}}}, "bands.xs.seed: unknown key; it is a key of search; allowed: accuracy"),
+        ({"stages": [{"stride": 3}]}, "stages[0].stride: unknown key; it is a key of base.stem; allowed: dim, depth"),
+        ({"objectives": {}}, "objectives: must name at least one of accuracy, latency_ms, params, flops"),
+        ({"objectives": None}, "objectives: must be a mapping (metric to direction), got None"),
+        ({"objectives": ["accuracy"]}, "objectives: must be a mapping (metric to direction), got ['accuracy']"),
+        ({"objectives": {"accuracy": "minimize"}}, "objectives.accuracy: must be one of maximize, got 'minimize'"),
+        (
+            {"objectives": {"latency": "minimize"}},
+            "objectives.latency: unknown key; did you mean latency_ms? it is a key of the top level; allowed: accuracy",
+        ),
+        ({"bands": []}, "bands: must be a mapping (band to limits), got []"),
+        ({"bands": {"a/b": {}}}, "bands: a band's name is 1 to 60 letters, digits, - and _, got 'a/b'"),
+        ({"bands": {".": {}}}, "bands: a band's name is 1 to 60 letters, digits, - and _, got '.'"),
+        ({"bands": {"a\n": {}}}, "bands: a band's name is 1 to 60 letters, digits, - and _, got 'a\\n'"),
+        ({"bands": {1: {}}}, "bands: a band's name is 1 to 60 letters, digits, - and _, got 1"),
+        ({"bands": {"xs": None}}, "bands.xs: must be a mapping (metric to limits), got None"),
+        ({"bands": {"xs": {"params": [1, 2]}}}, "bands.xs.params: must be a mapping (min and max), got [1, 2]"),
+        ({"bands": {"xs": {"parms": {"max": 1}}}}, "bands.xs.parms: unknown key; did you mean params?"),
+        (
+            {"proxy": {"resolution": 16}, "base": {"stem": {"kernel_size": 32, "stride": 32}}},
+            "proxy.resolution: must be",
+        ),
+        ({"search": {"trials": 0}}, "search.trials: must be 1 or more, got 0"),
+        ({"constraint": {}}, "constraint: unknown key; did you mean constraints?"),
+    ],
+)
+def test_refused_sections(changes, message):
+    """Each rule of a section has its line."""
+    assert refusal(**changes).startswith(message)
+
+
+@pytest.mark.parametrize("document", [None, [], "mobile", 3, {}])
+def test_a_document_that_is_no_space(document):
+    """An empty file, a list or a word is refused for what it is."""
+    with pytest.raises(InputError, match=r"must be a mapping|stages: is required"):
+        parse_experiment(document)
+
+
+def test_a_file_is_named_in_the_message(tmp_path):
+    """File, place, rule and value stand in one line."""
+    file = tmp_path / "my.yaml"
+    file.write_text("stages:\n  - {dim: 16, depth: {low: 0, high: 3}}\n")
+    with pytest.raises(InputError) as caught:
+        load_experiment(file)
+    assert str(caught.value) == f"{file}: stages[0].depth[0]: must be 1 or more, got 0"
+
+
+def test_defaults():
+    """Without sections: accuracy against latency, no constraint, no band, and each section's defaults."""
+    plain = experiment()
+    assert plain.objectives == {"accuracy": "maximize", "latency_ms": "minimize"}
+    assert plain.space.constraints.params == Bounds()
+    assert not plain.space.constraints.nondecreasing_widths
+    assert plain.bands == {}
+    assert (plain.proxy, plain.latency, plain.search) == (ProxySettings(), LatencySettings(), SearchSettings())
+    assert experiment(base=None, constraints=None, bands=None, proxy=None, latency=None, search=None) == plain
+
+
+def test_the_order_of_objectives_and_bands_is_kept():
+    """Reports list them as the file does."""
+    document = parse_yaml(
+        "{stages: [{dim: 8, depth: 1}], objectives: {flops: minimize, accuracy: maximize}, bands: {b: {}, a: {}}}"
+    )
+    assert list(parse_experiment(document).objectives) == ["flops", "accuracy"]
+    assert list(parse_experiment(document).bands) == ["b", "a"]
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
+def test_shipped_spaces_load_and_come_back(file):
+    """Every space under spaces/ loads, is named like its file, and is itself after run.yaml."""
+    shipped = load_experiment(file)
+    assert shipped.space.name == file.stem
+    assert parse_experiment(parse_yaml(dump_yaml(experiment_to_dict(shipped)))) == shipped
+
+
+def test_spaces_in_the_readme_load():
+    """What a newcomer copies out of the README is a space."""
+    examples = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    assert examples
+    for example in examples:
+        assert parse_experiment(parse_yaml(example)).space.size() > 1
+
+
+def test_every_field_comes_back():
+    """A space that uses every kind of option is itself after run.yaml, awkward names included."""
+    full = parse_experiment(
+        {
+            "name": "1e4",
+            "base": {"stem": {"kernel_size": 4, "stride": 4}, "drop_path_rate": 0.1},
+            "stages": [
+                {"dim": [8, 9], "depth": 1, "mlp_ratios": [[1, 6]], "kernel_size": [[3, 5]], "context": [["f"], ["g"]]},
+                {
+                    "dim": 8,
+                    "depth": {"low": 1, "high": 5, "step": 2},
+                    "attention_mlp_ratio": {"low": 1, "high": 2, "step": 0.1},
+                },
+                {"dim": 8, "depth": 1, "kernel_size": 5, "block": ["van", "focal"], "fusion": "sum", "expansion": 3},
+            ],
+            "constraints": {"params": {"min": 1, "max": 2.5e6}, "widths": "nondecreasing"},
+            "objectives": {"params": "minimize", "accuracy": "maximize"},
+            "bands": {"yes": {"latency_ms": {"max": 3.5}}, "1e4": {}},
+            "proxy": {"train_images": None, "flip": False},
+            "latency": {"provider": "cuda"},
+            "search": {"references": []},
+        }
+    )
+    assert parse_experiment(parse_yaml(dump_yaml(experiment_to_dict(full)))) == full

@@ -1,0 +1,185 @@
+"""The evaluator: one worker for torch, a fresh process for the clock, and a search that outlives both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modscale.errors import (
+    DataError,
+    InputError,
+    MismatchError,
+    ModscaleError,
+    ProviderError,
+    TooLargeError,
+    TrialFailed,
+    WorkerFault,
+)
+from modscale.runs.experiment import Experiment, parse_experiment
+from modscale.searching.measures import Evaluator
+from modscale.specs.counts import count_model
+
+
+def tiny(**latency: object) -> Experiment:
+    return parse_experiment({
+        "name": "tiny",
+        "base": {"resolution": 32, "num_classes": 10},
+        "stages": [{"dim": [8, 16], "depth": 1}, {"dim": 16, "depth": 1}],
+        "proxy": {"resolution": 16, "epochs": 1, "threads": 1},
+        "latency": {"runs": 12, "warmup": 1, "threads": 1, **latency},
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that differ in brightness: any network learns them."""
+    rng = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("data") / "bright.npz"
+    arrays = {}
+    for split, count in (("train", 128), ("val", 40)):
+        labels = np.arange(count) % 2
+        noise = rng.integers(0, 60, (count, 16, 16, 3))
+        arrays[f"x_{split}"] = (noise + labels[:, None, None, None] * 150).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    np.savez(file, **arrays)
+    return file
+
+
+@pytest.fixture(scope="module")
+def evaluator(data: Path) -> Iterator[Evaluator]:
+    with Evaluator(tiny(), str(data)) as running:
+        yield running
+
+
+def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
+    """Counts are the closed form's, the easy classes are learnt, and the stages are announced in order."""
+    stages: list[str] = []
+    spec = tiny().space.base
+    evaluation = evaluator(spec, stages.append)
+    count = count_model(spec)
+    assert (evaluation.results["params"], evaluation.results["flops"]) == (count.params, count.flops)
+    assert evaluation.results["accuracy"] == 1.0
+    assert evaluation.results["val_images"] == 40
+    assert evaluation.results["latency_ms"] > 0
+    assert stages == ["export", "latency", "training"]
+    assert (evaluator.summary.classes, evaluator.summary.train_images) == (2, 128)
+
+
+def test_training_again_gives_the_same_accuracy(evaluator: Evaluator) -> None:
+    """A candidate's accuracy is a function of the spec, the data and the seed."""
+    spec = tiny().space.base
+    assert evaluator(spec).results["accuracy"] == evaluator(spec).results["accuracy"]
+
+
+def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluator) -> None:
+    """As when the system runs out of memory: the trial has a reason, and a new worker takes over."""
+    assert evaluator.worker is not None
+    os.kill(evaluator.worker.pid, signal.SIGKILL)
+    with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
+        evaluator(tiny().space.base)
+    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
+
+
+def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evaluator) -> None:
+    """After some of CUDA's errors every later call in the process fails: the next candidate gets a new one."""
+    assert evaluator.worker is not None
+    before = evaluator.worker.pid
+    with pytest.raises(TrialFailed, match="train: the worker process: ValueError: invalid literal"):
+        evaluator.ask("train", tiny().space.base, "not a seed")
+    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
+    assert evaluator.worker.pid != before
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (MismatchError("torch differs"), "TrialFailed: work: torch differs"),
+        (TooLargeError("at most 2 GiB"), "TrialFailed: work: at most 2 GiB"),
+        (TrialFailed("diverged"), "TrialFailed: diverged"),
+        (DataError("no images"), "DataError: no images"),
+        (WorkerFault("a line of why"), "TrialFailed: work: a line of why"),
+    ],
+)  # fmt: skip
+def test_what_a_worker_answers(raised: Exception, told: str) -> None:
+    """What cannot be exported fails its trial, as does a lost worker; what the user can mend stays that."""
+
+    class Worker:
+        is_running = True
+
+        def ask(self, task: str) -> None:
+            raise raised
+
+    running = Evaluator(tiny(), "synthetic")
+    running.worker = Worker()  # type: ignore[assignment]
+    with pytest.raises(ModscaleError) as caught:
+        running.ask("work")
+    assert f"{type(caught.value).__name__}: {caught.value}" == told
+
+
+def test_data_that_changes_during_a_search_ends_it(tmp_path: Path, data: Path) -> None:
+    """A new worker must find the data that the earlier candidates were trained on."""
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(data.read_bytes())
+    with Evaluator(tiny(), str(copy)) as running:
+        assert running.worker is not None
+        running.worker.stop()
+        with np.load(data) as arrays:
+            np.savez(copy, **{**arrays, "x_val": arrays["x_val"] // 2})
+        with pytest.raises(InputError, match="the data or the device changed during the search"):
+            running(tiny().space.base)
+
+
+def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evaluator) -> None:
+    """An allocation that cannot succeed is the candidate's failure."""
+    huge = tiny().space.base
+    huge = replace(huge, stages=(replace(huge.stages[0], dim=2**20, mlp_ratios=(64,)),))  # one matrix of 281 TB
+    with pytest.raises(TrialFailed, match="export: network: an ONNX file holds at most 2 GiB"):
+        evaluator(huge)
+    with pytest.raises(TrialFailed, match="out of memory in the proxy training"):
+        evaluator.ask("train", huge, 0)
+
+
+def test_unusable_data_and_providers_end_it_before_it_begins(tmp_path: Path, data: Path) -> None:
+    """The error is the user's to mend, and no worker stays behind."""
+    with (
+        pytest.raises(DataError, match=r"nowhere: no such file or folder; must be .*, or a .npz$"),
+        Evaluator(tiny(), str(tmp_path / "nowhere")),
+    ):
+        pass
+    with pytest.raises(ProviderError, match="CUDA"), Evaluator(tiny(provider="cuda"), str(data)):
+        pass
+
+
+def test_the_worker_goes_when_the_search_is_killed(data: Path) -> None:
+    """kill -9 on the parent leaves no orphan that trains on."""
+    script = (
+        "import sys, os, tests.searching.test_measures as t\n"
+        "from modscale.searching.measures import Evaluator\n"
+        "if __name__ == '__main__':\n"
+        "    with Evaluator(t.tiny(), sys.argv[1]) as e:\n"
+        "        print(e.worker.pid, flush=True); sys.stdin.read()\n"
+    )
+    file = data.with_name("parent.py")
+    file.write_text(script)
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, str(file), str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as parent:  # fmt: skip
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker is still alive")
