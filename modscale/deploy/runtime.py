@@ -1,7 +1,8 @@
 """ONNX Runtime: the one module that imports it, and the process in which a model is timed.
 
 `latency/protocol.py` has `answer_timing` called in a fresh process for every timing, so that no thread pool but the
-session's own is alive: that process imports neither torch nor anything else that starts threads, and counts them to be sure.
+session's own is alive: that process imports neither torch nor anything else that starts threads, and counts them
+to be sure.
 
 A provider is taken at its word only when ONNX Runtime has it, accepts it without a fallback for a single node, and
 names it first in the finished session; anything else is a `ProviderError` and never a number. A model that such a

@@ -1,7 +1,7 @@
 """A network scaled to a budget: in params, in FLOPs, or in milliseconds of anything that measures.
 
-The rule is the compound ray of `compound.py`. First phi: the largest whose rounded network keeps within the budget. Then,
-since whole blocks and channels come in jumps, the networks around that point; of those within the tolerance the one
+The rule is the compound ray of `compound.py`. First phi: the largest whose rounded network keeps within the budget.
+Then, since whole blocks and channels come in jumps, the networks around that point; of those within the tolerance the one
 nearest to the ray is taken. Where none is, the nearest miss is given, with what it would take.
 
 Without attention (`drop_attention`) each attention block becomes a convolutional block of its stage: the step that
