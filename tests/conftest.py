@@ -14,8 +14,18 @@ from modscale.document import read_yaml
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
+SLOW = {"test_session", "test_measures", "test_protocol", "test_proxy", "test_export", "test_scale", "test_front_door"}
+"""Files whose tests train, export or time whole networks."""
+
 settings.register_profile("modscale", derandomize=True, deadline=None, database=None)
 settings.load_profile("modscale")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`pytest -m 'not slow'` leaves the files of `SLOW` out."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

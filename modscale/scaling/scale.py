@@ -1,8 +1,8 @@
 """A network scaled to a budget: in params, in FLOPs, or in milliseconds of anything that measures.
 
 The rule is the compound ray of `compound.py`. First phi: the largest whose rounded network keeps within the budget.
-Then, since whole blocks and channels come in jumps, the networks around that point; of those within the tolerance the one
-nearest to the ray is taken. Where none is, the nearest miss is given, with what it would take.
+Then, since whole blocks and channels come in jumps, the networks around that point; of those within the tolerance the
+one nearest to the ray is taken. Where none is, the nearest miss is given, with what it would take.
 
 Without attention (`drop_attention`) each attention block becomes a convolutional block of its stage: the step that
 the authors took from s to s_conv (depths 4, 4, 8 + 4, 4 + 4 to 4, 4, 12, 8), where they widened it too.
