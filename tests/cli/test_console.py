@@ -18,7 +18,8 @@ import pytest
 from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 
 from modscale.api.session import report_run
-from modscale.cli.commands import console, main
+from modscale.cli import console
+from modscale.cli.commands import main
 from modscale.cli.console import SearchProgress, describe_trial, duration_text
 from modscale.cli.layout import text_width
 from modscale.runs.experiment import load_experiment, parse_experiment

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from modscale.errors import RunError
+from modscale.runs import folder as runs
 from modscale.runs.experiment import Experiment, parse_experiment
 from modscale.runs.folder import (
     RUN_FILE,
@@ -26,7 +27,6 @@ from modscale.runs.folder import (
     update_run,
     write_run,
 )
-from modscale.runs.folder import folder as runs
 from modscale.runs.trials import Trial, append_trial
 from modscale.spaces.space import Bounds, SearchSpace
 from modscale.specs.counts import count_model
