@@ -7,10 +7,12 @@ What a notebook needs is imported from here, each name loading what it needs whe
 4736264
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# Nothing is imported up here, not even from the standard library: `python -m modscale` runs this file while the current
+# folder is still the first place in which Python looks.
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # true for a type checker, which knows it by its name
 
 if TYPE_CHECKING:
     from modscale.analysis.results import load_run
@@ -48,9 +50,11 @@ _DOORS = {
 """Name to the module that has it, and its name there."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     module, inside = _DOORS[name]
     return getattr(import_module(module), inside)
 

@@ -376,4 +376,4 @@ def test_a_front_that_is_broken_is_not_believed(run: Path, tmp_path: Path) -> No
     shutil.copytree(run, copy)
     for content in ("[", '{"bands": {"any": 0}}', '{"bands": {"any": "q"}}', None):
         (copy / "front.json").unlink() if content is None else (copy / "front.json").write_text(content)
-        assert choose_spec(str(copy), pick="any") == read_trials(copy)[expected].spec
+        assert choose_spec(str(copy), pick="any") == parse_spec(read_trials(copy)[expected]["spec"])
