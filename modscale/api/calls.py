@@ -28,7 +28,7 @@ def search(
     `space` is a space's file, or what `load_space` gave; `out` the run's folder, `reports/NAME` by default.
 
     >>> import modscale
-    >>> run = modscale.searching.loop(tiny_space, out=folder, trials=1)
+    >>> run = modscale.search(tiny_space, out=folder, trials=1)
     >>> [trial.state for trial in run.trials]
     ['complete']
 
