@@ -96,10 +96,11 @@ def show_census(census: Census) -> None:
         ("feasible", census.feasible_interval, census.size),
         ("feasible networks", census.distinct_feasible_interval, census.distinct),
     ):
-        known = low == high
-        share = f"{low / whole:.2%}" if known else f"{low / whole:.2%} to {high / whole:.2%}"
-        label = what if known else f"{what}, 95 % interval"
-        rows.append((label, f"{low:,}" if known else f"{low:,} to {high:,}", share))
+        if low == high:
+            rows.append((what, f"{low:,}", _share_text(low / whole)))
+        else:
+            share = f"{_share_text(low / whole)} to {_share_text(high / whole)}"
+            rows.append((f"{what}, 95 % interval", " to ".join(_bound_text(end) for end in (low, high)), share))
     for name, removed in (census.removed or {}).items():
         rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
         rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
@@ -123,6 +124,16 @@ def show_census(census: Census) -> None:
     for text in (census.rule, census.infeasible):
         if text:
             note(text)
+
+
+def _share_text(share: float) -> str:
+    """A share in percent, or where that would be 0.00 % of something, in digits that count."""
+    return f"{share:.2%}" if share == 0 or share >= 1e-4 else f"{share:.2e}"
+
+
+def _bound_text(bound: int) -> str:
+    """A bound of an interval: of its many digits, only the first few mean anything."""
+    return f"{bound:,}" if bound < 10**12 else f"{bound:.4g}"
 
 
 def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:

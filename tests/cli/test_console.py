@@ -303,5 +303,9 @@ def test_an_interval_is_called_one(screen: Any, width: int | None) -> None:
     text = " ".join(screen(console.show_census, census, width=width))
     assert "feasible, 95 % interval" in text
     assert "1 to 3" in text
+    vast = replace(census, size=10**43, feasible_interval=(123_456_789 * 10**24, 2 * 10**33))
+    text = " ".join(screen(console.show_census, vast, width=width))
+    assert "1.235e+32 to 2e+33" in text
+    assert "1.23e-11 to 2.00e-10" in text
     assert "feasible networks, 95" not in text
     assert "why" in text
