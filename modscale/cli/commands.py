@@ -220,9 +220,10 @@ def search(
 @_command("modscale space spaces/mobile.yaml")
 def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Size, reach and feasibility of a space."""
+    from modscale.cli.answers import census_to_json
     from modscale.cli.console import counting_progress, show_assumed, show_census
     from modscale.errors import naming_file
-    from modscale.spaces.census import census_to_json, take_census
+    from modscale.spaces.census import take_census
 
     with naming_file(space_file):
         loaded = _experiment(space_file).space
@@ -511,8 +512,9 @@ def scale(
 
 def _list_near(space_file: str, budgets: dict[str, float], tolerance: float, best: int, as_json: bool) -> None:
     """All architectures of a space within the tolerance of every budget, the nearest first."""
+    from modscale.cli.answers import matches_to_json
     from modscale.errors import naming_file
-    from modscale.spaces.nearest import matches_to_json, within_budgets
+    from modscale.spaces.nearest import within_budgets
 
     if "latency_ms" in budgets:
         raise InputError("a space is looked through by --params and --flops", place="--latency-ms")

@@ -8,7 +8,7 @@ is exact there too, and so is what that reach alone tells: that everything is fe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -20,11 +20,11 @@ from modscale.errors import MismatchError
 from modscale.spaces.feasibility import ANY, ConstrainedSpace, explain_infeasible
 from modscale.spaces.halves import BeyondReach, Progress, silent
 from modscale.spaces.pair_counts import Extreme, Limits
-from modscale.spaces.sampling import CONFIDENCE, exactly, sampled
+from modscale.spaces.sampling import exactly, sampled
 from modscale.spaces.space import SearchSpace
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import COUNT_METRICS
-from modscale.specs.spec import ModelSpec, spec_to_dict
+from modscale.specs.spec import ModelSpec
 
 BINS = 16
 
@@ -116,38 +116,10 @@ def take_census(space: SearchSpace, *, bins: int = BINS, progress: Progress = si
         found = _count(count, reach, bins, progress)
     except BeyondReach:
         found = sampled(count, progress)
-    if not found["feasible_interval"][0]:
-        hopeless = explain_infeasible(space, tables=count.tables)
-        if hopeless is not None:
-            found |= {"feasible_interval": (0, 0), "distinct_feasible_interval": (0, 0), "infeasible": str(hopeless)}
+    if not found["feasible_interval"][0] and (hopeless := explain_infeasible(space, tables=count.tables)):
+        found |= {"feasible_interval": (0, 0), "distinct_feasible_interval": (0, 0), "infeasible": str(hopeless)}
     distinct = prod(int(stage.stands.sum()) for stage in count.tables.stages)
     return Census(name=space.name, size=space.size(), distinct=distinct, reach=reach, **found)
-
-
-def census_to_json(census: Census) -> dict[str, Any]:
-    """The census as plain values; `feasible` is null where only its interval is known."""
-    known: tuple[str, ...] = ("name", "size", "feasible", "feasible_interval", "distinct", "distinct_feasible")
-    known += ("distinct_feasible_interval", "exact", "draws", "rule", "infeasible")
-    reaches = {f"feasible_{metric}": (census.feasible_reach or {}).get(metric) for metric in COUNT_METRICS}
-    return {
-        **{key: list(value) if isinstance(value := getattr(census, key), tuple) else value for key in known},
-        "feasible_share": None if census.feasible is None else census.feasible / census.size,
-        "confidence": 1.0 if census.exact else CONFIDENCE,
-        **{name: _plain(reach) if reach else None for name, reach in {**census.reach, **reaches}.items()},
-        "removed": None if census.removed is None else {
-            name: {**asdict(one), "alone_share": one.alone / census.size, "only_share": one.only / census.size}
-            for name, one in census.removed.items()
-        },
-        "histograms": None if census.histograms is None else {
-            metric: {name: list(column) for name, column in asdict(bars).items()}
-            for metric, bars in census.histograms.items()
-        },
-    }  # fmt: skip
-
-
-def _plain(reach: Reach) -> dict[str, Any]:
-    specs = {"min_spec": spec_to_dict(reach.min_spec), "max_spec": spec_to_dict(reach.max_spec)}
-    return {"min": reach.min, "max": reach.max, **specs}
 
 
 def _count(count: ConstrainedSpace, reach: Mapping[str, Reach], bins: int, progress: Progress) -> dict[str, Any]:

@@ -28,8 +28,7 @@ def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -
     Raises:
         InputError: nothing is feasible; names the constraint and the nearest miss.
     """
-    error = explain_infeasible(space, tables=tables)
-    if error is not None:
+    if error := explain_infeasible(space, tables=tables):
         raise error
 
 
@@ -103,10 +102,9 @@ class ConstrainedSpace:
         return low, high
 
     def conflict(self, names: tuple[str, ...]) -> InputError | None:
-        """The error where nothing meets the named constraints together; every part of them is met by something.
+        """The error where nothing meets the named constraints together, though something does every part of them.
 
-        Raises:
-            BeyondReach: the space is too large to tell.
+        Raises BeyondReach where the space is too large to tell.
         """
         if names == ("widths",):
             narrowing, widths = _least_narrowing(self.tables)
@@ -120,7 +118,7 @@ class ConstrainedSpace:
         company = ["nondecreasing widths"] * ordered
         company += [f"FLOPs of {_describe(self.bounds[1])}"] * (other != ANY)
         having = f" with {' and '.join(company)}" if company else ""
-        unit = "params" if axis == 0 else "FLOPs"
+        unit = ("params", "FLOPs")[axis]
         rule = f"no architecture{having} satisfies {_describe(self.bounds[axis])}; the nearest has {nearest:,} {unit}"
         return InputError(rule, place=f"constraints.{COUNT_METRICS[axis]}")
 

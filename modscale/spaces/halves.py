@@ -108,7 +108,8 @@ class Halves:
         self.longer = longer[np.argsort(longer["width"].astype(np.uint16), kind="stable")]
         self.widths, begins = np.unique(self.longer["width"], return_index=True)
         self.ends, self.groups = np.r_[begins, len(longer)], range(len(begins))
-        if _looked_at((len(head), len(tail)), len(begins), self.inside) > MAX_WORK:
+        taken = len(self.shorter) * (1 if self.inside else len(begins))
+        if len(longer) + taken + WORK_A_WIDTH * len(begins) > MAX_WORK:
             raise BeyondReach
 
     def group(self, i: int) -> tuple[HalfList, HalfList]:
@@ -204,10 +205,7 @@ def _work(cut: tuple[list[HalfList], list[HalfList], bool]) -> int:
     head, tail, inside = cut
     lengths = prod(map(len, head)), prod(map(len, tail))
     at_cut = head[-1] if lengths[0] > lengths[1] or not tail else tail[0]
-    return _looked_at(lengths, len(np.unique(at_cut["width"])) if tail else 1, inside)
-
-
-def _looked_at(lengths: tuple[int, int], widths: int, inside: bool) -> int:
+    widths = len(np.unique(at_cut["width"])) if tail else 1
     return max(lengths) + min(lengths) * (1 if inside else widths) + WORK_A_WIDTH * widths
 
 

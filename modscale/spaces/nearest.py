@@ -1,9 +1,8 @@
 """All architectures of a space within a tolerance of several budgets at once: how many, and the nearest ones.
 
-What is within the tolerance is what is feasible where the budgets are constraints, and it is counted as that: exactly,
-or by a sample. The nearest come from the same halves: sorted by one count, the partners with which a half keeps a
-budget lie side by side, in a window. The tolerance starts where a handful is expected and doubles until enough are
-found, so that only as many pairs are looked at as it takes.
+The number is that of what is feasible where the budgets are constraints. The nearest come from the same halves: sorted
+by one count, the partners with which a half keeps a budget lie side by side, in a window. The tolerance starts where
+a handful is expected and doubles until enough are found, so that only as many pairs are looked at as it takes.
 
 Ranking: by the sum of the relative distances from the budgets, `|params / P - 1| + |flops / F - 1|`; ties by params,
 then FLOPs. Options that make the same network stand for one architecture in the ranking.
@@ -14,23 +13,21 @@ Shapes: N architectures, S stages; columns of costs are params (0) and FLOPs (1)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any
 
 import numpy as np
 
 from modscale.arrays import MAX_COUNT, FloatArray, IntArray
 from modscale.document import check_choice, check_number
 from modscale.errors import InputError
-from modscale.spaces.feasibility import ConstrainedSpace
 from modscale.spaces.halves import MAX_WORK, BeyondReach, Halves
 from modscale.spaces.pair_counts import Limits
-from modscale.spaces.sampling import CONFIDENCE, exactly, sample_within
-from modscale.spaces.space import Bounds, SearchSpace
+from modscale.spaces.sampling import numbers_within
+from modscale.spaces.space import SearchSpace
 from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import COUNT_METRICS
-from modscale.specs.spec import ModelSpec, spec_to_dict
+from modscale.specs.spec import ModelSpec
 
 MAX_PAIRS = 100_000_000
 """Pairs that are looked at for one tolerance at most; a wider one is not tried."""
@@ -97,7 +94,7 @@ def within_budgets(
         raise InputError("must be 0 or more", place="best", value=best)
     tables, limits = build_tables(space), _limits(space, budgets, tolerance)
     halves = _listed(tables, limits) if best else None  # first: it may be refused
-    count, distinct, draws = _numbers(tables, limits)
+    count, distinct, draws = numbers_within(tables, limits)
     found, complete = list[Match](), True
     if halves is not None and distinct[1]:
         expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
@@ -118,30 +115,6 @@ def within_budgets(
     )
 
 
-def matches_to_json(matches: Matches) -> dict[str, Any]:
-    """The matches as plain values, their specs whole; a count that is only an interval is null beside it."""
-
-    def one(match: Match) -> dict[str, Any]:
-        plain = {key: getattr(match, key) for key in ("params", "flops", "distance")}
-        relative = {metric: plain[metric] / target - 1 for metric, target in matches.budgets.items()}
-        return {**plain, "relative_error": relative, "spec": spec_to_dict(match.spec)}
-
-    return {
-        "space": matches.space,
-        "budgets": dict(matches.budgets),
-        "tolerance": matches.tolerance,
-        "count": exactly(matches.count),
-        "count_bounds": list(matches.count),
-        "distinct": exactly(matches.distinct),
-        "distinct_bounds": list(matches.distinct),
-        "confidence": CONFIDENCE if matches.draws else 1.0,
-        "draws": matches.draws,
-        "complete": matches.complete,
-        "best": [one(match) for match in matches.best],
-        "nearest_miss": None if matches.nearest_miss is None else one(matches.nearest_miss),
-    }
-
-
 def _listed(tables: SpaceTables, limits: tuple[Limits, Limits]) -> Halves:
     """Halves of options that stand for their network. Raises InputError where they are too many."""
     ordered = tables.space.constraints.nondecreasing_widths
@@ -151,20 +124,6 @@ def _listed(tables: SpaceTables, limits: tuple[Limits, Limits]) -> Halves:
         rule = f"the nearest architectures are listed where half of the stages have at most {MAX_WORK:,}"
         rule += " options within the budgets; without a list (`--best 0`) their number is given"
         raise InputError(rule, place="stages", value=tables.space.size()) from None
-
-
-def _numbers(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[Limits, Limits, int]:
-    """Combinations and networks within the limits, each as an interval, and the draws that it took."""
-    params, flops = (Bounds(min=low, max=high) for low, high in limits)
-    space = replace(tables.space, constraints=replace(tables.space.constraints, params=params, flops=flops))
-    count = ConstrainedSpace(replace(tables, space=space))
-    count.number("allowed", limits), count.number("distinct", limits)
-    try:
-        count.survey()
-    except BeyondReach:
-        sample = sample_within(tables, limits)
-        return sample.interval(sample.hits), sample.interval(sample.distinct_hits), sample.draws
-    return (count.number("allowed", limits),) * 2, (count.number("distinct", limits),) * 2, 0
 
 
 def _nearest(
@@ -226,10 +185,8 @@ class _Windows:
 
 def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
     """[N] sum of relative distances of costs [N, 2] from the budgets."""
-    total = np.zeros(len(costs))
-    for metric, target in budgets.items():
-        total += np.abs(costs[:, COUNT_METRICS.index(metric)] / target - 1)
-    return total
+    off = (np.abs(costs[:, COUNT_METRICS.index(metric)] / target - 1) for metric, target in budgets.items())
+    return sum(off, np.zeros(len(costs)))
 
 
 def _limits(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> tuple[Limits, Limits]:

@@ -2,8 +2,7 @@
 
 The halves of the longer list ask, those of the shorter are sorted by either count. By one count alone, the number
 that a half may be paired with is a rank, found by binary search; that is the answer for both counts where all of them
-keep the other limit too, which a running maximum tells. Params and FLOPs grow together, so that few are left for the
-wavelet matrix.
+keep the other limit too, which a running maximum tells. That leaves few for the wavelet matrix.
 
 Shapes: n halves of the shorter list, m of the longer; columns of costs are params (0) and FLOPs (1).
 """

@@ -12,7 +12,7 @@ Shapes: N draws, S stages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, sqrt
 from typing import Any
 
@@ -20,7 +20,9 @@ import numpy as np
 
 from modscale.arrays import IntArray
 from modscale.spaces.feasibility import ConstrainedSpace
-from modscale.spaces.halves import MAX_WORK, Progress, silent
+from modscale.spaces.halves import MAX_WORK, BeyondReach, Progress, silent
+from modscale.spaces.pair_counts import Limits
+from modscale.spaces.space import Bounds
 from modscale.spaces.tables import SpaceTables
 
 MAX_DRAWS = 2_000_000
@@ -87,6 +89,20 @@ def sample_within(tables: SpaceTables, limits: Sequence[tuple[int, int]], progre
             met &= own.take(rows[:, i])
         distinct += int(met.sum())
     return Sample(number=widths.number, draws=draws, hits=hits, distinct_hits=distinct)
+
+
+def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[Limits, Limits, int]:
+    """Feasible combinations and networks within limits: exact, or by draws; each as an interval, and the draws."""
+    params, flops = (Bounds(min=low, max=high) for low, high in limits)
+    space = replace(tables.space, constraints=replace(tables.space.constraints, params=params, flops=flops))
+    count = ConstrainedSpace(replace(tables, space=space))
+    count.number("allowed", limits), count.number("distinct", limits)
+    try:
+        count.survey()
+    except BeyondReach:
+        sample = sample_within(tables, limits)
+        return sample.interval(sample.hits), sample.interval(sample.distinct_hits), sample.draws
+    return (count.number("allowed", limits),) * 2, (count.number("distinct", limits),) * 2, 0
 
 
 def sampled(count: ConstrainedSpace, progress: Progress = silent) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 A stage's options are every combination of its parameters, in the order of `itertools.product`. A stage costs its
 blocks of each ratio times the cost of one such block, plus its attention blocks; the cost of one block comes from
-`specs/counts.py`, so that there is one source of truth. The tests hold the tables against `count_model` and
-`StageSpec.canonical`.
+`specs/counts.py`. The tests hold the tables against `count_model` and `StageSpec.canonical`.
 
 Shapes: n options of the stage; columns of costs are params (0) and FLOPs (1).
 """
@@ -26,9 +25,8 @@ from modscale.specs.spec import STAGE_KEYS, StageSpec
 
 KIND_KEYS = ("kernel_size", "block", "context")
 Values = Mapping[str, list[Any]]
-"""By stage key, the values that it may take."""
 Places = Mapping[str, IntArray]
-"""By stage key, [n] the place among them of each option's value."""
+"""By stage key the values that it may take, and [n] the place among them of each option's value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,10 +56,9 @@ class SpaceTables:
 
     def count(self, options: IntArray) -> tuple[IntArray, IntArray]:
         """(params [N], flops [N]) of architectures given as option indices [N, S]. IndexError outside the tables."""
-        rows = np.asarray(options)
-        totals = np.empty((len(rows), 2), dtype=np.int64)
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
+        totals = np.empty((len(options), 2), dtype=np.int64)
+        for start in range(0, len(options), CHUNK):
+            chunk = options[start : start + CHUNK]
             total = self.cost[0].take(chunk[:, 0], axis=0)
             for i in range(1, len(self.stages)):
                 entering = self.stages[i - 1].dim.take(chunk[:, i - 1])
@@ -93,8 +92,7 @@ class SpaceTables:
         Raises:
             InputError: nothing is feasible.
         """
-        found = np.empty((0, len(self.stages)), dtype=np.int64)
-        drawn = 0
+        found, drawn = np.empty((0, len(self.stages)), dtype=np.int64), 0
         while len(found) < n:
             if drawn >= REJECTION_DRAWS and len(found) < MIN_ACCEPTANCE * drawn:
                 rows = self._listed
@@ -112,7 +110,7 @@ class SpaceTables:
             yield from block
 
     def choice(self, row: IntArray) -> dict[str, Any]:
-        """Parameter name to option, for every parameter with a choice (`SearchSpace.spec` takes it)."""
+        """Parameter name to option, for every parameter with a choice: what `SearchSpace.spec` takes."""
         return {
             parameter.name: value
             for stage, index in zip(self.stages, row, strict=True)
@@ -169,13 +167,11 @@ class SpaceTables:
         return tuple(rest)
 
     def extreme(self, axis: int, end: int) -> IntArray:
-        """[S] an architecture with the least (end 0) or the most (end 1) of one count, stage by stage.
+        """[S] the first architecture with the least (end 0) or the most (end 1) of one count, whatever its limits.
 
-        Of equal ones the first. Heeds the order of widths, if there is one, and no limits; where no architecture keeps
-        that order, its count is of no meaning.
+        Of no meaning where widths must not decrease and no architecture keeps to that.
         """
-        row: list[int] = []
-        entering = 0
+        row, entering = list[int](), 0
         for stage, cost, slope, rest in zip(self.stages, self.cost, self.slope, self.rest, strict=True):
             reached = cost[:, axis] + entering * slope[:, axis] + rest[end][:, axis]
             if self.space.constraints.nondecreasing_widths:
@@ -200,13 +196,11 @@ class SpaceTables:
         for start in range(0, len(rows), step):
             head, total = rows[start : start + step], totals[start : start + step]
             grown = total[:, None, :] + self.cost[i]
-            keep = np.ones(grown.shape[:2], dtype=np.bool_)
-            if i > 0:
-                entering = self.stages[i - 1].dim.take(head[:, -1])
-                grown += entering[:, None, None] * self.slope[i]
-                if constraints.nondecreasing_widths:
-                    keep &= self.stages[i].dim >= entering[:, None]
-            keep &= ((grown + least <= limits[:, 1]) & (grown + most >= limits[:, 0])).all(axis=2)
+            entering = self.stages[i - 1].dim.take(head[:, -1]) if i else np.zeros(len(head), dtype=np.int64)
+            grown += entering[:, None, None] * self.slope[i]
+            keep = ((grown + least <= limits[:, 1]) & (grown + most >= limits[:, 0])).all(axis=2)
+            if constraints.nondecreasing_widths:
+                keep &= self.stages[i].dim >= entering[:, None]
             which, option = np.nonzero(keep)
             if len(which):
                 yield from self._complete(np.column_stack([head[which], option]), grown[which, option])
