@@ -67,6 +67,10 @@ class Front:
     picks: Mapping[str, Pick]
     """Band to its pick."""
 
+    def bands_of(self, number: int) -> list[str]:
+        """The bands that pick the trial of this number."""
+        return [band for band, pick in self.picks.items() if pick.trial is not None and pick.trial.number == number]
+
 
 def find_front(
     trials: Sequence[Trial], objectives: Mapping[str, str], bands: Mapping[str, Mapping[str, Bounds]]

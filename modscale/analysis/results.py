@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,28 +63,17 @@ class Run:
             raise InputError("no trial of the run fits this band; report.md says why", place="--pick", value=band)
         return trial
 
-    def rows(self, trials: Sequence[Trial]) -> list[list[str]]:
-        """A cell a column for each trial, as text."""
-        return [
-            [metric.full(trial.results) if metric.name in trial.results else "not measured" for metric in self.columns]
-            for trial in trials
-        ]
-
     def _repr_html_(self) -> str:
         """Its front, as a notebook shows it."""
-        picked: dict[int, list[str]] = {}
-        for band, pick in self.front.picks.items():
-            if pick.trial is not None:
-                picked.setdefault(pick.trial.number, []).append(band)
         headings = ["trial", *(metric.noun for metric in self.columns), "on the front", "pick of"]
         rows = [
             [
                 str(trial.number),
-                *cells,
+                *(metric.cell(trial.results) for metric in self.columns),
                 f"{100 * self.front.probability[trial.number]:.0f} %",
-                ", ".join(picked.get(trial.number, [])),
+                ", ".join(self.front.bands_of(trial.number)),
             ]
-            for trial, cells in zip(self.front.members, self.rows(self.front.members), strict=True)
+            for trial in self.front.members
         ]
         head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)

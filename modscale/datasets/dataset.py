@@ -146,13 +146,14 @@ def balanced_subset(labels: Labels, limit: int | None, num_classes: int, rng: np
     return np.sort(np.concatenate(chosen))
 
 
-def count_leaked(x_train: Images, x_val: Images) -> int:
-    """How many of the images [M, ...] in `x_val` are, pixel for pixel, among those of `x_train`."""
-    seen = set(_digests(x_train))
-    return sum(digest in seen for digest in _digests(x_val))
+def count_leaked(train: Sequence[bytes], val: Sequence[bytes]) -> int:
+    """How many of the validation images are, pixel for pixel, among the training images, by their `digests`."""
+    seen = set(train)
+    return sum(image in seen for image in val)
 
 
-def _digests(x: Images) -> list[bytes]:
+def digests(x: Images) -> list[bytes]:
+    """SHA-256 of each of the images [N, ...]."""
     return [hashlib.sha256(image).digest() for image in x]
 
 
@@ -199,10 +200,9 @@ def _dataset(name: str, class_names: Sequence[str], arrays: Sequence[Any], notes
     for array in (x_train, y_train, x_val, y_val):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.data)
-    train, val = _digests(x_train), _digests(x_val)
+    train, val = digests(x_train), digests(x_val)
     _check_learnable(train, y_train, val)
-    seen = set(train)
-    leaked = sum(image in seen for image in val)
+    leaked = count_leaked(train, val)
     return Dataset(
         name=name,
         class_names=tuple(class_names),

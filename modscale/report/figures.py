@@ -98,10 +98,9 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         else:
             axes.text(0.5, 0.5, "no complete trial", transform=axes.transAxes, ha="center", va="center")
             axes.set(xticks=[], yticks=[])
-        picks = _picks_by_trial(front)
-        labels = [(t, _front_label(t, picks), COLOURS["front"]) for t in members]
+        labels = [(t, _front_label(t, front), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
-            labels = [label for label in labels if label[0].number in picks]
+            labels = [label for label in labels if front.bands_of(label[0].number)]
         labels += [(t, printable(t.spec.name)[:24], COLOURS["reference"]) for t in shown]
         _place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
         return _render(figure)
@@ -274,16 +273,8 @@ def _legend_above(axes: Axes) -> None:
     )
 
 
-def _picks_by_trial(front: Front) -> dict[int, list[str]]:
-    picks: dict[int, list[str]] = {}
-    for band, pick in front.picks.items():
-        if pick.trial is not None:
-            picks.setdefault(pick.trial.number, []).append(band)
-    return picks
-
-
-def _front_label(trial: Trial, picks: Mapping[int, Sequence[str]]) -> str:
-    bands = ", ".join(picks.get(trial.number, ()))[:40]
+def _front_label(trial: Trial, front: Front) -> str:
+    bands = ", ".join(front.bands_of(trial.number))[:40]
     return f"{trial.number} ({bands})" if bands else str(trial.number)
 
 

@@ -33,12 +33,8 @@ def write_context(
     """Everything the templates print, as text."""
     experiment, front, columns = run.experiment, run.front, run.columns
     states = [trial.state for trial in run.trials]
-    picked: dict[int, list[str]] = {}
-    for band, pick in front.picks.items():
-        if pick.trial is not None:
-            picked.setdefault(pick.trial.number, []).append(band)
     ranking = check_ranking(run.references)
-    rows = {t.number: _row(t, front, picked, columns) for t in (*front.members, *front.dominated)}
+    rows = {t.number: _row(t, front, columns) for t in (*front.members, *front.dominated)}
     return {
         "name": experiment.space.name,
         "version": __version__,
@@ -91,7 +87,7 @@ def _headline(run: Run, front: Front) -> str:
 
 
 def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
-    return [metric.full(trial.results) if metric.name in trial.results else "not measured" for metric in columns]
+    return [metric.cell(trial.results) for metric in columns]
 
 
 def _measured(trial: Trial) -> list[str]:
@@ -142,14 +138,14 @@ def _reference_note(references: Sequence[Trial]) -> str:
     return f"All have the head and the input of this run's candidates: {ours}, where the published ones have {theirs}."
 
 
-def _row(trial: Trial, front: Front, picked: Mapping[int, Sequence[str]], columns: Sequence[Metric]) -> dict[str, Any]:
+def _row(trial: Trial, front: Front, columns: Sequence[Metric]) -> dict[str, Any]:
     return {
         "number": str(trial.number),
         "cells": _cells(trial, columns),
         "measured": _measured(trial),
         "chance": f"{100 * front.probability[trial.number]:.0f} %",
         "ties": _numbers(front.ties.get(trial.number, ())),
-        "bands": ", ".join(picked.get(trial.number, ())),
+        "bands": ", ".join(front.bands_of(trial.number)),
         "architecture": architecture_text(trial.spec),
     }
 

@@ -74,6 +74,10 @@ class Metric:
         """Over a column of `short`."""
         return f"{self.noun} {self.unit}".strip()
 
+    def cell(self, results: Results) -> str:
+        """`full`, also of a candidate that has no value for it."""
+        return self.full(results) if self.name in results else "not measured"
+
 
 def _accuracy_error(results: Results) -> float | None:
     """Binomial; None where accuracy or images are unknown.
@@ -133,16 +137,19 @@ def _latency_error(results: Results) -> float:
 def _full_latency(results: Results) -> str:
     """With half of its 95 % interval, and what speaks against it."""
     value = results["latency_ms"]
-    digits = 3 if value < 1 else 2 if value < 100 else 1
-    interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
     words = ", ".join(word for key, (word, _) in LATENCY_DOUBTS.items() if results.get(key))
-    return f"{value:.{digits}f}{interval} ms{f' ({words})' if words else ''}"
+    interval = _with_interval(results, 3 if value < 1 else 2 if value < 100 else 1)
+    return f"{interval} ms{f' ({words})' if words else ''}"
 
 
 def _brief_latency(results: Results) -> str:
-    digits = 2 if results["latency_ms"] < 100 else 1
+    interval = _with_interval(results, 2 if results["latency_ms"] < 100 else 1)
+    return f"{interval}{_latency_mark(results).strip()} ms"
+
+
+def _with_interval(results: Results, digits: int) -> str:
     interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
-    return f"{results['latency_ms']:.{digits}f}{interval}{_latency_mark(results).strip()} ms"
+    return f"{results['latency_ms']:.{digits}f}{interval}"
 
 
 def _latency_mark(results: Results) -> str:
@@ -188,36 +195,36 @@ def _flops_text(value: float, exact: bool) -> str:
     return f"{value / 1e9:.4g} G" if value >= 1e8 and not exact else _count_text(value, exact)
 
 
-PARAMS = Metric(
-    name="params",
-    direction="minimize",
-    noun="params",
-    limit="{} params",
-    axis="params, M",
-    axis_factor=1e-6,
-    is_count=True,
-    rule=partial(check_integer, low=0, high=MAX_COUNT),
-    text=_count_text,
-    short=lambda results: _count_text(results["params"], False),
-    full=lambda results: _count_text(results["params"], False),
-    brief=lambda results: f"{results['params'] / 1e6:.3g} M params",
-    spare=2,
-)
+def _count_metric(
+    name: str, noun: str, text: Callable[[float, bool], str], *, axis: str, axis_factor: float, brief: str, spare: int
+) -> Metric:
+    """A metric that is counted exactly; `brief` has its unit after `{}`, in the axis's scale."""
 
-FLOPS = Metric(
-    name="flops",
-    direction="minimize",
-    noun="FLOPs",
-    limit="{} FLOPs",
-    axis="FLOPs, G (1 multiply-add = 1)",
-    axis_factor=1e-9,
-    is_count=True,
-    rule=partial(check_integer, low=0, high=MAX_COUNT),
-    text=_flops_text,
-    short=lambda results: _flops_text(results["flops"], False),
-    full=lambda results: _flops_text(results["flops"], False),
-    brief=lambda results: f"{results['flops'] / 1e9:.3g} GFLOPs",
-    spare=3,
+    def rounded(results: Results) -> str:
+        return text(results[name], False)
+
+    return Metric(
+        name=name,
+        direction="minimize",
+        noun=noun,
+        limit=f"{{}} {noun}",
+        axis=axis,
+        axis_factor=axis_factor,
+        is_count=True,
+        rule=partial(check_integer, low=0, high=MAX_COUNT),
+        text=text,
+        short=rounded,
+        full=rounded,
+        brief=lambda results: brief.format(f"{results[name] * axis_factor:.3g}"),
+        spare=spare,
+    )
+
+
+PARAMS = _count_metric(
+    "params", "params", _count_text, axis="params, M", axis_factor=1e-6, brief="{} M params", spare=2
+)
+FLOPS = _count_metric(
+    "flops", "FLOPs", _flops_text, axis="FLOPs, G (1 multiply-add = 1)", axis_factor=1e-9, brief="{} GFLOPs", spare=3
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (ACCURACY, LATENCY, PARAMS, FLOPS)}
