@@ -19,7 +19,7 @@ from modscale.models.fvcore_trace import trace_model
 from modscale.runs.experiment import load_experiment
 from modscale.spaces.census import take_census
 from modscale.spaces.feasibility import require_feasible
-from modscale.spaces.space import SearchSpace, parse_space
+from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import build_tables
 
 ARCHITECTURES = 1_000_000
@@ -29,7 +29,7 @@ MOBILE = Path(__file__).parents[1] / "spaces" / "mobile.yaml"
 LIMITS = {"params": {"max": 14.0e6}, "flops": {"max": 1.6e9}, "widths": "nondecreasing"}
 
 
-def wide_space(name: str, depth: int) -> SearchSpace:
+def wide_space(name: str, depth: int) -> Space:
     """A space of the shape of `mobile`, with finer ranges."""
     return parse_space({
         "name": name,
@@ -46,7 +46,7 @@ def wide_space(name: str, depth: int) -> SearchSpace:
     })  # fmt: skip
 
 
-def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels: list[int]) -> SearchSpace:
+def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels: list[int]) -> Space:
     """Widths in small steps: many at which the halves are cut, and few partial sums that coincide."""
     ends = ((16, 64, step), (32, 128, step), (64, 256, step), (128, 512, 2 * step))
     return parse_space({
@@ -61,7 +61,7 @@ def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels:
     })  # fmt: skip
 
 
-def compare_rates(space: SearchSpace) -> None:
+def compare_rates(space: Space) -> None:
     tables = build_tables(space)
     rng = np.random.default_rng(0)
     table_rates, mask_rates, trace_rates = [], [], []
@@ -86,7 +86,7 @@ def compare_rates(space: SearchSpace) -> None:
     print(f"\n`count` to fvcore, round by round: {min(ratios):,.0f} to {max(ratios):,.0f} times.\n")
 
 
-def time_censuses(spaces: list[SearchSpace]) -> None:
+def time_censuses(spaces: list[Space]) -> None:
     print("| space | architectures | feasible | distinct networks | `require_feasible` | `take_census`, wall (CPU) |")
     print("|---|---|---|---|---|---|")
     for space in spaces:

@@ -20,7 +20,7 @@ from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import METRICS
 from modscale.runs.trials import Trial, complete_trials
 from modscale.searching.study import parameter_importances
-from modscale.spaces.space import Parameter, SearchSpace
+from modscale.spaces.space import Parameter, Space
 
 MIN_TRIALS = 8
 """Complete trials below which nothing is read."""
@@ -144,7 +144,7 @@ def is_number(reading: ParameterReading) -> bool:
     return all(isinstance(option, (int, float)) for option in reading.options)
 
 
-def _has_choice(trial: Trial, space: SearchSpace) -> bool:
+def _has_choice(trial: Trial, space: Space) -> bool:
     return all(
         parameter.name in trial.choice
         and any(parameter.label(option) == trial.choice[parameter.name] for option in parameter.options)
@@ -153,7 +153,7 @@ def _has_choice(trial: Trial, space: SearchSpace) -> bool:
 
 
 def _importances(
-    space: SearchSpace, trials: Sequence[Trial], metric: str, rng: np.random.Generator, draws: int
+    space: Space, trials: Sequence[Trial], metric: str, rng: np.random.Generator, draws: int
 ) -> dict[str, Importance]:
     """Parameter to importance; empty where the metric is the same everywhere."""
     found = parameter_importances(space, trials, metric, normalize=False)
@@ -182,7 +182,7 @@ def _importances(
     }
 
 
-def _raw(space: SearchSpace, trials: Sequence[Trial], metric: str, names: Sequence[str]) -> list[float]:
+def _raw(space: Space, trials: Sequence[Trial], metric: str, names: Sequence[str]) -> list[float]:
     """Importances before they are normalised, in the order of `names`."""
     found = parameter_importances(space, trials, metric, normalize=False)
     return [found.get(name, 0.0) for name in names]
@@ -209,7 +209,7 @@ def _splits(objectives: Mapping[str, str], trials: Sequence[Trial]) -> dict[str,
 
 
 def _halves(
-    space: SearchSpace, trials: Sequence[Trial], score: Floats, rng: np.random.Generator
+    space: Space, trials: Sequence[Trial], score: Floats, rng: np.random.Generator
 ) -> dict[str, tuple[Half, Half]]:
     """Parameter to its better and its worse half."""
     columns = [_option_indices(parameter, trials) for parameter in space.searched]

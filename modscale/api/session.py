@@ -40,7 +40,7 @@ from modscale.searching.mirror import StudyMirror
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
 from modscale.spaces.feasibility import require_feasible
-from modscale.spaces.space import SearchSpace, mismatch_note
+from modscale.spaces.space import Space, mismatch_note
 from modscale.spaces.tables import build_tables
 from modscale.specs.published import is_published, published, resolve_model
 from modscale.specs.spec import ModelSpec
@@ -247,7 +247,7 @@ def _record_changes(folder: Path, experiment: Experiment, watcher: Watcher, note
         watcher.say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
 
 
-def published_reference(name: str, space: SearchSpace) -> ModelSpec:
+def published_reference(name: str, space: Space) -> ModelSpec:
     """A published network as the space would make it: input, classes and drop path are those of its candidates."""
     base = space.base
     return replace(

@@ -31,7 +31,7 @@ from modscale.spaces.space import (
     SECTIONS,
     SPACE_KEYS,
     Bounds,
-    SearchSpace,
+    Space,
     bounds_to_dict,
     or_empty,
     parse_bounds,
@@ -61,7 +61,7 @@ PLACES = _PLACES | {
 class Experiment:
     """A search space and how it is searched."""
 
-    space: SearchSpace
+    space: Space
     """What is searched."""
     objectives: Mapping[str, str]
     """Metric to `maximize` or `minimize`, in the file's order."""
@@ -75,7 +75,7 @@ class Experiment:
     """How candidates are chosen."""
 
     def fitted(self, data: Mapping[str, Any]) -> Experiment:
-        """As `SearchSpace.fitted` of its space."""
+        """As `Space.fitted` of its space."""
         return replace(self, space=self.space.fitted(data))
 
 

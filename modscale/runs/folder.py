@@ -27,7 +27,7 @@ from modscale.files import sweep_halves, write_whole
 from modscale.machine import available_cores
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.runs.trials import Trial, read_trials
-from modscale.spaces.space import DATA_KEYS, SearchSpace
+from modscale.spaces.space import DATA_KEYS, Space
 from modscale.specs.spec import architecture_text, spec_to_dict
 
 RUN_FILE = "run.yaml"
@@ -81,7 +81,7 @@ def run_experiment(document: Mapping[str, Any], folder: Path) -> Experiment:
         raise RunError(error.rule, file=folder / RUN_FILE, place=f"space.{error.place}", value=error.value) from error
 
 
-def read_run_trials(folder: Path, space: SearchSpace) -> list[Trial]:
+def read_run_trials(folder: Path, space: Space) -> list[Trial]:
     """The finished trials of a run of `space`, each held to its space and to what it says itself.
 
     Raises:
@@ -261,7 +261,7 @@ def naming_trial(file: Path, trial: Trial) -> Iterator[None]:
         raise RunError(error.rule, file=file, place=place, value=error.value) from error
 
 
-def _check_choice(trial: Trial, space: SearchSpace) -> None:
+def _check_choice(trial: Trial, space: Space) -> None:
     """Raises InputError where a trial's spec is not what its choice makes of the space, or is not allowed in it."""
     options = {}
     for parameter in space.searched:

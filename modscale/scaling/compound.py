@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from modscale.arrays import FloatArray, IntArray
-from modscale.spaces.space import Constraints, Parameter, SearchSpace
+from modscale.spaces.space import Constraints, Parameter, Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.spec import MAX_DEPTH, MAX_DIM, MAX_RESOLUTION, STAGE_KEYS, ModelSpec
 
@@ -199,7 +199,7 @@ class Ray:
             for key in STAGE_KEYS
             if (i, key) not in searched
         ]
-        space = SearchSpace(
+        space = Space(
             name=self.base.name,
             base=replace(self.base, resolution=resolution),
             parameters=tuple(parameters),

@@ -36,7 +36,7 @@ from modscale.errors import RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import METRICS, result_rules
 from modscale.runs.trials import Trial
-from modscale.spaces.space import Parameter, SearchSpace
+from modscale.spaces.space import Parameter, Space
 from modscale.spaces.tables import SpaceTables
 from modscale.specs.spec import ModelSpec, network_key, spec_to_dict
 
@@ -274,7 +274,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
 
 
 def parameter_importances(
-    space: SearchSpace, trials: Sequence[Trial], metric: str, *, normalize: bool = True
+    space: Space, trials: Sequence[Trial], metric: str, *, normalize: bool = True
 ) -> dict[str, float]:
     """How much each searched parameter matters for `metric`: Optuna's PED-ANOVA, normalised to a sum of 1 or raw.
 

@@ -21,7 +21,7 @@ from modscale.spaces.feasibility import ANY, ConstrainedSpace, explain_infeasibl
 from modscale.spaces.halves import BeyondReach, Progress, silent
 from modscale.spaces.pair_counts import Extreme, Limits
 from modscale.spaces.sampling import exactly, sampled
-from modscale.spaces.space import SearchSpace
+from modscale.spaces.space import Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import COUNT_METRICS
 from modscale.specs.spec import ModelSpec
@@ -102,7 +102,7 @@ class Census:
         return exactly(self.distinct_feasible_interval)
 
 
-def take_census(space: SearchSpace, *, bins: int = BINS, progress: Progress = silent) -> Census:
+def take_census(space: Space, *, bins: int = BINS, progress: Progress = silent) -> Census:
     """Counts a space; `progress` is told now and then what share is done.
 
     Raises:

@@ -13,7 +13,7 @@ from modscale.arrays import MAX_COUNT
 from modscale.errors import InputError
 from modscale.spaces.halves import UNBOUNDED, BeyondReach, Found, Halves, Progress, silent
 from modscale.spaces.pair_counts import Corner, Extreme, Limits, interval_corners
-from modscale.spaces.space import Bounds, SearchSpace
+from modscale.spaces.space import Bounds, Space
 from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import COUNT_METRICS
 
@@ -22,7 +22,7 @@ QUICK_DRAWS = 4096
 """Architectures drawn to see at once that something is feasible."""
 
 
-def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> None:
+def require_feasible(space: Space, *, tables: SpaceTables | None = None) -> None:
     """Returns at once where a few draws find a feasible architecture, and otherwise finds out for certain.
 
     Raises:
@@ -32,7 +32,7 @@ def require_feasible(space: SearchSpace, *, tables: SpaceTables | None = None) -
         raise error
 
 
-def explain_infeasible(space: SearchSpace, *, tables: SpaceTables | None = None) -> InputError | None:
+def explain_infeasible(space: Space, *, tables: SpaceTables | None = None) -> InputError | None:
     """Why nothing is feasible: the smallest set of constraints that nothing meets, and the nearest miss.
 
     None where something is feasible, or where the space is too large for a proof (`halves.MAX_WORK`).

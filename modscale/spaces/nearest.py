@@ -24,7 +24,7 @@ from modscale.errors import InputError
 from modscale.spaces.halves import MAX_WORK, BeyondReach, Halves
 from modscale.spaces.pair_counts import Limits
 from modscale.spaces.sampling import numbers_within
-from modscale.spaces.space import SearchSpace
+from modscale.spaces.space import Space
 from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import COUNT_METRICS
 from modscale.specs.spec import ModelSpec
@@ -72,9 +72,7 @@ class Matches:
     """Where nothing is within the tolerance: a near feasible network beyond it, if the search came to one."""
 
 
-def within_budgets(
-    space: SearchSpace, budgets: Mapping[str, float], tolerance: float = 0.01, *, best: int = 10
-) -> Matches:
+def within_budgets(space: Space, budgets: Mapping[str, float], tolerance: float = 0.01, *, best: int = 10) -> Matches:
     """The architectures of `space` that meet its constraints and every budget within `tolerance`, a share of it.
 
     Args:
@@ -189,7 +187,7 @@ def _distance(costs: IntArray, budgets: Mapping[str, float]) -> FloatArray:
     return sum(off, np.zeros(len(costs)))
 
 
-def _limits(space: SearchSpace, budgets: Mapping[str, float], tolerance: float) -> tuple[Limits, Limits]:
+def _limits(space: Space, budgets: Mapping[str, float], tolerance: float) -> tuple[Limits, Limits]:
     """The closed intervals of params and FLOPs that the space's constraints and the budgets leave."""
     found = {metric: getattr(space.constraints, metric).whole() for metric in COUNT_METRICS}
     for metric, target in budgets.items():

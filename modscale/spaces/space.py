@@ -116,7 +116,7 @@ class Constraints:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchSpace:
+class Space:
     """A family of model specs."""
 
     name: str
@@ -147,7 +147,7 @@ class SearchSpace:
         """What stands in `base` until there are data: the defaults of `from_data`."""
         return {key: getattr(self.base, key) for key in self.from_data}
 
-    def fitted(self, data: Mapping[str, Any]) -> SearchSpace:
+    def fitted(self, data: Mapping[str, Any]) -> Space:
         """The space of a run on data of so many `classes` and `channels`: what the file leaves to them is filled in."""
         left: dict[str, Any] = {key: data[DATA_KEYS[key]] for key in self.from_data}
         return replace(self, base=replace(self.base, **left), from_data=())
@@ -165,7 +165,7 @@ class SearchSpace:
         return replace(self.base, name=name or self.name, stages=tuple(StageSpec(**stage) for stage in values))
 
 
-def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> SearchSpace:
+def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> Space:
     """A space from the plain values of a YAML document; `elsewhere` as in `Section`. Raises InputError."""
     top = Section(document, SPACE_KEYS, what="a search space", elsewhere=elsewhere)
     name = top.text("name", "space")
@@ -182,7 +182,7 @@ def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> Sear
         first[parameter.stage][key] = value
     stated = or_empty(top.raw("base"))
     base = parse_base(stated, "base", allowed=BASE_KEYS, elsewhere=elsewhere)
-    return SearchSpace(
+    return Space(
         name=name,
         base=ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first)),
         from_data=tuple(key for key in DATA_KEYS if isinstance(stated, Mapping) and key not in stated),
@@ -208,7 +208,7 @@ def mismatch_note(base: ModelSpec, data: Mapping[str, Any]) -> str | None:
     )
 
 
-def space_to_dict(space: SearchSpace) -> dict[str, Any]:
+def space_to_dict(space: Space) -> dict[str, Any]:
     """The space as plain values, every default but those of `from_data` filled in; `parse_space` reads it unchanged."""
     left_out = ("name", "stages", *space.from_data)
     base = {key: value for key, value in spec_to_dict(space.base).items() if key not in left_out}

@@ -21,7 +21,7 @@ import numpy as np
 
 from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.errors import InputError
-from modscale.spaces.space import Constraints, Parameter, SearchSpace
+from modscale.spaces.space import Constraints, Parameter, Space
 from modscale.spaces.stage_tables import StageTable, build_stage_table, check_range
 from modscale.specs.counts import Tally, tally_downsample, tally_head, tally_stem
 from modscale.specs.spec import ModelSpec
@@ -42,7 +42,7 @@ MAX_LISTED = 2_000_000
 class SpaceTables:
     """A space's stages as tables, and what joins them."""
 
-    space: SearchSpace
+    space: Space
     stages: tuple[StageTable, ...]
     cost: tuple[IntArray, ...]
     """Per stage [n, 2]: params and FLOPs of the stage with stem, head and what its entry costs whatever enters."""
@@ -110,7 +110,7 @@ class SpaceTables:
             yield from block
 
     def choice(self, row: IntArray) -> dict[str, Any]:
-        """Parameter name to option, for every parameter with a choice: what `SearchSpace.spec` takes."""
+        """Parameter name to option, for every parameter with a choice: what `Space.spec` takes."""
         return {
             parameter.name: value
             for stage, index in zip(self.stages, row, strict=True)
@@ -206,7 +206,7 @@ class SpaceTables:
                 yield from self._complete(np.column_stack([head[which], option]), grown[which, option])
 
 
-def build_tables(space: SearchSpace) -> SpaceTables:
+def build_tables(space: Space) -> SpaceTables:
     """The tables of a space.
 
     Raises:

@@ -28,7 +28,7 @@ from modscale.runs.folder import (
     write_run,
 )
 from modscale.runs.trials import Trial, append_trial
-from modscale.spaces.space import Bounds, SearchSpace
+from modscale.spaces.space import Bounds, Space
 from modscale.specs.counts import count_model
 from tests import fake_runs
 
@@ -263,7 +263,7 @@ def test_machine_and_versions_are_plain_values() -> None:
     assert {"torch", "onnxruntime", "optuna"} <= set(record)
 
 
-def write_trials(folder: Path, change: Callable[[Trial], Trial]) -> SearchSpace:
+def write_trials(folder: Path, change: Callable[[Trial], Trial]) -> Space:
     """Three trials of a fake run, the second of them changed; its counts are those of the changed spec."""
     limits = {"params": {"max": 2e7}, "widths": "nondecreasing"}
     experiment = parse_experiment(fake_runs.SPACE | {"constraints": limits})

@@ -19,7 +19,7 @@ from modscale.spaces import halves
 from modscale.spaces.census import take_census
 from modscale.spaces.feasibility import explain_infeasible, require_feasible
 from modscale.spaces.nearest import within_budgets
-from modscale.spaces.space import SearchSpace, parse_space
+from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, network_key
@@ -78,7 +78,7 @@ def random_space(seed: int, stages: int) -> dict[str, Any]:
     return with_limits(random_stages(rng, stages), rng)
 
 
-def enumerate_space(space: SearchSpace) -> list[tuple[ModelSpec, int, int]]:
+def enumerate_space(space: Space) -> list[tuple[ModelSpec, int, int]]:
     """Every architecture with its params and FLOPs, one at a time."""
     names = [parameter.name for parameter in space.parameters]
     rows = []
@@ -89,7 +89,7 @@ def enumerate_space(space: SearchSpace) -> list[tuple[ModelSpec, int, int]]:
     return rows
 
 
-def met(space: SearchSpace, row: tuple[ModelSpec, int, int]) -> dict[str, bool]:
+def met(space: Space, row: tuple[ModelSpec, int, int]) -> dict[str, bool]:
     """Which constraints one architecture meets."""
     dims = [stage.dim for stage in row[0].stages]
     limits = space.constraints
@@ -158,7 +158,7 @@ BIG_STAGES = [
 ]  # fmt: skip
 
 
-def big_space(**constraints: Mapping[str, Any] | str) -> SearchSpace:
+def big_space(**constraints: Mapping[str, Any] | str) -> Space:
     return parse_space({"name": "big", "stages": BIG_STAGES, "constraints": constraints})
 
 
@@ -211,7 +211,7 @@ def test_large_spaces_are_counted_as_the_first_release_did(golden: dict[str, Any
         assert [[match.params, match.flops] for match in matches.best] == golden["near"]["best"]
 
 
-def brute_census(space: SearchSpace) -> dict[str, Any]:
+def brute_census(space: Space) -> dict[str, Any]:
     """What a census says, by going through all rows of the tables (which `test_tables.py` holds against specs)."""
     tables = build_tables(space)
     rows = np.array(list(product(*(range(stage.size) for stage in tables.stages))))

@@ -15,7 +15,7 @@ from modscale.runs.experiment import load_experiment
 from modscale.spaces import halves
 from modscale.spaces import nearest as budgets_module
 from modscale.spaces.nearest import within_budgets
-from modscale.spaces.space import SearchSpace, parse_space
+from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
 from modscale.specs.spec import network_key
@@ -28,7 +28,7 @@ STAGES = [
 LIMITS = {"widths": "nondecreasing", "params": {"max": 1.1e6}, "flops": {"min": 1.2e8}}
 
 
-def space_of(stages: int, constraints: dict[str, object]) -> SearchSpace:
+def space_of(stages: int, constraints: dict[str, object]) -> Space:
     return parse_space({"name": "tiny", "stages": STAGES[:stages], "constraints": constraints})
 
 

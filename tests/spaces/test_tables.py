@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modscale.errors import InputError
-from modscale.spaces.space import SearchSpace, parse_space
+from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import count_model
 
@@ -27,12 +27,12 @@ MIXED = {
 
 
 @pytest.fixture(scope="module")
-def space() -> SearchSpace:
+def space() -> Space:
     return parse_space(MIXED)
 
 
 @pytest.fixture(scope="module")
-def tables(space: SearchSpace) -> SpaceTables:
+def tables(space: Space) -> SpaceTables:
     return build_tables(space)
 
 
@@ -48,7 +48,7 @@ def test_counts_equal_the_closed_form_of_each_architecture(tables: SpaceTables) 
     assert [(c.params, c.flops) for c in counts] == list(zip(params, flops, strict=True))
 
 
-def test_options_stand_in_the_order_of_itertools_product(space: SearchSpace, tables: SpaceTables) -> None:
+def test_options_stand_in_the_order_of_itertools_product(space: Space, tables: SpaceTables) -> None:
     """Option i of a stage is the i-th combination of its parameters."""
     for i, stage in enumerate(tables.stages):
         combinations = list(product(*(p.options for p in space.stage_parameters(i))))
@@ -68,7 +68,7 @@ def test_options_of_the_same_network_share_one_stand_in(tables: SpaceTables) -> 
         assert len(groups) == len(set(first))
 
 
-def test_a_row_and_a_choice_stand_for_one_another(space: SearchSpace, tables: SpaceTables) -> None:
+def test_a_row_and_a_choice_stand_for_one_another(space: Space, tables: SpaceTables) -> None:
     """Rows survive the way through choices, and both make the same spec."""
     for row in tables.sample(np.random.default_rng(1), 40):
         assert (tables.row(tables.choice(row)) == row).all()
@@ -76,7 +76,7 @@ def test_a_row_and_a_choice_stand_for_one_another(space: SearchSpace, tables: Sp
         assert spec == space.spec(tables.choice(row))
 
 
-def brute_feasible(space: SearchSpace, tables: SpaceTables, rows: np.ndarray) -> list[bool]:
+def brute_feasible(space: Space, tables: SpaceTables, rows: np.ndarray) -> list[bool]:
     feasible = []
     for row in rows:
         spec = tables.spec(row)
@@ -87,7 +87,7 @@ def brute_feasible(space: SearchSpace, tables: SpaceTables, rows: np.ndarray) ->
     return feasible
 
 
-def test_feasible_masks_and_lists_what_meets_every_constraint(space: SearchSpace, tables: SpaceTables) -> None:
+def test_feasible_masks_and_lists_what_meets_every_constraint(space: Space, tables: SpaceTables) -> None:
     """The mask is the constraints applied one architecture at a time, and the list is the mask over the product."""
     rows = every_row(tables)
     mask = tables.feasible(rows)
@@ -96,7 +96,7 @@ def test_feasible_masks_and_lists_what_meets_every_constraint(space: SearchSpace
     assert np.array_equal(np.array(list(tables.iter_feasible())), rows[mask])
 
 
-def test_bounds_belong_to_the_interval(space: SearchSpace, tables: SpaceTables) -> None:
+def test_bounds_belong_to_the_interval(space: Space, tables: SpaceTables) -> None:
     """An architecture exactly at min and max is feasible; a limit half a unit off excludes it."""
     row = every_row(tables)[:1]
     params = int(tables.count(row)[0][0])
@@ -106,7 +106,7 @@ def test_bounds_belong_to_the_interval(space: SearchSpace, tables: SpaceTables) 
         assert at.feasible(row)[0] == expected
 
 
-def test_feasible_draws_are_uniform(space: SearchSpace, tables: SpaceTables) -> None:
+def test_feasible_draws_are_uniform(space: Space, tables: SpaceTables) -> None:
     """Over many draws each feasible architecture comes up about equally often, by drawing and by listing."""
     for scarce in (False, True):
         params, _ = tables.count(every_row(tables))
