@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs 
     from modscale.spaces.nearest import Matches
 
 ARCHITECTURE = Column(heading="dim × depth + attention", is_text=True, may_move=True)
-PATIENCE_S = 0.4
+PATIENCE_S = 0.25
 """After which a count shows that it is under way."""
 UNKNOWN_WIDTH = 80
 """Columns of a terminal that does not tell."""

@@ -1,8 +1,9 @@
 """What a search space holds: how many architectures, how many are feasible, and how far their counts reach.
 
-Exact, by arithmetic on halves (`halves.py`), up to some 1e12 architectures. Beyond that the census says so and gives
-the number of feasible architectures as the 95 % interval of a sample (`sampling.py`); how far the counts of all reach
-is exact there too, and so is what that reach alone tells: that everything is feasible, or nothing.
+Exact, by arithmetic on halves (`halves.py`), up to some 1e11 architectures, 1e12 where many cost the same. Beyond that
+the census says so and gives the number of feasible architectures as the 95 % interval of a sample (`sampling.py`); how
+far the counts of all reach is exact there too, and so is what that reach alone tells: that everything is feasible, or
+nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from modscale.specs.counts import COUNT_METRICS
 from modscale.specs.spec import ModelSpec
 
 BINS = 16
+QUICK_WORK = 2_500_000
+"""Halves that a census goes through for each of its dozens of questions at most: 5 s on two cores, with all else."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,14 +112,16 @@ def take_census(space: Space, *, bins: int = BINS, progress: Progress = silent) 
         InputError: the space is too large to be tabled (`build_tables`).
         MismatchError: two ways to count the feasible architectures disagree.
     """
-    count = ConstrainedSpace(build_tables(space))
+    count = ConstrainedSpace(build_tables(space), most=QUICK_WORK)
     free = count.tables.free()
     reach = _reach(count, [free.extreme(axis, end) for axis in (0, 1) for end in (0, 1)])
     try:
         found = _count(count, reach, bins, progress)
     except BeyondReach:
         found = sampled(count, progress)
-    if not found["feasible_interval"][0] and (hopeless := explain_infeasible(space, tables=count.tables)):
+    if not found["feasible_interval"][0] and (
+        hopeless := explain_infeasible(space, tables=count.tables, most=QUICK_WORK)
+    ):
         found |= {"feasible_interval": (0, 0), "distinct_feasible_interval": (0, 0), "infeasible": str(hopeless)}
     distinct = prod(int(stage.stands.sum()) for stage in count.tables.stages)
     return Census(name=space.name, size=space.size(), distinct=distinct, reach=reach, **found)

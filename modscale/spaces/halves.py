@@ -29,7 +29,7 @@ from modscale.spaces.pair_counts import Corner, Extreme, Ranks, count_pairs, fur
 from modscale.spaces.tables import SpaceTables
 
 MAX_WORK = 6_500_000
-"""Halves that are looked at for each question at most, `WORK_A_WIDTH` a width besides: up to 10 s of counting."""
+"""Halves that are looked at for one question at most, `WORK_A_WIDTH` a width besides."""
 WORK_A_WIDTH = 3000
 """Halves that could be looked at in the time that one more width costs."""
 MAX_THREADS = 4
@@ -75,6 +75,7 @@ class Halves:
         distinct: bool = False,
         merged: bool = True,
         ceiling: Corner = UNBOUNDED,
+        most: int = MAX_WORK,
     ) -> None:
         """Lists them.
 
@@ -84,18 +85,22 @@ class Halves:
             distinct: of the options that make the same network only the first.
             merged: options of one stage of equal width and cost as one.
             ceiling: leave out halves that alone exceed these params or FLOPs; pairs of halves may exceed them.
+            most: halves that are looked at for one question at most.
 
         Raises:
             BeyondReach: they are too many.
         """
         self.tables, self.ordered = tables, ordered
+        self.most = most
+        if max(stage.size for stage in tables.stages) > self.most:
+            raise BeyondReach  # before so many options are sorted
         options = [_options(tables, i, distinct, merged) for i in range(len(tables.stages))]
         whole = [some[0] for some in options]
         cuts = [(whole[:i], whole[i:], False) for i in range(1, len(whole) + 1)]
         for i, (_, *parts) in enumerate(options):
             cuts += [([*whole[:i], one], [other, *whole[i + 1 :]], True) for one, other in permutations(parts, 2)]
         cut = min(cuts, key=_work)
-        if tables.space.size() >= MAX_COUNT or (ceiling == UNBOUNDED and _work(cut) > MAX_WORK):
+        if tables.space.size() >= MAX_COUNT or (ceiling == UNBOUNDED and _work(cut) > self.most):
             raise BeyondReach
         self.head, self.tail, self.inside = cut
         first = len(whole) - len(self.tail)
@@ -109,7 +114,7 @@ class Halves:
         self.widths, begins = np.unique(self.longer["width"], return_index=True)
         self.ends, self.groups = np.r_[begins, len(longer)], range(len(begins))
         taken = len(self.shorter) * (1 if self.inside else len(begins))
-        if len(longer) + taken + WORK_A_WIDTH * len(begins) > MAX_WORK:
+        if len(longer) + taken + WORK_A_WIDTH * len(begins) > self.most:
             raise BeyondReach
 
     def group(self, i: int) -> tuple[HalfList, HalfList]:
@@ -192,7 +197,7 @@ class Halves:
                 new["width"], new["cost"] = part["width"][option], cost.reshape(-1, 2).take(pairs, axis=0)
                 new["weight"] = old["weight"][which] * part["weight"][option]
                 blocks.append(new)
-                if sum(map(len, blocks)) > MAX_WORK:
+                if sum(map(len, blocks)) > self.most:
                     raise BeyondReach
             half, made = np.concatenate(blocks), made * len(part)
             if not len(half):

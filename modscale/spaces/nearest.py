@@ -92,7 +92,7 @@ def within_budgets(space: Space, budgets: Mapping[str, float], tolerance: float 
         raise InputError("must be 0 or more", place="best", value=best)
     tables, limits = build_tables(space), _limits(space, budgets, tolerance)
     halves = _listed(tables, limits) if best else None  # first: it may be refused
-    count, distinct, draws = numbers_within(tables, limits)
+    count, distinct, draws = numbers_within(tables, limits, most=MAX_WORK)
     found, complete = list[Match](), True
     if halves is not None and distinct[1]:
         expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
@@ -117,7 +117,8 @@ def _listed(tables: SpaceTables, limits: tuple[Limits, Limits]) -> Halves:
     """Halves of options that stand for their network. Raises InputError where they are too many."""
     ordered = tables.space.constraints.nondecreasing_widths
     try:
-        return Halves(tables, ordered=ordered, distinct=True, merged=False, ceiling=(limits[0][1], limits[1][1]))
+        ceiling = limits[0][1], limits[1][1]
+        return Halves(tables, ordered=ordered, distinct=True, merged=False, ceiling=ceiling, most=MAX_WORK)
     except BeyondReach:
         rule = f"the nearest architectures are listed where half of the stages have at most {MAX_WORK:,}"
         rule += " options within the budgets; without a list (`--best 0`) their number is given"

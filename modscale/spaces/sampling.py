@@ -20,7 +20,7 @@ import numpy as np
 
 from modscale.arrays import IntArray
 from modscale.spaces.feasibility import ConstrainedSpace
-from modscale.spaces.halves import MAX_WORK, BeyondReach, Progress, silent
+from modscale.spaces.halves import BeyondReach, Progress, silent
 from modscale.spaces.pair_counts import Limits
 from modscale.spaces.space import Bounds
 from modscale.spaces.tables import SpaceTables
@@ -91,11 +91,14 @@ def sample_within(tables: SpaceTables, limits: Sequence[tuple[int, int]], progre
     return Sample(number=widths.number, draws=draws, hits=hits, distinct_hits=distinct)
 
 
-def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[Limits, Limits, int]:
-    """Feasible combinations and networks within limits: exact, or by draws; each as an interval, and the draws."""
+def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits], *, most: int) -> tuple[Limits, Limits, int]:
+    """Feasible combinations and networks within limits: exact, or by draws; each as an interval, and the draws.
+
+    Exact up to `most` halves to go through.
+    """
     params, flops = (Bounds(min=low, max=high) for low, high in limits)
     space = replace(tables.space, constraints=replace(tables.space.constraints, params=params, flops=flops))
-    count = ConstrainedSpace(replace(tables, space=space))
+    count = ConstrainedSpace(replace(tables, space=space), most=most)
     count.number("allowed", limits), count.number("distinct", limits)
     try:
         count.survey()
@@ -107,27 +110,38 @@ def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[
 
 def sampled(count: ConstrainedSpace, progress: Progress = silent) -> dict[str, Any]:
     """The fields of a census that can be told of a space beyond exact counting."""
-    sample = sample_within(count.tables, count.limits, progress)
-    feasible = sample.interval(sample.hits)
+    rule = f"more than {count.most:,} halves to go through"
     ends = [count.ends(axis, ordered=count.ordered) for axis in (0, 1)]
     if all(low <= least and most <= high for (low, high), (least, most) in zip(count.limits, ends, strict=True)):
-        feasible = (sample.number,) * 2
-    rule = f"more than {MAX_WORK:,} halves to go through"
+        feasible, distinct = ((_Widths(count.tables, distinct=one).number,) * 2 for one in (False, True))
+        return {"feasible_interval": feasible, "distinct_feasible_interval": distinct, "rule": rule}
+    sample = sample_within(count.tables, count.limits, progress)
     if sample.draws:
         rule += f": intervals of 95 % from {sample.draws:,} uniform draws, {sample.hits:,} of them feasible"
         rule += "" if sample.hits else "; there may be none at all"
-    distinct = sample.interval(sample.distinct_hits)
-    return {"feasible_interval": feasible, "distinct_feasible_interval": distinct, "rule": rule, "draws": sample.draws}
+    return {
+        "feasible_interval": sample.interval(sample.hits),
+        "distinct_feasible_interval": sample.interval(sample.distinct_hits),
+        "rule": rule,
+        "draws": sample.draws,
+    }
 
 
 class _Widths:
     """By stage and width, how many ways there are to go on from there."""
 
-    def __init__(self, tables: SpaceTables) -> None:
+    def __init__(self, tables: SpaceTables, *, distinct: bool = False) -> None:
+        """`distinct`: of the options that make the same network only the first."""
         self.ordered = tables.space.constraints.nondecreasing_widths
         self.stages = tables.stages
-        self.dims = [np.unique(stage.dim, return_counts=True) for stage in tables.stages]
         self.options = [np.argsort(stage.dim, kind="stable") for stage in tables.stages]
+        if distinct:
+            stands = [stage.stands for stage in tables.stages]
+            self.options = [some[own[some]] for some, own in zip(self.options, stands, strict=True)]
+        self.dims = [
+            np.unique(stage.dim[some], return_counts=True)
+            for stage, some in zip(tables.stages, self.options, strict=True)
+        ]
         self.ways: list[list[int]] = []
         """By stage, for each width: the ways from an option of it or of a wider one to the end of the network."""
         after = [1]

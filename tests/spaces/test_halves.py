@@ -117,3 +117,6 @@ def test_what_is_too_large_is_a_signal_before_anything_is_listed(monkeypatch: py
     monkeypatch.setattr(Halves, "_list", None)
     with pytest.raises(BeyondReach):
         Halves(deep, ordered=False)
+    monkeypatch.setattr(halves_module, "_options", None)  # which sorts them
+    with pytest.raises(BeyondReach):
+        Halves(deep, ordered=False, most=511)
