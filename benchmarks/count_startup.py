@@ -24,7 +24,7 @@ analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
 print(sum(p.numel() for p in network.parameters()), analysis.total())
 """
 COMMANDS = {
-    "modscale count xxs": [sys.executable, "-m", "modscale.cli.commands", "count", "xxs"],
+    "modscale count xxs": [sys.executable, "-m", "modscale", "count", "xxs"],
     "torch + fvcore trace": [sys.executable, "-c", TRACE],
     "python with typer, yaml, rich": [sys.executable, "-c", "import typer, yaml, rich.console, rich.table"],
 }

@@ -43,7 +43,7 @@ KILLS_A_RUN = 4
 
 def start(place: Path, run: Path, log: Path) -> subprocess.Popen[bytes]:
     """The search, in a group of its own, with a mark in its environment that its children inherit."""
-    command = [sys.executable, "-m", "modscale.cli.commands", "search", str(place / "space.yaml"), "--out", str(run)]
+    command = [sys.executable, "-m", "modscale", "search", str(place / "space.yaml"), "--out", str(run)]
     environment = {**os.environ, "TMPDIR": str(place / "tmp"), "MODSCALE_KILLS": str(place)}
     with log.open("ab") as stream:
         return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)

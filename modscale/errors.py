@@ -65,6 +65,16 @@ class InputError(ModscaleError):
         return one_line(": ".join([*where, self.rule]) + got)
 
 
+class UsageError(ModscaleError):
+    """What was typed is no command, or none that can be parsed: says which command it was taken for."""
+
+    exit_code = 2
+
+    def __init__(self, rule: str, *, command: str = "modscale") -> None:
+        super().__init__(rule)
+        self.command = command
+
+
 class DataError(InputError):
     """A data set is missing, unreadable or unfit for the task."""
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from modscale.cli.commands import main
+from modscale.cli.main import main
 from modscale.kinds import what_is
 
 SPEC = "resolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n"

@@ -149,7 +149,7 @@ def test_quick_commands_leave_torch_alone(arguments):
     """Help, counts and spaces answer without loading torch, Optuna or ONNX Runtime."""
     code = f"""
 import sys
-from modscale.cli.commands import main
+from modscale.cli.main import main
 assert main({arguments!r}) == 0
 print("loaded:", sorted({{"torch", "optuna", "onnxruntime", "onnx", "fvcore"}} & set(sys.modules)))
 """

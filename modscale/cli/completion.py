@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from modscale.errors import ModscaleError
 
@@ -25,6 +26,12 @@ def complete_band(run: str, incomplete: str) -> list[str]:
         bands = json.loads((Path(run).expanduser() / "front.json").read_text(encoding="utf-8"))["bands"]
         return _going_on(incomplete, (band for band, number in bands.items() if number is not None))
     return []
+
+
+def complete_pick(ctx: Any, incomplete: str) -> list[str]:
+    """The bands of the run that stands before --pick, by typer's context of the command so far."""
+    # Before its value is there, --pick cannot be parsed, and what was typed before it is left in the arguments.
+    return complete_band(ctx.params.get("model") or "".join(ctx.args[:1]), incomplete)
 
 
 def _going_on(incomplete: str, words: Iterable[str]) -> list[str]:

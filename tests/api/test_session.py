@@ -19,7 +19,7 @@ import yaml
 
 from modscale.api import session
 from modscale.api.session import choose_spec
-from modscale.cli.commands import main
+from modscale.cli.main import main
 from modscale.report.build import build_report
 from modscale.runs.experiment import Experiment
 from modscale.searching.measures import Evaluation
@@ -43,7 +43,7 @@ search: {trials: 5, startup_trials: 3, references: [xxs]}
 
 INTERRUPTIBLE = """
 import signal, sys
-from modscale.cli.commands import main
+from modscale.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "space.yaml").write_text(SPACE)
     write_data(folder / "data.npz")
     command = [
-        sys.executable, "-m", "modscale.cli.commands", "search", str(folder / "space.yaml"),
+        sys.executable, "-m", "modscale", "search", str(folder / "space.yaml"),
         "--data", str(folder / "data.npz"), "--out", str(folder / "run"),
     ]  # fmt: skip
     trials = folder / "run" / "trials.jsonl"

@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
-from modscale.cli.commands import main
+from modscale.cli.main import main
 from modscale.deploy import export
 from modscale.deploy.export import export_model, export_onnx, fresh_network, probe_images
 from modscale.deploy.runtime import run_images

@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from modscale.cli.commands import main
+from modscale.cli.main import main
 from modscale.deploy import runtime
 from modscale.deploy.runtime import Job, Timings
 from modscale.errors import InputError, ProviderError, TrialFailed

@@ -11,7 +11,7 @@ import pytest
 from fake_runs import SPACE, read_json, write_run
 
 from modscale.analysis.results import load_run
-from modscale.cli.console import describe_trial
+from modscale.cli.progress import describe_trial
 from modscale.document import check_number
 from modscale.report.build import build_report
 from modscale.report.figures import draw_front, plot_axes

@@ -11,7 +11,7 @@ import pytest
 from fake_runs import remeasured
 
 from modscale import interrupts
-from modscale.cli.console import describe_trial
+from modscale.cli.progress import describe_trial
 from modscale.errors import AllTrialsFailed, RunError, TrialFailed
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.trials import Trial, read_trials

@@ -1,0 +1,80 @@
+"""What several commands take, and what it stands for: a MODEL, a SPACE.yaml, the options of timing.
+
+Whatever takes its time to import is imported where it is needed: `--help`, `count`, `space`, `models` and `scale` by
+params or FLOPs never import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from modscale.cli.app import argument, option
+from modscale.cli.completion import complete_model
+from modscale.files import user_text
+
+if TYPE_CHECKING:
+    from modscale.runs.experiment import Experiment
+    from modscale.settings import LatencySettings
+    from modscale.specs.spec import ModelSpec
+
+MODEL_HELP = "A published name (see `modscale models`), a spec file or an export's folder."
+ModelArgument = Annotated[str, argument("MODEL", MODEL_HELP, parser=user_text, completion=complete_model)]
+SpaceArgument = Annotated[str, argument("SPACE.yaml", "A search space.", parser=user_text)]
+JsonOption = Annotated[bool, option("Print one JSON document and nothing else.", "--json")]
+DebugOption = Annotated[bool, option("Show the traceback of an error.", "--debug")]
+ResolutionOption = Annotated[int | None, option("Side of the square input, pixels.", low=1)]
+
+
+def resolve_spec(model: str, resolution: int | None) -> ModelSpec:
+    """The spec of a MODEL, at another resolution where one is given."""
+    from modscale.specs.published import resolve_model
+
+    return at_resolution(resolve_model(model), resolution)
+
+
+def at_resolution(spec: ModelSpec, resolution: int | None) -> ModelSpec:
+    """The spec at another resolution, checked as if it stood in a file."""
+    if resolution is None:
+        return spec
+    from modscale.errors import naming_file
+    from modscale.specs.spec import parse_spec, spec_to_dict
+
+    with naming_file("--resolution"):
+        return parse_spec({**spec_to_dict(spec), "resolution": resolution})
+
+
+def read_experiment(file: str) -> Experiment:
+    """The experiment of a SPACE.yaml."""
+    from modscale.kinds import naming_kind
+    from modscale.runs.experiment import load_experiment
+
+    with naming_kind(file, "space"):
+        return load_experiment(file)
+
+
+def latency_settings(
+    provider: str,
+    threads: int | None,
+    runs: int | None,
+    until: float | None = None,
+    patience: float | None = None,
+    *,
+    paper: bool = False,
+) -> LatencySettings:
+    """How to time, by the options of the command line; what is not given is the paper's protocol, or our own."""
+    from modscale.document import check_choice, check_number
+    from modscale.settings import PROVIDERS, LatencySettings
+
+    check_choice(provider, "--provider", PROVIDERS)
+    default = LatencySettings(threads=4, runs=4000, patience_s=60.0) if paper else LatencySettings(patience_s=20.0)
+    if runs is not None and until is None:
+        default = replace(default, patience_s=0.0)  # so many runs were asked for, and no more
+    return replace(
+        default,
+        provider=provider,
+        threads=threads or default.threads,
+        runs=runs or default.runs,
+        until_percent=default.until_percent if until is None else check_number(until, "--until", above=0, high=100),
+        patience_s=default.patience_s if patience is None else check_number(patience, "--patience", low=0, high=86_400),
+    )

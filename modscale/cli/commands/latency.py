@@ -1,0 +1,75 @@
+"""`modscale latency`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from modscale.cli.app import answer, argument, option
+from modscale.cli.arguments import (
+    MODEL_HELP,
+    DebugOption,
+    JsonOption,
+    ResolutionOption,
+    latency_settings,
+    resolve_spec,
+)
+from modscale.cli.completion import complete_model
+from modscale.files import user_text
+
+if TYPE_CHECKING:
+    from modscale.latency.protocol import OnnxModel
+    from modscale.specs.spec import ModelSpec
+
+
+def latency(
+    models: Annotated[
+        list[str],
+        argument("MODEL|FILE.onnx...", f"{MODEL_HELP} Or any ONNX file.", parser=user_text, completion=complete_model),
+    ],
+    provider: Annotated[str, option("cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, option("Intra-op threads.", low=1, high=1024)] = None,
+    runs: Annotated[int | None, option("Timed runs, and no more without --until.", low=10, high=1_000_000)] = None,
+    paper: Annotated[bool, option("The paper's protocol: 4 threads, 4000 runs.", "--paper")] = False,
+    until: Annotated[
+        float | None, option("Measure again while the interval is wider [default: 10].", metavar="PERCENT")
+    ] = None,
+    patience: Annotated[
+        float | None, option("Measure again for so long at most, a model [default: 20].", metavar="SECONDS")
+    ] = None,
+    resolution: ResolutionOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """ONNX Runtime latency, batch 1, each in a process of its own.
+
+    An ONNX file is timed as it is. An open batch is 1; open sides take --resolution.
+    """
+    from modscale.cli.console import say
+    from modscale.cli.progress import latency_progress
+    from modscale.latency.protocol import latency_to_json, measure_models
+
+    settings = latency_settings(provider, threads, runs, until, patience, paper=paper)
+    timed = [_timed(model, resolution) for model in models]
+    with latency_progress(settings) as on_round:
+        results = measure_models(timed, settings, on_round=on_round, note=say)
+    measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
+
+    def show() -> None:
+        from modscale.cli.tables import show_latency
+
+        show_latency(measured)
+
+    answer({"models": measured}, as_json, show)
+
+
+def _timed(model: str, resolution: int | None) -> ModelSpec | OnnxModel:
+    """What is timed: an ONNX file as it is, or the network of a MODEL."""
+    if not model.lower().endswith(".onnx"):
+        return resolve_spec(model, resolution)
+    from modscale.cli.console import say
+    from modscale.latency.protocol import find_onnx
+
+    found = find_onnx(model, resolution)
+    if found.shape[:1] not in ((), (1,)):
+        say(f"note: the batch in {model} is fixed: what is timed is {found.shape[0]} images at once")
+    return found

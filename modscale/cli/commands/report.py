@@ -1,0 +1,31 @@
+"""`modscale report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from modscale.cli.app import answer, argument
+from modscale.cli.arguments import DebugOption, JsonOption
+from modscale.files import user_path
+
+
+def report(
+    run: Annotated[Path, argument("RUN", "A run's folder.", parser=user_path)],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Rebuild the Pareto report of a run from its files."""
+    from modscale.api.session import report_run
+    from modscale.kinds import naming_kind
+
+    with naming_kind(run, "run"):
+        reported, summary = report_run(run)
+
+    def show() -> None:
+        from modscale.cli.tables import show_next, show_report
+
+        show_report(summary, reported.trials)
+        show_next(summary, searched=False)
+
+    answer(summary, as_json, show)

@@ -1,0 +1,55 @@
+"""`modscale search`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from modscale.cli.app import answer, option
+from modscale.cli.arguments import DebugOption, JsonOption, SpaceArgument, read_experiment
+from modscale.files import user_path, user_text
+
+
+def search(
+    space_file: SpaceArgument,
+    data: Annotated[
+        str,
+        option(
+            "`synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz.", metavar="DATA", parser=user_text
+        ),
+    ] = "synthetic",
+    trials: Annotated[int | None, option("Finished trials, failed ones included.", low=1)] = None,
+    seed: Annotated[int | None, option("Seed of the whole search.", low=0, high=2**32 - 1)] = None,
+    out: Annotated[
+        Path | None, option("The run's folder [default: reports/NAME].", metavar="PATH", parser=user_path)
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Search a space: count, time and train candidates, then report. The same command again resumes."""
+    from modscale.api.session import search_space
+    from modscale.cli.progress import Terminal
+
+    experiment = read_experiment(space_file)
+    settings = replace(
+        experiment.search,
+        trials=experiment.search.trials if trials is None else trials,
+        seed=experiment.search.seed if seed is None else seed,
+    )
+    run, summary = search_space(
+        replace(experiment, search=settings),
+        space_file=space_file,
+        source=data,
+        folder=Path("reports") / experiment.space.name if out is None else out,
+        watcher=Terminal(),
+        debug=debug,
+    )
+
+    def show() -> None:
+        from modscale.cli.tables import show_next, show_report
+
+        show_report(summary, run.trials)
+        show_next(summary, searched=True)
+
+    answer(summary, as_json, show)

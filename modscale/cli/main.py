@@ -1,0 +1,126 @@
+"""The command line as a whole: its commands, and the one place that turns an exception into a line and an exit code.
+
+0, 2 for what the user can mend, 1 for a fault of ours, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+
+from modscale.cli.app import build_app, call_app
+from modscale.cli.commands.count import count
+from modscale.cli.commands.export import export
+from modscale.cli.commands.latency import latency
+from modscale.cli.commands.models import models
+from modscale.cli.commands.report import report
+from modscale.cli.commands.scale import scale
+from modscale.cli.commands.search import search
+from modscale.cli.commands.space import space
+from modscale.cli.layout import ENCODING_ERRORS
+from modscale.errors import ModscaleError, UsageError, one_line
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+COMMANDS: dict[Callable[..., None], str] = {
+    search: "modscale search spaces/mobile.yaml --data photos --trials 60",
+    space: "modscale space spaces/mobile.yaml",
+    count: "modscale count xxs --resolution 160 --check",
+    latency: "modscale latency xxs s_conv --threads 2 --runs 400",
+    report: "modscale report reports/mobile",
+    export: "modscale export reports/mobile --pick xs --out backbone",
+    models: "modscale models --json",
+    scale: "modscale scale xxs --params 9e6 --out bigger.yaml",
+}
+"""Each command and the example in its help, in the order of `modscale --help`."""
+
+app = build_app(COMMANDS)
+
+
+def run() -> None:
+    """The entry point of the installed command, and of `python -m modscale`."""
+    for number in range(3):  # a file opened later must not become the standard error that libraries write to
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.exit(main())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    _mend_surroundings()
+    try:
+        code = call_app(app, arguments)
+        if sys.stdout is not None:  # None where whoever called closed it
+            sys.stdout.flush()
+        if code == INTERRUPTED:  # typer's own answer to Ctrl-C inside a command
+            return _interrupted(arguments)
+        return code if isinstance(code, int) else 0
+    except UsageError as error:
+        _complain(str(error), command=error.command)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted(arguments)
+    except ModscaleError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        _let_go_of_output()
+        return 0
+    except SystemExit as end:  # typer's own, as for `modscale models | head -1`
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _let_go_of_output()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _complain(f"{error.filename or 'output or temporary files'}: {error.strerror}")
+            return 2
+        _complain(f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)")
+        return 1
+
+
+def _mend_surroundings() -> None:
+    """Signs that a terminal lacks, or a path that is no Unicode, are written in others; a size of 0 is not believed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ENCODING_ERRORS)
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("0*[1-9][0-9]{0,5}", os.environ.get(name, "1")):  # rich would print nothing
+            del os.environ[name]
+
+
+def _interrupted(arguments: list[str]) -> int:
+    """The exit code after Ctrl-C; a search is told by which command it goes on."""
+    if arguments[:1] == ["search"]:
+        _complain(f"to go on: {shlex.join(['modscale', *arguments])}")
+    return INTERRUPTED
+
+
+def _let_go_of_output() -> None:
+    """What is still to be written goes nowhere, so that Python finds no broken pipe when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _complain(text: str, *, command: str = "modscale") -> None:
+    """One line on standard error, whatever an argument, a file or a library put into it."""
+    if sys.stderr is not None:  # closed by whoever called
+        with contextlib.suppress(OSError):  # or a terminal that is gone
+            sys.stderr.write(f"{command}: {one_line(text)}\n")

@@ -1,0 +1,137 @@
+"""What is told on standard error while something runs: a latency, a count, a search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import Timer
+
+from modscale.cli.console import as_shown, drawn, err, make_bar, say
+from modscale.errors import one_line
+from modscale.machine import available_cores
+from modscale.runs.metrics import METRICS, is_doubtful
+from modscale.runs.trials import Trial
+from modscale.settings import LatencySettings
+from modscale.specs.spec import ModelSpec
+
+PATIENCE_S = 0.25
+"""After which a count shows that it is under way."""
+
+
+@contextmanager
+def latency_progress(settings: LatencySettings) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the timing processes where there is a terminal; gives what is to hear `(done, total)` of each.
+
+    Says beforehand where threads outnumber cores.
+    """
+    if settings.resolved_threads() > available_cores():
+        say(f"note: {settings.resolved_threads()} threads on {available_cores()} cores slow each other down")
+    bar = make_bar("done")  # it must not draw while a model is timed
+    task = bar.add_task("export", total=None)
+    with drawn(bar):
+        yield lambda done, total: bar.update(task, description="latency", completed=done, total=total, refresh=True)
+
+
+@contextmanager
+def counting_progress(name: str) -> Iterator[Callable[[float], None]]:
+    """How far a count is, once it takes a while: a bar where there is a terminal, a line elsewhere.
+
+    Gives what is to hear the share that is done.
+    """
+    bar = make_bar("percent", "elapsed", per_second=10)
+    task = bar.add_task(as_shown(err, f"counting {name}"), total=1.0)
+
+    def begin() -> None:
+        with suppress(OSError):
+            if err.is_terminal:
+                bar.start()
+            else:
+                say(f"counting the architectures of {name} ...")
+
+    timer = Timer(PATIENCE_S, begin)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda share: bar.update(task, completed=share)
+    finally:
+        timer.cancel()
+        timer.join()
+        if err.is_terminal:
+            with suppress(OSError):
+                bar.stop()
+
+
+class Terminal:
+    """Tells a search on standard error: lines, and a bar where there is a terminal."""
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    @contextmanager
+    def searching(self, *, done: int, limit: int, references: int) -> Iterator[SearchProgress]:
+        progress = SearchProgress(done=done, limit=limit, references=references)
+        with progress.shown():
+            yield progress
+
+
+class SearchProgress:
+    """Follows a search: a bar where there is a terminal, a line a finished trial everywhere."""
+
+    def __init__(self, *, done: int, limit: int, references: int, clock: Callable[[], float] = time.monotonic) -> None:
+        # Drawing takes a core away from the model that is timed.
+        self.bar = make_bar("done", "elapsed", "left", "stage", width=16, style="bold", per_second=1)
+        self.to_do = max(limit - done, 0) + references
+        self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="", left="")
+        self.label = ""
+        self.clock = clock
+        self.began, self.finished_here = clock(), 0
+        self.has_doubted = False
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Draws the bar as long as the context lasts."""
+        return drawn(self.bar)
+
+    def started(self, label: str, spec: ModelSpec) -> None:
+        self.label = label
+        self.stage("")
+
+    def stage(self, name: str) -> None:
+        text = f"{self.label}: {name}" if name else self.label
+        self.bar.update(self.task, stage=as_shown(err, text))
+
+    def finished(self, label: str, trial: Trial) -> None:
+        self.finished_here += 1
+        self.bar.update(self.task, advance=1, left=self.time_left())
+        say(describe_trial(label, trial))
+        if not self.has_doubted and any(is_doubtful(metric, trial.results) for metric in METRICS.values()):
+            self.has_doubted = True
+            say("note: ? marks a latency whose interval stayed wide, or whose cores others had")
+
+    def time_left(self) -> str:
+        """How long the rest takes at the pace of what this start of the search has finished; empty before the first."""
+        if not self.finished_here:
+            return ""
+        seconds = (self.clock() - self.began) / self.finished_here * max(self.to_do - self.finished_here, 0)
+        return f"about {duration_text(seconds)} left"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in its two largest units: `40 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def describe_trial(label: str, trial: Trial) -> str:
+    """A finished trial in one line, at most 80 columns for a measured one."""
+    known = [metric.brief(trial.results) for name, metric in METRICS.items() if name in trial.results]
+    if trial.state == "complete":
+        return f"{label:<9} {', '.join(known)}, {trial.seconds:.0f} s"
+    return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({', '.join(known)})"

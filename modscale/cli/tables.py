@@ -1,0 +1,247 @@
+"""The tables: what each command shows a person on standard output."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from modscale.cli.console import as_shown, note, out, print_lines, show_table
+from modscale.cli.layout import Column
+from modscale.errors import one_line
+from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, is_doubtful, metric_text
+from modscale.runs.trials import Trial
+from modscale.specs.counts import ModelCount, count_model, sum_by
+from modscale.specs.spec import ModelSpec, architecture_text
+
+if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs none of them
+    from modscale.scaling.scale import ScaledModel
+    from modscale.spaces.census import Census
+    from modscale.spaces.nearest import Matches
+
+ARCHITECTURE = Column(heading="dim × depth + attention", is_text=True, may_move=True)
+
+
+def show_count(spec: ModelSpec, count: ModelCount, traced: tuple[int, int] | None) -> None:
+    """Params and FLOPs by part and by operator."""
+    title = f"{spec.name} at {spec.resolution} x {spec.resolution}"
+    sizes = [_figures("params"), _figures("share", spare=1), _figures("FLOPs"), _figures("share", spare=2)]
+    for key in ("part", "operator"):
+        rows = [
+            (name, f"{params:,}", f"{params / count.params:.1%}", f"{flops:,}", f"{flops / count.flops:.1%}")
+            for name, (params, flops) in sum_by(count.parts, key).items()
+        ]
+        rows.append(("total", f"{count.params:,}", "", f"{count.flops:,}", ""))
+        show_table(title, [key, *sizes], rows, footer=True)
+    note("FLOPs: 1 multiply-add = 1, one image.")
+    if traced is not None:
+        note(f"fvcore trace of the network, attention included: {traced[0]:,} params, {traced[1]:,} FLOPs: equal.")
+
+
+def show_census(census: Census) -> None:
+    """Size and feasibility of a space, what each constraint removes, the reach and the distribution of its counts."""
+    rows = [("architectures", f"{census.size:,}", ""), ("networks among them", f"{census.distinct:,}", "")]
+    for what, (low, high), whole in (
+        ("feasible", census.feasible_interval, census.size),
+        ("feasible networks", census.distinct_feasible_interval, census.distinct),
+    ):
+        if low == high:
+            rows.append((what, f"{low:,}", _share_text(low / whole)))
+        else:
+            share = f"{_share_text(low / whole)} to {_share_text(high / whole)}"
+            rows.append((f"{what}, 95 % interval", " to ".join(_bound_text(end) for end in (low, high)), share))
+    for name, removed in (census.removed or {}).items():
+        rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
+        rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
+    show_table(f"space {census.name}", ["", _figures("number"), _figures("share")], rows)
+    reaches = []
+    for kind, reach in (("all", census.reach), ("feasible", census.feasible_reach)):
+        for metric, ends in (reach or {}).items():
+            for end, spec in (("min", ends.min_spec), ("max", ends.max_spec)):
+                reaches.append((f"{metric} {end}, {kind}", f"{getattr(ends, end):,}", architecture_text(spec)))
+    attained = replace(ARCHITECTURE, heading=f"attained by ({ARCHITECTURE.heading})")
+    show_table("Reach, exact", ["count", _figures("value"), attained], reaches)
+    for metric, bars in (census.histograms or {}).items():
+        top = max(bars.all)
+        bins = []
+        for left, right, everything, feasible in zip(bars.edges, bars.edges[1:], bars.all, bars.feasible, strict=False):
+            bar = "#" * round(24 * feasible / top) + "." * (round(24 * everything / top) - round(24 * feasible / top))
+            between = f"{metric_text(metric, left)} to {metric_text(metric, right)}"
+            bins.append((between, f"{everything:,}", f"{feasible:,}", bar))
+        bars_column = Column(heading="# feasible, . all", is_text=True, spare=1)
+        show_table(f"Architectures by {metric}", [metric, _figures("all"), _figures("feasible"), bars_column], bins)
+    for text in (census.rule, census.infeasible):
+        if text:
+            note(text)
+
+
+def _share_text(share: float) -> str:
+    """A share in percent, or where that would be 0.00 % of something, in digits that count."""
+    return f"{share:.2%}" if share == 0 or share >= 1e-4 else f"{share:.2e}"
+
+
+def _bound_text(bound: int) -> str:
+    """A bound of an interval: of its many digits, only the first few mean anything."""
+    return f"{bound:,}" if bound < 10**12 else f"{bound:.4g}"
+
+
+def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Latency with its confidence interval; what is in doubt has a question mark."""
+    rows = list(rows)
+    doubts = [{f"latency_{word}": bool(row.get(word)) for word in ("wide", "busy")} for row in rows]
+    table = [
+        (
+            row["name"], row["provider"], str(row["threads"]), str(row["runs"]),
+            f"{row['mean_ms']:.2f} ± {row['ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
+            f"{row['median_ms']:.2f}",
+        )
+        for row, doubt in zip(rows, doubts, strict=True)
+    ]  # fmt: skip
+    columns: list[Column | str] = [
+        "model", Column(heading="provider", is_text=True, spare=2), _figures("threads", spare=1),
+        _figures("runs", spare=3), _figures("mean ms (95 % CI)"), _figures("median ms", spare=4),
+    ]  # fmt: skip
+    show_table("ONNX Runtime latency, batch 1", columns, table)
+    _show_doubts(LATENCY, doubts)
+
+
+def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The named models: the paper's figures beside ours."""
+    table = []
+    for row in rows:
+        paper = row["paper"]
+        table.append((
+            row["name"], _figure(paper.get("top1")),
+            f"{row['params'] / 1e6:.3f}", _figure(paper.get("params_m")),
+            f"{row['flops'] / 1e9:.3f}", _figure(paper.get("flops_g")),
+            _figure(paper.get("gpu_ms")), _figure(paper.get("cpu_ms")), row["table"],
+        ))  # fmt: skip
+    columns: list[Column | str] = [
+        "model", _figures("top-1", spare=1), _figures("params"), _figures("paper", spare=4), _figures("FLOPs"),
+        _figures("paper", spare=5), _figures("GPU ms", spare=2), _figures("CPU ms", spare=3),
+        Column(heading="where", is_text=True, spare=6),
+    ]  # fmt: skip
+    show_table("Networks of the paper", columns, table)
+    note("Params in M, FLOPs in G (1 multiply-add = 1). Top-1 in %, GPU ms and CPU ms are the paper's.")
+
+
+def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+    """The front, the picks and where the report lies."""
+    number = {trial.number: trial for trial in trials}
+    members = [number[n] for n in summary["front"]]
+    columns = [metric for name, metric in METRICS.items() if any(name in trial.results for trial in members)]
+    rows = []
+    for chosen in members:
+        bands = [band for band, pick in summary["bands"].items() if pick == chosen.number]
+        probability = summary["front_probability"].get(str(chosen.number))
+        rows.append((
+            str(chosen.number), *(metric.short(chosen.results) for metric in columns),
+            "" if probability is None else f"{probability:.0%}", ", ".join(bands),
+        ))  # fmt: skip
+    headings = [
+        _figures("trial"), *(_figures(metric.heading, spare=metric.spare) for metric in columns),
+        _figures("on front", spare=1), Column(heading="pick of", is_text=True, may_move=True),
+    ]  # fmt: skip
+    show_table("Pareto front; accuracy is the proxy's, not ImageNet's", headings, rows)
+    for metric in columns:
+        _show_doubts(metric, [trial.results for trial in members])
+    for band, pick in summary["bands"].items():
+        if pick is None:
+            note(f"{band}: none: {summary['reasons'][band]}")
+    note(f"report: {summary['files']['html']} (opens in a browser, offline)")
+
+
+def show_next(summary: Mapping[str, Any], *, searched: bool) -> None:
+    """What to type next: how to export a pick, or a trial of the front, and after a search how to report it again."""
+    run = summary["run"]
+    picks = [(band, ["--pick", band]) for band, number in summary["bands"].items() if number is not None]
+    picks += [(f"trial-{number}", ["--trial", str(number)]) for number in summary["front"]]
+    commands = [["modscale", "export", run, *words, "--out", name] for name, words in picks[:1]]
+    commands += [["modscale", "report", run]] if searched else []
+    print_lines(out, [as_shown(out, f"next:   {shlex.join(words)}") for words in commands])
+
+
+def show_scaled(scaled: ScaledModel) -> None:
+    """The scaled network beside its source, and how near it is to the budget."""
+    rows = []
+    for spec in (scaled.source, scaled.spec):
+        count = count_model(spec)
+        rows.append((spec.name, str(spec.resolution), f"{count.params:,}", f"{count.flops:,}", architecture_text(spec)))
+    target = f"{scaled.target:,.0f}" if scaled.metric != "latency_ms" else f"{scaled.target:g}"
+    columns: list[Column | str] = ["network", _figures("px"), _figures("params"), _figures("FLOPs"), ARCHITECTURE]
+    show_table(f"{scaled.source.name} scaled to {target} {scaled.metric}", columns, rows)
+    value = f"{scaled.value:,.2f}" if scaled.metric == "latency_ms" else f"{scaled.value:,.0f}"
+    verdict = "within" if scaled.within_tolerance else "NOT within"
+    note(
+        f"{value} {scaled.metric}: {scaled.relative_error:+.2%} off the budget, {verdict} {scaled.tolerance:.1%};"
+        f" phi {scaled.phi:.2f}, widths in steps of {scaled.width_step}"
+    )
+    if scaled.reason:
+        note(scaled.reason)
+
+
+def show_matches(matches: Matches) -> None:
+    """The architectures of a space near several budgets, the nearest first."""
+    low, high = matches.count
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,} (95 % interval of {matches.draws:,} draws)"
+    budgets = ", ".join(f"{target:,.0f} {metric}" for metric, target in matches.budgets.items())
+    note(f"{number} architectures of {matches.space} are within {matches.tolerance:.1%} of {budgets}")
+    rows = [
+        (f"{match.params:,}", f"{match.flops:,}", f"{match.distance:.3%}", architecture_text(match.spec))
+        for match in matches.best or ((matches.nearest_miss,) if matches.nearest_miss else ())
+    ]
+    title = "The nearest" if matches.best else "A near miss"
+    show_table(title, [*map(_figures, ("params", "FLOPs", "total distance")), ARCHITECTURE], rows)
+    if matches.best and not matches.complete:
+        note("There may be nearer ones: not all pairs of halves were looked at.")
+
+
+def show_assumed(assumed: Mapping[str, int]) -> None:
+    """What the counts of a space take for granted, and a search takes from its data."""
+    if assumed:
+        values = " and ".join(f"{key} {value}" for key, value in assumed.items())
+        note(f"Counted with {values}: the space leaves them to the data of a search.")
+
+
+def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
+    """The files of an export, and how far ONNX Runtime is from torch."""
+    size = f"{result['params']:,} params, {result['flops']:,} FLOPs"
+    note(f"{spec.name} at {spec.resolution} x {spec.resolution}: {size}")
+    error = f"ONNX Runtime against torch: max abs error {result['max_abs_error']:.1e}"
+    loaded = result["loaded"]
+    weights = "initial, not trained; --weights FILE puts in a checkpoint" if loaded is None else _loaded_text(loaded)
+    note(f"spec     {result['spec']}")
+    note(f"ONNX     {result['onnx']} ({error})")
+    note(f"weights  {result['weights']} ({weights})")
+
+
+def _loaded_text(loaded: Mapping[str, Any]) -> str:
+    """What was loaded from where, and what was not."""
+    where = "" if loaded["key"] == "." else f" under {loaded['key']}"
+    parts = [f"loaded from {loaded['file']}{where}"]
+    if not loaded["trained"]:
+        parts.append("initial, not trained")
+    if loaded["averaged"]:
+        parts.append("the averaged weights")
+    if loaded["buffers_from"]:
+        parts.append(f"BatchNorm's statistics from {loaded['buffers_from']}")
+    if loaded["fresh"]:
+        parts.append("the head is fresh, not trained")
+    if passed := loaded["passed_over"]:
+        more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
+        parts.append(f"passed over: {', '.join(passed[:3])}{more}")
+    return one_line("; ".join(parts))
+
+
+def _show_doubts(metric: Metric, measured: Sequence[Results]) -> None:
+    if text := doubts_text(metric, measured):
+        note(f"? {text}")
+
+
+def _figures(heading: str, *, spare: int = 0) -> Column:
+    return Column(heading=heading, spare=spare)
+
+
+def _figure(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,48 @@
+"""The help: its form, and examples that are commands."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import typer
+
+from modscale import __version__
+from modscale.cli.main import app, main
+
+
+def test_help_and_version_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command of the contract stands in the help."""
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("search", "space", "count", "latency", "report", "export"))
+    assert main([]) == 0
+    assert main(["--version"]) == 0
+
+
+def test_short_options_and_the_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`-V` and `-h`; each command's help fits 80 columns, has an example that is one line, and no jargon of types."""
+    assert main(["-V"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert main(["-h"]) == 0
+    text = capsys.readouterr().out
+    commands = [line.split()[0] for line in text.split("Commands:")[1].splitlines() if line.strip()]
+    assert len(commands) >= 8
+    assert "..." not in text.split("Commands:")[1]
+    for command in commands:
+        assert main([command, "-h"]) == 0
+        help_text = capsys.readouterr().out
+        assert max(map(len, help_text.splitlines())) <= 80
+        assert f"  Example: modscale {command} " in help_text.splitlines()[-1] + " "
+        assert "<" not in help_text
+        in_every_command = help_text.split("In every command:")[1]
+        assert all(option in in_every_command for option in ("--json", "--debug", "--help"))
+
+
+def test_every_example_is_a_command() -> None:
+    """The examples of the help parse; what they name is there or comes from a search."""
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        words = shlex.split(command.epilog.removeprefix("Example: "))
+        assert words[:2] == ["modscale", name]
+        command.make_context(name, words[2:])

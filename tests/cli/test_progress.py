@@ -1,0 +1,111 @@
+"""What is told while something runs: lines of trials, the time left, a count that takes a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import pytest
+from fake_runs import SPACE, fake_trials, remeasured
+
+from modscale.cli import console, progress
+from modscale.cli.layout import text_width
+from modscale.cli.progress import SearchProgress, describe_trial, duration_text
+from modscale.runs.experiment import parse_experiment
+from modscale.runs.trials import Trial
+
+FAKE = parse_experiment(SPACE)
+HOSTILE = "\x1b]0;pwned\x07[red]:boom:\u202e$\\frac$"
+SEEN = r"\x1b]0;pwned\x07[red]:boom:\u202e$\frac$"
+
+
+def measured(*, seconds: float = 26.0, **results: float) -> Trial:
+    return replace(remeasured(fake_trials(FAKE, 1)[0], **results), seconds=seconds)
+
+
+def test_the_line_of_a_trial_fits_80_columns() -> None:
+    """From a tiny network on a quiet machine to a large one on a busy one."""
+    for changes in (
+        {"latency_ms": 0.05, "latency_ci95_ms": 0.01, "accuracy": 0.001, "params": 8826, "flops": 346500},
+        {"latency_ms": 30.27, "latency_ci95_ms": 4.2, "accuracy": 0.3526, "params": 4736264, "flops": 583012608},
+        {
+            "latency_ms": 357.3, "latency_ci95_ms": 117.3, "accuracy": 0.999, "params": 12_897_000,
+            "flops": 1_409_000_000, "seconds": 480.0,
+            "latency_wide": True, "latency_busy": True,
+        },
+    ):  # fmt: skip
+        line = describe_trial("trial 123", measured(**changes))
+        assert text_width(line) <= 80
+    assert describe_trial("trial 7", measured(**{**changes, "latency_ci95_ms": 2.04})) == (
+        "trial 7   accuracy 99.9%, 357.3 ± 2.0? ms, 12.9 M params, 1.41 GFLOPs, 480 s"
+    )
+
+
+def test_a_search_explains_the_mark_of_doubt_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A latency in doubt has a question mark in its line, and the first one says what that means."""
+    calm = fake_trials(FAKE, 3)
+    follower = SearchProgress(done=0, limit=3, references=0)
+    for trial in (calm[0], remeasured(calm[1], latency_wide=True), remeasured(calm[2], latency_busy=True)):
+        follower.finished("trial", trial)
+    said = capsys.readouterr().err
+    assert said.count("note: ? marks a latency") == 1
+    assert said.count("? ms") == 2
+
+
+def test_the_line_of_a_failed_trial_obeys_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reason in two lines is one, and an escape sequence is shown."""
+    console.say(describe_trial(HOSTILE, replace(measured(), state="failed", reason=f"a\nb {HOSTILE}")))
+    line = capsys.readouterr().err
+    assert line.startswith(f"{SEEN} failed: a b {SEEN} (")
+    assert line.count("\n") == 1
+
+
+def test_time_left_is_of_what_this_start_has_finished() -> None:
+    """Nothing before the first trial; then its pace, whatever an earlier start had done."""
+    now = [100.0]
+    progress = SearchProgress(done=10, limit=20, references=2, clock=lambda: now[0])
+    assert progress.time_left() == ""
+    now[0] += 30
+    progress.finished("trial 10", measured())
+    assert progress.time_left() == "about 6 min left"  # 11 more, 30 s each
+    now[0] += 10
+    progress.finished("trial 11", measured())
+    assert progress.time_left() == "about 3 min left"  # 10 more, 20 s each
+
+
+def test_durations_have_two_units_at_most() -> None:
+    """Seconds, minutes, hours or days."""
+    texts = {0: "0 s", 59: "59 s", 60: "1 min", 3540: "59 min", 12000: "3 h 20 min", 187200: "2 d 4 h"}
+    assert {seconds: duration_text(seconds) for seconds in texts} == texts
+
+
+def test_a_count_that_takes_a_while_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Off a terminal: one plain line on standard error once the patience is over, none where it is done before."""
+    begun = Event()
+    whole = progress.say
+    monkeypatch.setattr(progress, "say", lambda text: (whole(text), begun.set()))
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
+    with progress.counting_progress(HOSTILE) as count:
+        count(0.5)
+        assert begun.wait(timeout=30)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"counting the architectures of {SEEN} ...\n"
+    monkeypatch.setattr(progress, "PATIENCE_S", 1000.0)
+    with progress.counting_progress("quick") as count:
+        count(1.0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_count_draws_a_bar_on_a_terminal_and_takes_it_away(on_a_terminal: Callable[..., str], tmp_path: Path) -> None:
+    """A space that takes a second or two: the bar is drawn, erased, and the table follows."""
+    file = tmp_path / "line.yaml"
+    file.write_text("name: line\nstages: [{dim: {low: 1, high: 4000}, depth: {low: 1, high: 200}}]")
+    text = on_a_terminal(["space", str(file)], columns=80)
+    assert "counting line" in text
+    assert "\x1b[2K" in text.split("counting line")[-1]
+    assert "800,000" in text.split("\x1b[2K")[-1]
