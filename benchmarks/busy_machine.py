@@ -23,9 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from modscale.machine import available_cores, load_average
+from modscale.machine import available_cores, describe_machine, describe_versions, load_average
 from modscale.processes import PASSIVE
-from modscale.runs.folder import describe_machine, describe_versions
 
 SITUATIONS = ("quiet", "busy")
 TARGET = 3.5

@@ -1,4 +1,4 @@
-"""What the machine gives this process: cores, and how much of it others take.
+"""What the machine gives this process: cores, and how much of it others take; and what it is, for the record.
 
 A container is often given a share of a machine as a CPU quota of its control group, which the affinity mask does not
 show: a pool of 64 threads on a quota of 2 cores is stopped for most of every period. Both versions of control groups
@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from modscale import __version__
 
 PROC = Path("/proc")
+PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "optuna", "numpy", "fvcore")
+"""Those that make the numbers."""
 
 
 def available_cores(proc: Path = PROC) -> int:
@@ -41,6 +48,28 @@ def stolen_seconds(proc: Path = PROC) -> float | None:
     with suppress(OSError, ValueError, IndexError):
         return int((proc / "stat").read_text(encoding="ascii").split()[8]) / os.sysconf("SC_CLK_TCK")
     return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine that measures, as far as it tells."""
+    return {
+        "cpu": _cpu_name(),
+        **dict(zip(("gpu", "gpu_driver"), _gpus(), strict=True)),
+        "cores": available_cores(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the numbers."""
+    from importlib import metadata  # it takes its time
+
+    versions = {"python": platform.python_version(), "modscale": __version__}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _group_folders(process: Path) -> Iterator[Path]:
@@ -93,3 +122,29 @@ def _lines(file: Path) -> list[str]:
 def _unescaped(field: str) -> str:
     r"""A field of mountinfo, in which a space stands as `\040`."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> tuple[str | None, str | None]:
+    """The kinds of NVIDIA GPU there are, and their driver; None where there is none, or no tool to ask."""
+    question = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=30, check=True).stdout
+        pairs = [line.rpartition(", ") for line in answer.splitlines() if ", " in line]
+        if pairs:
+            names, drivers = ({pair[k].strip() for pair in pairs} for k in (0, 2))
+            return "; ".join(sorted(names)), "; ".join(sorted(drivers))
+    return None, None
+
+
+def _memory_gib() -> float | None:
+    with suppress(AttributeError, ValueError, OSError):
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return None

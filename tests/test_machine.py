@@ -6,8 +6,16 @@ import math
 import os
 
 import pytest
+import yaml
 
-from modscale.machine import available_cores, cpu_quota, load_average, stolen_seconds
+from modscale.machine import (
+    available_cores,
+    cpu_quota,
+    describe_machine,
+    describe_versions,
+    load_average,
+    stolen_seconds,
+)
 
 V2 = "30 23 0:26 {root} {mount} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "33 32 0:30 {root} {mount} rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -124,3 +132,24 @@ def test_what_the_host_took(tree):
     assert stolen_seconds(tree.proc) == 250 / os.sysconf("SC_CLK_TCK")
     load = load_average()
     assert load is None or (load >= 0 and math.isfinite(load))
+
+
+def test_the_gpu_is_named_where_there_is_a_tool_to_ask(tmp_path, monkeypatch):
+    """`nvidia-smi` is asked; without it, or where it fails, there is no GPU."""
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_machine()["gpu"] is None
+    for script, gpu in (
+        ("echo 'NVIDIA H200, 580.95'; echo 'NVIDIA H200, 580.95'", "NVIDIA H200"),
+        ("echo a, 1; exit 9", None),
+    ):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert describe_machine()["gpu"] == gpu
+
+
+def test_machine_and_versions_are_plain_values():
+    """What run.yaml records of the machine survives safe YAML."""
+    record = {**describe_machine(), **describe_versions()}
+    assert yaml.safe_load(yaml.safe_dump(record)) == record
+    assert {"torch", "onnxruntime", "optuna"} <= set(record)

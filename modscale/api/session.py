@@ -18,7 +18,7 @@ from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
-from modscale.runs.experiment import Experiment
+from modscale.runs.experiment import Experiment, mismatch_note
 from modscale.runs.folder import (
     REFERENCES_FILE,
     RUN_FILE,
@@ -40,7 +40,7 @@ from modscale.searching.mirror import StudyMirror
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
 from modscale.spaces.feasibility import require_feasible
-from modscale.spaces.space import Space, mismatch_note
+from modscale.spaces.space import Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.published import is_published, published, resolve_model
 from modscale.specs.spec import ModelSpec

@@ -17,10 +17,11 @@ from modscale.analysis.proxy_ranking import check_ranking, published_top1
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.report.figures import Picture
+from modscale.runs.experiment import mismatch_note
 from modscale.runs.folder import section
 from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text
 from modscale.runs.trials import Trial, complete_trials
-from modscale.spaces.space import DATA_KEYS, mismatch_note
+from modscale.spaces.space import DATA_KEYS
 from modscale.specs.published import is_published, published
 from modscale.specs.spec import architecture_text
 

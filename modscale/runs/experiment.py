@@ -28,6 +28,7 @@ from modscale.settings import (
     parse_search,
 )
 from modscale.spaces.space import (
+    DATA_KEYS,
     SECTIONS,
     SPACE_KEYS,
     Bounds,
@@ -38,23 +39,10 @@ from modscale.spaces.space import (
     parse_space,
     space_to_dict,
 )
-from modscale.specs.spec import check_stem_fits
+from modscale.specs.spec import ModelSpec, check_stem_fits
 
 EXPERIMENT_KEYS = (*SPACE_KEYS, "objectives", "bands", *SETTINGS)
 BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
-_PLACES = key_places(
-    {
-        **SECTIONS, "the top level": EXPERIMENT_KEYS, "objectives": METRICS, "bands.NAME": METRICS,
-        **{name: [f.name for f in fields(kind)] for name, kind in SETTINGS.items()},
-    }
-)  # fmt: skip
-PLACES = _PLACES | {
-    f"constraints.{key}": f"{metric} is measured, not counted, and leaves no candidate out beforehand; {place}"
-    for metric, place in _PLACES.items()
-    if metric in METRICS and not METRICS[metric].is_count
-    for key in (metric, metric.removesuffix("_ms"))
-}
-"""Where the keys of an experiment's file belong, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,17 +84,18 @@ def load_experiment(file: str | Path) -> Experiment:
 
 def parse_experiment(document: object) -> Experiment:
     """An experiment from the plain values of a YAML document. Raises InputError."""
-    top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=PLACES)
-    space = parse_space({key: value for key, value in top.values.items() if key in SPACE_KEYS}, PLACES)
-    proxy = parse_proxy(top.raw("proxy"), "proxy", PLACES)
+    places = _key_places()
+    top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=places)
+    space = parse_space({key: value for key, value in top.values.items() if key in SPACE_KEYS}, places)
+    proxy = parse_proxy(top.raw("proxy"), "proxy", places)
     check_stem_fits(proxy.resolution, space.base.stem, "proxy.resolution")
     return Experiment(
         space=space,
-        objectives=_parse_objectives(top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)})),
-        bands=_parse_bands(or_empty(top.raw("bands"))),
+        objectives=_parse_objectives(top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)}), places),
+        bands=_parse_bands(or_empty(top.raw("bands")), places),
         proxy=proxy,
-        latency=parse_latency(top.raw("latency"), "latency", PLACES),
-        search=parse_search(top.raw("search"), "search", PLACES),
+        latency=parse_latency(top.raw("latency"), "latency", places),
+        search=parse_search(top.raw("search"), "search", places),
     )
 
 
@@ -125,8 +114,39 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _parse_objectives(document: object) -> dict[str, str]:
-    section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=PLACES)
+def mismatch_note(base: ModelSpec, data: Mapping[str, Any]) -> str | None:
+    """What a run trains and what it counts, where its networks are not for its data; None where they are.
+
+    `data` has `classes` and `channels`; what it lacks is not compared.
+    """
+    odd = [key for key, word in DATA_KEYS.items() if data.get(word, getattr(base, key)) != getattr(base, key)]
+    if not odd:
+        return None
+    stated = " and ".join(f"{key} {getattr(base, key)}" for key in odd)
+    words = [DATA_KEYS[key] for key in odd]
+    had = " and ".join(f"{data[word]} {word if data[word] != 1 else word.removesuffix('s')}" for word in words)
+    return (
+        f"the space states {stated}, and the data have {had}: networks for the data are trained, and those that the"
+        f" space states are counted, timed and exported; without {' and '.join(odd)} in base, all are for the data"
+    )
+
+
+def _key_places() -> dict[str, str]:
+    """Where the keys of an experiment's file belong, in words, those of today's metrics among them."""
+    places = key_places({
+        **SECTIONS, "the top level": EXPERIMENT_KEYS, "objectives": METRICS, "bands.NAME": METRICS,
+        **{name: [f.name for f in fields(kind)] for name, kind in SETTINGS.items()},
+    })  # fmt: skip
+    for metric in METRICS.values():
+        if not metric.is_count:
+            rule = f"{metric.name} is measured, not counted, and leaves no candidate out beforehand"
+            for key in (metric.name, metric.name.removesuffix("_ms")):
+                places[f"constraints.{key}"] = f"{rule}; {places[metric.name]}"
+    return places
+
+
+def _parse_objectives(document: object, places: Mapping[str, str]) -> dict[str, str]:
+    section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=places)
     if not section.values:
         raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
     return {
@@ -134,13 +154,13 @@ def _parse_objectives(document: object) -> dict[str, str]:
     }
 
 
-def _parse_bands(document: object) -> dict[str, dict[str, Bounds]]:
+def _parse_bands(document: object, places: Mapping[str, str]) -> dict[str, dict[str, Bounds]]:
     if not isinstance(document, Mapping):
         raise InputError("must be a mapping (band to limits)", place="bands", value=document)
     bands: dict[str, dict[str, Bounds]] = {}
     for name, limits in document.items():
         if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
             raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
-        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits", elsewhere=PLACES)
+        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits", elsewhere=places)
         bands[name] = {key: parse_bounds(section.values[key], section.at(key)) for key in section.values}
     return bands

@@ -7,14 +7,10 @@ report/build.py builds from them.
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,7 @@ from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError, shorten
 from modscale.files import sweep_halves, write_whole
-from modscale.machine import available_cores
+from modscale.machine import describe_machine, describe_versions
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.runs.trials import Trial, read_trials
 from modscale.spaces.space import DATA_KEYS, Space
@@ -40,7 +36,6 @@ OUTPUTS = frozenset({
     "design_reading.png",
 })  # fmt: skip
 """What is written whole into a run's folder."""
-PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "optuna", "numpy", "fvcore")
 TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
 """Packages whose version moves accuracies or latencies."""
 
@@ -231,26 +226,6 @@ def update_run(folder: Path, experiment: Experiment, notes: Sequence[str] | None
     return changed
 
 
-def describe_machine() -> dict[str, Any]:
-    """The machine that measures, as far as it tells."""
-    return {
-        "cpu": _cpu_name(),
-        **dict(zip(("gpu", "gpu_driver"), _gpus(), strict=True)),
-        "cores": available_cores(),
-        "memory_gib": _memory_gib(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the numbers."""
-    versions = {"python": platform.python_version(), "modscale": __version__}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
 @contextlib.contextmanager
 def naming_trial(file: Path, trial: Trial) -> Iterator[None]:
     """Makes an InputError in here a RunError that names the file and the trial."""
@@ -315,29 +290,3 @@ def _differences(old: object, new: object, place: str = "") -> Iterator[tuple[st
 
 def _told(value: object) -> str:
     return "not set" if value is None else shorten(value)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _gpus() -> tuple[str | None, str | None]:
-    """The kinds of NVIDIA GPU there are, and their driver; None where there is none, or no tool to ask."""
-    question = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(question, capture_output=True, text=True, timeout=30, check=True).stdout
-        pairs = [line.rpartition(", ") for line in answer.splitlines() if ", " in line]
-        if pairs:
-            names, drivers = ({pair[k].strip() for pair in pairs} for k in (0, 2))
-            return "; ".join(sorted(names)), "; ".join(sorted(drivers))
-    return None, None
-
-
-def _memory_gib() -> float | None:
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    return None

@@ -31,22 +31,20 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from modscale.arrays import FloatArray, IntArray
 from modscale.errors import RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import METRICS, result_rules
 from modscale.runs.trials import Trial
+from modscale.searching.draws import Draws, SpaceExhausted
 from modscale.spaces.space import Parameter, Space
 from modscale.spaces.tables import SpaceTables
-from modscale.specs.spec import ModelSpec, network_key, spec_to_dict
+from modscale.specs.spec import ModelSpec, spec_to_dict
 
 STUDY_NAME = "modscale"
 TPE_ATTEMPTS = 64
 """Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
 MAX_MISSING = 1000
 """Numbers that the finished trials may lack: lines can be lost, but a number typed by hand must not take for ever."""
-BATCH = 2048
-"""Architectures drawn at a time."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -86,7 +84,8 @@ class SearchStudy:
     def __init__(self, experiment: Experiment, tables: SpaceTables, *, seed: int) -> None:
         self.space = experiment.space
         self.objectives = experiment.objectives
-        self.sampler = _FeasibleSampler(experiment, tables, seed)
+        self.draws = Draws(experiment.space, tables, steps=experiment.search.startup_trials, seed=seed)
+        self.sampler = _FeasibleSampler(experiment, self.draws)
         self.distributions = self.sampler.distributions
         self.study = optuna.create_study(
             directions=[StudyDirection[direction.upper()] for direction in self.objectives.values()],
@@ -102,11 +101,11 @@ class SearchStudy:
         for _, trial in _by_number(finished):
             self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
             if trial is not None:
-                self.sampler.taken.add(network_key(trial.spec))
+                self.draws.take(trial.spec)
 
     def ask(self) -> Candidate | None:
         """The next candidate; None when all that is feasible has been tried."""
-        if not self.distributions and self.sampler.taken:
+        if not self.distributions and self.draws.taken:
             return None  # Optuna asks no sampler where there is nothing to choose
         trial = self.study.ask()
         try:
@@ -116,7 +115,7 @@ class SearchStudy:
             return None
         options = {p.name: p.option(trial.params[p.name]) for p in self.space.searched}
         spec = self.space.spec(options, name=f"{self.space.name}-{trial.number}")
-        self.sampler.taken.add(network_key(spec))
+        self.draws.take(spec)
         return Candidate(number=trial.number, choice=dict(trial.params), spec=spec)
 
     def tell(self, trial: Trial) -> None:
@@ -182,27 +181,17 @@ def empty_study(objectives: tuple[tuple[str, str], ...]) -> bytes:
         database.close()
 
 
-class SpaceExhausted(Exception):  # a signal between the sampler and `ask`, never seen outside
-    """No feasible architecture is left to try."""
-
-
 class _FeasibleSampler(optuna.samplers.BaseSampler):
     """Optuna's sampler, asked again until it proposes a feasible network that was not tried before.
 
-    The first `startup_trials` are spread over the feasible sizes: trial i is drawn uniformly from the feasible
-    architectures in one of as many equal steps of log(params), between the least and the most of a first sample, in
-    shuffled order. Uniform draws alone would leave the small networks out, since most architectures of a space are near
-    its largest.
+    The first `startup_trials` are spread over the feasible sizes, see `Draws.spread`.
     """
 
-    def __init__(self, experiment: Experiment, tables: SpaceTables, seed: int) -> None:
+    def __init__(self, experiment: Experiment, draws: Draws) -> None:
         self.space = experiment.space
         self.settings = experiment.search
-        self.tables = tables
-        self.seed = seed
+        self.draws = draws
         self.distributions = {parameter.name: _distribution(parameter) for parameter in self.space.searched}
-        self.taken: set[Any] = set()
-        self.edges: FloatArray | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.distributions
@@ -210,14 +199,14 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        rng = np.random.default_rng([self.seed, trial.number])
+        rng = np.random.default_rng([self.draws.seed, trial.number])
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if trial.number < self.settings.startup_trials:
-            options = self._spread(rng, trial.number)
+            options = self.draws.spread(rng, trial.number)
         elif self.settings.sampler == "tpe" and len(complete) >= 2 and search_space:
-            options = self._propose(rng, study, trial, search_space) or self._uniform(rng)
+            options = self._propose(rng, study, trial, search_space) or self.draws.uniform(rng)
         else:
-            options = self._uniform(rng)
+            options = self.draws.uniform(rng)
         return {p.name: p.label(options[p.name]) for p in self.space.searched}
 
     def sample_independent(
@@ -235,42 +224,9 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         for _ in range(TPE_ATTEMPTS):
             params = tpe.sample_relative(study, trial, search_space)
             options = {p.name: _nearest(p, params[p.name]) for p in self.space.searched}
-            if self._is_new(options) and self.tables.feasible(self.tables.row(options)[None])[0]:
+            if self.draws.is_new(options) and self.draws.is_feasible(options):
                 return options
         return None
-
-    def _spread(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
-        """The architecture of a start-up trial: uniform within its step of log(params)."""
-        steps = self.settings.startup_trials
-        if self.edges is None:  # the same steps for every trial, also after a restart
-            first = self._log_params(self.tables.sample_feasible(np.random.default_rng([self.seed]), 4 * BATCH))
-            self.edges = np.linspace(first.min(), first.max() + 1e-9, steps + 1)
-        edges = self.edges
-        step = np.random.default_rng([self.seed]).permutation(steps)[number % steps]
-        drawn = self.tables.sample_feasible(rng, 4 * BATCH)
-        size = np.clip(self._log_params(drawn), edges[0], edges[-1])  # what lies beyond belongs to the outermost steps
-        distance = np.abs(size - (edges[step] + edges[step + 1]) / 2)
-        inside = distance <= (edges[1] - edges[0]) / 2
-        for row in [*np.flatnonzero(inside), *np.argsort(distance)[:BATCH]]:
-            options = self.tables.choice(drawn[row])
-            if self._is_new(options):
-                return options
-        return self._uniform(rng)
-
-    def _log_params(self, rows: IntArray) -> FloatArray:
-        return np.log(self.tables.count(rows)[0].astype(np.float64))
-
-    def _uniform(self, rng: np.random.Generator) -> dict[str, Any]:
-        """A feasible, new architecture drawn uniformly; what is left of a small space is searched through."""
-        for rows in (self.tables.sample_feasible(rng, 1 + 8 * len(self.taken)), self.tables.iter_feasible()):
-            for row in rows:
-                options = self.tables.choice(row)
-                if self._is_new(options):
-                    return options
-        raise SpaceExhausted
-
-    def _is_new(self, options: Mapping[str, Any]) -> bool:
-        return network_key(self.space.spec(options)) not in self.taken
 
 
 def parameter_importances(

@@ -191,23 +191,6 @@ def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> Spac
     )
 
 
-def mismatch_note(base: ModelSpec, data: Mapping[str, Any]) -> str | None:
-    """What a run trains and what it counts, where its networks are not for its data; None where they are.
-
-    `data` has `classes` and `channels`; what it lacks is not compared.
-    """
-    odd = [key for key, word in DATA_KEYS.items() if data.get(word, getattr(base, key)) != getattr(base, key)]
-    if not odd:
-        return None
-    stated = " and ".join(f"{key} {getattr(base, key)}" for key in odd)
-    words = [DATA_KEYS[key] for key in odd]
-    had = " and ".join(f"{data[word]} {word if data[word] != 1 else word.removesuffix('s')}" for word in words)
-    return (
-        f"the space states {stated}, and the data have {had}: networks for the data are trained, and those that the"
-        f" space states are counted, timed and exported; without {' and '.join(odd)} in base, all are for the data"
-    )
-
-
 def space_to_dict(space: Space) -> dict[str, Any]:
     """The space as plain values, every default but those of `from_data` filled in; `parse_space` reads it unchanged."""
     left_out = ("name", "stages", *space.from_data)

@@ -26,7 +26,7 @@ from modscale.deploy.runtime import Job, Timings
 from modscale.errors import InputError, ProviderError, TrialFailed
 from modscale.latency import protocol as latency
 from modscale.latency.protocol import Latency, find_onnx, latency_to_json, measure_files, measure_latency
-from modscale.runs.folder import describe_machine
+from modscale.machine import describe_machine
 from modscale.settings import LatencySettings
 from modscale.specs.spec import BLOCKS, parse_spec
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modscale.document import dump_yaml, parse_yaml
 from modscale.errors import InputError
-from modscale.runs.experiment import experiment_to_dict, load_experiment, parse_experiment
+from modscale.runs.experiment import experiment_to_dict, load_experiment, mismatch_note, parse_experiment
+from modscale.runs.metrics import METRICS
 from modscale.settings import LatencySettings, ProxySettings, SearchSettings
 from modscale.spaces.space import Bounds
 
@@ -190,3 +192,32 @@ def test_every_field_comes_back():
         }
     )
     assert parse_experiment(parse_yaml(dump_yaml(experiment_to_dict(full)))) == full
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        ({"classes": 10, "channels": 3}, None),
+        ({"classes": 10}, None),
+        ({"classes": 2, "channels": 3}, "the space states num_classes 10, and the data have 2 classes: networks for"),
+        ({"classes": 10, "channels": 1}, "the space states in_chans 3, and the data have 1 channel: networks for the"),
+        (
+            {"classes": 2, "channels": 1},
+            "the space states num_classes 10 and in_chans 3, and the data have 2 classes and 1 channel: networks for",
+        ),
+    ],
+)
+def test_what_is_said_where_space_and_data_differ(data, note):
+    """Only what differs is named; what is not known of the data is no difference."""
+    base = parse_experiment({"stages": [{"dim": 8, "depth": 1}], "base": {"num_classes": 10, "in_chans": 3}}).space.base
+    assert mismatch_note(base, data) is None if note is None else str(mismatch_note(base, data)).startswith(note)
+
+
+def test_a_new_metric_is_known_where_it_is_no_constraint(monkeypatch):
+    """What is said of a measured metric among the constraints follows the table of metrics as it is today."""
+    energy = replace(METRICS["latency_ms"], name="energy_mj", is_count=False)
+    monkeypatch.setitem(METRICS, "energy_mj", energy)
+    with pytest.raises(InputError) as caught:
+        parse_experiment({"stages": [{"dim": 8, "depth": 1}], "constraints": {"energy_mj": {"max": 3}}})
+    assert "energy_mj is measured, not counted" in str(caught.value)
+    assert "objectives and bands.NAME" in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 
 from modscale.document import dump_yaml, parse_yaml
 from modscale.errors import InputError
-from modscale.spaces.space import Bounds, mismatch_note, parse_space, space_to_dict
+from modscale.spaces.space import Bounds, parse_space, space_to_dict
 from modscale.specs.spec import StageSpec, parse_spec, spec_to_dict
 
 
@@ -145,25 +145,6 @@ def test_what_base_does_not_state_is_the_datas(base, left):
     assert fitted.spec(choice).num_classes == fitted.base.num_classes
     assert parse_space(parse_yaml(dump_yaml(space_to_dict(plain)))) == plain
     assert parse_space(parse_yaml(dump_yaml(space_to_dict(fitted)))) == fitted
-
-
-@pytest.mark.parametrize(
-    ("data", "note"),
-    [
-        ({"classes": 10, "channels": 3}, None),
-        ({"classes": 10}, None),
-        ({"classes": 2, "channels": 3}, "the space states num_classes 10, and the data have 2 classes: networks for"),
-        ({"classes": 10, "channels": 1}, "the space states in_chans 3, and the data have 1 channel: networks for the"),
-        (
-            {"classes": 2, "channels": 1},
-            "the space states num_classes 10 and in_chans 3, and the data have 2 classes and 1 channel: networks for",
-        ),
-    ],
-)
-def test_what_is_said_where_space_and_data_differ(data, note):
-    """Only what differs is named; what is not known of the data is no difference."""
-    base = space(base={"num_classes": 10, "in_chans": 3}).base
-    assert mismatch_note(base, data) is None if note is None else str(mismatch_note(base, data)).startswith(note)
 
 
 def test_bounds_hold_their_ends():
