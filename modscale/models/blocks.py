@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modscale.models.depthwise import DepthwiseConv2d
 from modscale.specs.spec import ATTENTION_HEADS, StageSpec, attention_width, focal_kernels
 
 
@@ -33,12 +34,6 @@ def channels_first(x: Tensor) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """[B, C, H, W] to [B, H, W, C], a view."""
     return x.permute(0, 2, 3, 1)
-
-
-def depthwise(dim: int, kernel_size: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
-    """A depthwise conv that keeps the size of the feature map."""
-    padding = dilation * (kernel_size // 2)
-    return nn.Conv2d(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, bias=bias)
 
 
 class DropPath(nn.Module):
@@ -78,7 +73,7 @@ class ContextLayer(nn.Module):
         if "g" in stage.context:
             self.g = nn.Linear(dim, dim)
         if "conv" in stage.context:
-            self.context_list = nn.ModuleList(depthwise(dim, size) for size in stage.kernel_size)
+            self.context_list = nn.ModuleList(DepthwiseConv2d(dim, size) for size in stage.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         if hasattr(self, "f"):
@@ -150,7 +145,7 @@ class MBConvBlock(nn.Module):
         hidden = stage.dim * ratio
         self.expand = nn.Linear(stage.dim, hidden, bias=False)
         self.norm1 = nn.BatchNorm2d(hidden)
-        self.depthwise = nn.ModuleList(depthwise(hidden, size, bias=False) for size in stage.kernel_size)
+        self.depthwise = nn.ModuleList(DepthwiseConv2d(hidden, size, bias=False) for size in stage.kernel_size)
         self.norm2 = nn.BatchNorm2d(hidden)
         self.project = nn.Linear(hidden, stage.dim, bias=False)
         self.norm3 = nn.BatchNorm2d(stage.dim)
@@ -169,8 +164,8 @@ class LargeKernelAttention(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj_1 = nn.Linear(dim, dim)
-        self.conv0 = depthwise(dim, 5)
-        self.conv_spatial = depthwise(dim, 7, dilation=3)
+        self.conv0 = DepthwiseConv2d(dim, 5)
+        self.conv_spatial = DepthwiseConv2d(dim, 7, dilation=3)
         self.conv1 = nn.Linear(dim, dim)
         self.proj_2 = nn.Linear(dim, dim)
 
@@ -186,7 +181,7 @@ class ConvMlp(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = depthwise(hidden, 3)
+        self.dwconv = DepthwiseConv2d(hidden, 3)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,7 +211,7 @@ class FocalModulation(nn.Module):
         super().__init__()
         self.dim = dim
         self.f = nn.Linear(dim, 2 * dim + len(kernels) + 1)
-        self.focal_layers = nn.ModuleList(depthwise(dim, size, bias=False) for size in kernels)
+        self.focal_layers = nn.ModuleList(DepthwiseConv2d(dim, size, bias=False) for size in kernels)
         self.h = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
