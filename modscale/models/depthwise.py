@@ -1,9 +1,9 @@
 """The depthwise conv as it is trained on a CPU: the same sums, with a weight gradient that small feature maps allow.
 
 oneDNN's weight gradient of a depthwise conv takes up to a hundred times its forward pass where the map is small (4x4
-and below), as the maps of a proxy training are. Here it is one matrix product a channel: the output's gradient times the
-input tells how each place of the one goes with each of the other, [HW, HW], and a tap of the kernel is the sum over the
-pairs of places that lie as far apart as the tap from the kernel's middle. A map of one place sees the middle tap only.
+and below), as the maps of a proxy training are. Here it is one matrix product a channel: the output's gradient times
+the input tells how each place of the one goes with each of the other, [HW, HW], and a tap of the kernel is the sum over
+the pairs of places that lie as far apart as the tap from the kernel's middle. A map of one place sees the middle alone.
 
 Shapes: B batch, C channels, H x W the feature map, k the kernel's side, d its dilation.
 """
@@ -30,7 +30,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.device.type == "cpu" and x.shape[-2] * x.shape[-1] <= MOST_TOKENS:
-            out: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])
+            out: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])  # type: ignore[no-untyped-call]
             return out
         return super().forward(x)
 
@@ -45,7 +45,7 @@ class _Depthwise(torch.autograd.Function):
         return _conv(x, weight, bias, dilation)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it without types
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad_x = _conv(grad, weight.flip(2, 3), None, ctx.dilation) if ctx.needs_input_grad[0] else None

@@ -44,7 +44,9 @@ def test_channels_last_memory_gives_the_same_gradient():
 
 def test_small_maps_take_our_gradient_and_large_ones_and_evaluation_torchs(monkeypatch):
     asked = []
-    monkeypatch.setattr(depthwise, "weight_gradient", lambda x, *rest: asked.append(x.shape) or weight_gradient(x, *rest))
+    monkeypatch.setattr(
+        depthwise, "weight_gradient", lambda x, *rest: asked.append(x.shape) or weight_gradient(x, *rest)
+    )
     conv = DepthwiseConv2d(4, 7)
     for side in (8, 9):
         conv(torch.randn(2, 4, side, side)).sum().backward()
@@ -56,8 +58,6 @@ def test_an_input_that_needs_no_gradient_gets_none():
     conv = DepthwiseConv2d(4, 3)
     x = torch.randn(2, 4, 4, 4)
     conv(x).square().sum().backward()
-    wanted = torch.autograd.grad(
-        F.conv2d(x, conv.weight, conv.bias, padding=1, groups=4).square().sum(), conv.weight
-    )
+    wanted = torch.autograd.grad(F.conv2d(x, conv.weight, conv.bias, padding=1, groups=4).square().sum(), conv.weight)
     assert x.grad is None
     assert torch.allclose(conv.weight.grad, wanted[0], atol=1e-4)
