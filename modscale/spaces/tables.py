@@ -10,7 +10,7 @@ Shapes: N architectures, S stages, n options of one stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -30,12 +30,6 @@ MAX_TABLED_OPTIONS = 5_000_000
 """Combinations of options over all stages together: about 0.4 GB of tables."""
 CHUNK = 1 << 15
 """Architectures counted at a time: the intermediate sums stay in the cache."""
-MIN_ACCEPTANCE = 1e-3
-"""Below this share of feasible draws, drawing and rejecting gives way to listing what is feasible."""
-REJECTION_DRAWS = 1 << 17
-"""Draws after which the share is judged."""
-MAX_LISTED = 2_000_000
-"""Feasible architectures that are listed at most, to be drawn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,32 +77,6 @@ class SpaceTables:
         """[n, S] architectures drawn uniformly, with replacement."""
         return rng.integers(0, self.sizes, size=(n, len(self.stages)), dtype=np.int64)
 
-    def sample_feasible(self, rng: np.random.Generator, n: int) -> IntArray:
-        """[n, S] feasible architectures drawn uniformly, with replacement.
-
-        Draws and rejects; where nearly all is rejected, lists what is feasible and draws from the list. Only where
-        the list is too long for memory as well are the draws from its first `MAX_LISTED` entries.
-
-        Raises:
-            InputError: nothing is feasible.
-        """
-        found, drawn = np.empty((0, len(self.stages)), dtype=np.int64), 0
-        while len(found) < n:
-            if drawn >= REJECTION_DRAWS and len(found) < MIN_ACCEPTANCE * drawn:
-                rows = self._listed
-                if not len(rows):
-                    raise InputError("no architecture satisfies all constraints", place="constraints")
-                return rows[rng.integers(0, len(rows), size=n)]
-            batch = self.sample(rng, max(2 * n, 1024))
-            drawn += len(batch)
-            found = np.concatenate([found, batch[self.feasible(batch)]])
-        return found[:n]
-
-    def iter_feasible(self) -> Iterator[IntArray]:
-        """Every feasible architecture [S], in the order of `itertools.product`."""
-        for block in self._complete(np.empty((1, 0), dtype=np.int64), np.zeros((1, 2), dtype=np.int64)):
-            yield from block
-
     def choice(self, row: IntArray) -> dict[str, Any]:
         """Parameter name to option, for every parameter with a choice: what `Space.spec` takes."""
         return {
@@ -130,16 +98,6 @@ class SpaceTables:
     def spec(self, row: IntArray, *, name: str | None = None) -> ModelSpec:
         """The architecture of one row of option indices."""
         return self.space.spec(self.choice(row), name=name)
-
-    @cached_property
-    def _listed(self) -> IntArray:
-        """The feasible architectures, `MAX_LISTED` at most."""
-        blocks = [np.empty((0, len(self.stages)), dtype=np.int64)]
-        for block in self._complete(np.empty((1, 0), dtype=np.int64), np.zeros((1, 2), dtype=np.int64)):
-            blocks.append(block)
-            if sum(map(len, blocks)) >= MAX_LISTED:
-                break
-        return np.concatenate(blocks)[:MAX_LISTED]
 
     @cached_property
     def rest(self) -> tuple[tuple[IntArray, IntArray], ...]:
@@ -183,27 +141,6 @@ class SpaceTables:
     def free(self) -> SpaceTables:
         """The same tables without constraints."""
         return replace(self, space=replace(self.space, constraints=Constraints()))
-
-    def _complete(self, rows: IntArray, totals: IntArray) -> Iterator[IntArray]:
-        """Blocks of feasible architectures that begin with `rows` [N, i], dropping what no later stage can mend."""
-        constraints, i = self.space.constraints, rows.shape[1]
-        if i == len(self.stages):
-            yield rows
-            return
-        limits = np.array([constraints.params.whole(), constraints.flops.whole()])
-        least, most = self.rest[i]
-        step = max(1, CHUNK // self.stages[i].size)
-        for start in range(0, len(rows), step):
-            head, total = rows[start : start + step], totals[start : start + step]
-            grown = total[:, None, :] + self.cost[i]
-            entering = self.stages[i - 1].dim.take(head[:, -1]) if i else np.zeros(len(head), dtype=np.int64)
-            grown += entering[:, None, None] * self.slope[i]
-            keep = ((grown + least <= limits[:, 1]) & (grown + most >= limits[:, 0])).all(axis=2)
-            if constraints.nondecreasing_widths:
-                keep &= self.stages[i].dim >= entering[:, None]
-            which, option = np.nonzero(keep)
-            if len(which):
-                yield from self._complete(np.column_stack([head[which], option]), grown[which, option])
 
 
 def build_tables(space: Space) -> SpaceTables:

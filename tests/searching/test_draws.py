@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modscale.searching.draws import Draws, SpaceExhausted
+from modscale.errors import InputError
+from modscale.searching.draws import Draws, SpaceExhausted, iter_feasible
 from modscale.spaces.space import Space, parse_space
-from modscale.spaces.tables import build_tables
+from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import count_model
 from modscale.specs.spec import network_key
 
@@ -35,6 +36,46 @@ def feasible_networks(space: Space) -> set[Any]:
         if count_model(spec).params <= 60_000 and widths == sorted(widths):
             found.add(network_key(spec))
     return found
+
+
+def draws_of(tables: SpaceTables) -> Draws:
+    return Draws(tables.space, tables, steps=1, seed=0)
+
+
+def every_row(tables: SpaceTables) -> np.ndarray:
+    return np.array(list(product(*(range(stage.size) for stage in tables.stages))))
+
+
+def test_what_is_listed_is_what_is_feasible_in_the_order_of_the_product() -> None:
+    """The list that leaves out hopeless beginnings is the mask over all architectures."""
+    tables = build_tables(parse_space(SPACE))
+    rows = every_row(tables)
+    mask = tables.feasible(rows)
+    assert 0 < mask.sum() < len(rows)
+    assert np.array_equal(np.array(list(iter_feasible(tables))), rows[mask])
+
+
+def test_feasible_draws_are_uniform() -> None:
+    """Over many draws each feasible architecture comes up about equally often, by drawing and by listing."""
+    tables = build_tables(parse_space(SPACE))
+    for scarce in (False, True):
+        params, _ = tables.count(every_row(tables))
+        limits = {"params": {"max": int(np.sort(params)[3])}} if scarce else SPACE["constraints"]
+        limited = build_tables(parse_space({**SPACE, "constraints": limits}))
+        rows = every_row(limited)[limited.feasible(every_row(limited))]
+        drawn = draws_of(limited).rows(np.random.default_rng(0), 20 * len(rows))
+        assert limited.feasible(drawn).all()
+        _, times = np.unique(drawn, axis=0, return_counts=True)
+        assert len(times) == len(rows)
+        chi_square = ((times - 20) ** 2 / 20).sum()
+        assert chi_square < len(rows) + 6 * (2 * len(rows)) ** 0.5
+
+
+def test_nothing_feasible_is_an_error_and_not_a_loop() -> None:
+    """Drawing from an empty set ends."""
+    hopeless = build_tables(parse_space({**SPACE, "constraints": {"params": {"max": 10}}}))
+    with pytest.raises(InputError, match="no architecture satisfies"):
+        draws_of(hopeless).rows(np.random.default_rng(0), 5)
 
 
 @pytest.mark.parametrize("draw", [Draws.uniform, lambda draws, rng: draws.spread(rng, len(draws.taken))])
