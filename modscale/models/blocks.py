@@ -17,13 +17,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modscale.models.depthwise import DepthwiseConv2d
-from modscale.specs.spec import ATTENTION_HEADS, StageSpec, attention_width, focal_kernels
+from modscale.specs.block_kinds import focal_kernels
+from modscale.specs.spec import ATTENTION_HEADS, StageSpec, attention_width
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -48,6 +50,13 @@ class DropPath(nn.Module):
             return x
         keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device, dtype=x.dtype) >= self.rate
         return x * keep / (1.0 - self.rate)
+
+
+class Block(nn.Module):
+    """What stages are made of: one or more residual branches, [B, H, W, C] in and out."""
+
+    branch_ends: ClassVar[tuple[str, ...]]
+    """The last layer of each residual branch, before its LayerScale; training without LayerScale starts them small."""
 
 
 class Mlp(nn.Module):
@@ -105,8 +114,10 @@ class ModulationMlp(nn.Module):
         return self.fc2(fused.flatten(-2))  # [B, H, W, C]
 
 
-class ModulationBlock(nn.Module):
+class ModulationBlock(Block):
     """The paper's block: modulation and MLP fused, one residual connection, optional LayerScale."""
+
+    branch_ends = ("mlp.fc2",)
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -119,8 +130,10 @@ class ModulationBlock(nn.Module):
         return x + self.drop_path(_scaled(self.gamma_1, self.mlp(self.norm(x))))
 
 
-class SeparateMlpBlock(nn.Module):
+class SeparateMlpBlock(Block):
     """Modulation at ratio 1, then an MLP at the block's ratio, each residual (Appendix L)."""
+
+    branch_ends = ("modulation.fc2", "mlp.fc2")
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -137,8 +150,10 @@ class SeparateMlpBlock(nn.Module):
         return x + self.drop_path(_scaled(self.gamma_2, self.mlp(self.norm2(x))))
 
 
-class MBConvBlock(nn.Module):
+class MBConvBlock(Block):
     """MobileNetV2's inverted residual; a list of kernel sizes makes parallel depthwise convs, summed."""
+
+    branch_ends = ("norm3",)
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -188,8 +203,10 @@ class ConvMlp(nn.Module):
         return self.fc2(F.gelu(channels_last(self.dwconv(channels_first(self.fc1(x))))))
 
 
-class VanBlock(nn.Module):
+class VanBlock(Block):
     """VAN: large-kernel attention, then the MLP with a depthwise conv, each residual after BatchNorm."""
+
+    branch_ends = ("attn.proj_2", "mlp.fc2")
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -226,13 +243,15 @@ class FocalModulation(nn.Module):
         return self.proj(query * self.h(_sum_of(levels)))
 
 
-class FocalBlock(nn.Module):
+class FocalBlock(Block):
     """FocalNet: focal modulation, then a GELU MLP, each residual after LayerNorm."""
+
+    branch_ends = ("modulation.proj", "mlp.fc2")
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(stage.dim)
-        self.modulation = FocalModulation(stage.dim, focal_kernels(stage))
+        self.modulation = FocalModulation(stage.dim, focal_kernels(stage.kernel_size))
         self.norm2 = nn.LayerNorm(stage.dim)
         self.mlp = Mlp(stage.dim, stage.dim * ratio)
         self.drop_path = DropPath(drop_path)
@@ -260,8 +279,10 @@ class Attention(nn.Module):
         return out.unflatten(1, x.shape[1:3])  # [B, H, W, C]
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Block):
     """The attention block of the hybrids: pre-LayerNorm attention, then a GELU MLP, no LayerScale."""
+
+    branch_ends = ("attn.proj", "mlp.fc2")
 
     def __init__(self, dim: int, hidden: int, drop_path: float) -> None:
         super().__init__()
@@ -276,7 +297,7 @@ class AttentionBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-BLOCKS: dict[str, Callable[[StageSpec, int, float | None, float], nn.Module]] = {
+BLOCKS: dict[str, Callable[[StageSpec, int, float | None, float], Block]] = {
     "modulation": ModulationBlock,
     "mbconv": MBConvBlock,
     "van": VanBlock,

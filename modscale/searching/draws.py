@@ -16,7 +16,8 @@ from modscale.arrays import FloatArray, IntArray
 from modscale.errors import InputError
 from modscale.spaces.space import Space
 from modscale.spaces.tables import CHUNK, SpaceTables
-from modscale.specs.spec import ModelSpec, network_key
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec
 
 BATCH = 2048
 """Architectures drawn at a time."""

@@ -19,7 +19,8 @@ from modscale.runs.trials import Trial, append_trial, complete_trials, read_tria
 from modscale.searching.measures import Evaluation
 from modscale.searching.study import Candidate, SearchStudy
 from modscale.specs.counts import count_model
-from modscale.specs.spec import ModelSpec, network_key
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec
 
 Evaluate = Callable[[ModelSpec, Callable[[str], None]], Evaluation]
 

@@ -2,7 +2,7 @@
 
 A stage's options are every combination of its parameters, in the order of `itertools.product`. A stage costs its
 blocks of each ratio times the cost of one such block, plus its attention blocks; the cost of one block comes from
-`specs/counts.py`. The tests hold the tables against `count_model` and `StageSpec.canonical`.
+`specs/counts.py`. The tests hold the tables against `count_model` and `canonical_stage`.
 
 Shapes: n options of the stage; columns of costs are params (0) and FLOPs (1).
 """
@@ -21,6 +21,7 @@ from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.errors import InputError
 from modscale.spaces.space import Parameter
 from modscale.specs.counts import tally_stage
+from modscale.specs.sameness import canonical_stage
 from modscale.specs.spec import STAGE_KEYS, StageSpec
 
 KIND_KEYS = ("kernel_size", "block", "context")
@@ -40,7 +41,7 @@ class StageTable:
     cost: IntArray
     """[n, 2] params and FLOPs of the stage's blocks."""
     network: IntArray
-    """[n] the option that stands for all options with the same network (`StageSpec.canonical`)."""
+    """[n] the option that stands for all options with the same network (`canonical_stage`)."""
 
     @property
     def size(self) -> int:
@@ -144,7 +145,7 @@ def _ratio_counts(
 def _stand_ins(values: Values, place: Places, stride: Mapping[str, int], base: StageSpec) -> IntArray:
     """[n] each option's stand-in: the first with the same network.
 
-    `StageSpec.canonical` decides; it is asked once for each way in which fields interact, not for each option.
+    `canonical_stage` decides; it is asked once for each way in which fields interact, not for each option.
     """
     cycle = _first_equal_prefix(values["mlp_ratios"], values["depth"])
     hidden = _first_equal_hidden(values["dim"], values["attention_mlp_ratio"])
@@ -157,7 +158,7 @@ def _stand_ins(values: Values, place: Places, stride: Mapping[str, int], base: S
     for i, places in enumerate(product(*map(range, lengths))):
         fields = {key: values[key][p] for key, p in zip(keys, places, strict=True)}
         index = sum(p * stride[key] for key, p in zip(keys, places, strict=True))
-        kind[i] = first.setdefault(replace(base, **fields).canonical(), index)
+        kind[i] = first.setdefault(canonical_stage(replace(base, **fields)), index)
 
     stand_in = kind[np.ravel_multi_index([place[key] for key in keys], lengths)]
     for key in ("dim", "depth", "attention_depth"):

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from modscale.specs.spec import ModelSpec, StageSpec, attention_width, focal_kernels
+from modscale.specs.block_kinds import focal_kernels
+from modscale.specs.spec import ModelSpec, StageSpec, attention_width
 
 COUNT_METRICS = ("params", "flops")
 """What is counted, as objectives, constraints and budgets name it."""
@@ -206,7 +207,7 @@ def _tally_van(tally: Tally, stage: StageSpec, ratio: int, tokens: int, layer_sc
 
 
 def _tally_focal(tally: Tally, stage: StageSpec, ratio: int, tokens: int, layer_scale: float | None) -> None:
-    dim, kernels = stage.dim, focal_kernels(stage)
+    dim, kernels = stage.dim, focal_kernels(stage.kernel_size)
     tally.layer_norm(tokens, dim)
     tally.linear(tokens, dim, 2 * dim + len(kernels) + 1)
     for size in kernels:

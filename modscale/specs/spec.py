@@ -14,7 +14,6 @@ The paper is "Efficient Modulation for Vision Networks" (ICLR 2024, arXiv 2403.1
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -23,8 +22,8 @@ from typing import Any
 
 from modscale.document import Section, check_choice, check_integer, check_number, dump_yaml, key_places, read_yaml
 from modscale.errors import InputError, naming_file
+from modscale.specs.block_kinds import BLOCKS
 
-BLOCKS = ("modulation", "mbconv", "van", "focal", "separate_mlp")
 CONTEXT_PARTS = ("f", "conv", "g")
 FUSIONS = ("mul", "sum")
 
@@ -70,7 +69,7 @@ class StageSpec:
     attention_mlp_ratio: float = 4
     """Expansion of the attention blocks' MLP."""
     block: str = "modulation"
-    """Kind of the convolutional blocks, one of `BLOCKS`."""
+    """Kind of the convolutional blocks, one of `block_kinds.BLOCKS`."""
     context: tuple[str, ...] = CONTEXT_PARTS
     """Kept parts of the context branch, in the order f, conv, g (Table 5)."""
     fusion: str = "mul"
@@ -83,26 +82,6 @@ class StageSpec:
     def attention_hidden(self) -> int:
         """Hidden width of the attention blocks' MLP."""
         return int(self.dim * self.attention_mlp_ratio)
-
-    def canonical(self) -> StageSpec:
-        """The same network with every field that has no effect on it at its default."""
-        uses_context = self.block in ("modulation", "separate_mlp")
-        kernel_size: tuple[int, ...] = (7,)
-        if self.block == "focal":
-            kernel_size = focal_kernels(self)
-        elif self.block == "mbconv" or (uses_context and "conv" in self.context):
-            kernel_size = tuple(sorted(self.kernel_size))  # parallel branches are summed
-        return StageSpec(
-            dim=self.dim,
-            depth=self.depth,
-            mlp_ratios=_shortest_cycle(self.block_ratios()),
-            kernel_size=kernel_size,
-            attention_depth=self.attention_depth,
-            attention_mlp_ratio=_ratio_of(self.attention_hidden(), self.dim) if self.attention_depth else 4,
-            block=self.block,
-            context=self.context if uses_context else CONTEXT_PARTS,
-            fusion=self.fusion if uses_context else "mul",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,30 +241,9 @@ def architecture_text(spec: ModelSpec) -> str:
     )
 
 
-def network_key(spec: ModelSpec) -> tuple[Any, ...]:
-    """Equal for two specs exactly when they describe the same network, whatever their names."""
-    has_layer_scale = any(stage.block in ("modulation", "separate_mlp") for stage in spec.stages)
-    return (
-        spec.resolution, spec.in_chans, spec.num_classes, spec.stem, spec.layer_scale if has_layer_scale else None,
-        spec.drop_path_rate, tuple(stage.canonical() for stage in spec.stages),
-    )  # fmt: skip
-
-
-def focal_kernels(stage: StageSpec) -> tuple[int, ...]:
-    """The chain of depthwise kernels of a `focal` block: 3, 5, ... up to one size, or the list as it stands."""
-    sizes = stage.kernel_size
-    return sizes if len(sizes) > 1 else tuple(range(min(3, sizes[0]), sizes[0] + 1, 2))
-
-
 def attention_width(dim: int) -> int:
     """Channels of all heads of an attention block together: 8 heads of `max(dim // 8, 32)` (contract)."""
     return ATTENTION_HEADS * max(dim // ATTENTION_HEADS, 32)
-
-
-def _ratio_of(hidden: int, dim: int) -> float:
-    """The least ratio whose product with `dim` is cut off to `hidden`."""
-    ratio = hidden / dim
-    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _stage_to_dict(stage: StageSpec) -> dict[str, Any]:
@@ -295,14 +253,6 @@ def _stage_to_dict(stage: StageSpec) -> dict[str, Any]:
     sizes = list(stage.kernel_size)
     document["kernel_size"] = sizes[0] if len(sizes) == 1 else sizes
     return document
-
-
-def _shortest_cycle(ratios: tuple[int, ...]) -> tuple[int, ...]:
-    """The shortest prefix that, repeated, gives `ratios`."""
-    for length in range(1, len(ratios) + 1):
-        if all(ratio == ratios[i % length] for i, ratio in enumerate(ratios)):
-            return ratios[:length]
-    return ratios
 
 
 def _check_list(value: object, place: str, *, check: Rule, most: int) -> tuple[Any, ...]:
@@ -346,7 +296,7 @@ STAGE_RULES: Mapping[str, Rule] = {
     "kernel_size": _check_kernels,
     "attention_depth": partial(check_integer, low=0, high=MAX_DEPTH),
     "attention_mlp_ratio": _check_ratio,
-    "block": partial(check_choice, options=BLOCKS),
+    "block": partial(check_choice, options=tuple(BLOCKS)),
     "context": _check_context,
     "fusion": partial(check_choice, options=FUSIONS),
 }

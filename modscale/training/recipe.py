@@ -17,7 +17,7 @@ import math
 import torch
 from torch import nn
 
-from modscale.models.blocks import AttentionBlock, FocalBlock, MBConvBlock, ModulationBlock, SeparateMlpBlock, VanBlock
+from modscale.models.blocks import Block
 from modscale.models.efficientmod import EfficientMod
 from modscale.settings import ProxySettings
 
@@ -25,13 +25,6 @@ BASE_FAN_IN = 64
 """Matrices up to this fan-in train at the full learning rate."""
 LINEAR_DEVIATION = 0.02
 """Of the linear layers' initial weights as `models/efficientmod.py` draws them (contract)."""
-BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
-    AttentionBlock: ("attn.proj", "mlp.fc2"),
-    MBConvBlock: ("norm3",),
-    VanBlock: ("attn.proj_2", "mlp.fc2"),
-    FocalBlock: ("modulation.proj", "mlp.fc2"),
-}
-"""The last layer of each residual branch of the blocks that never have LayerScale."""
 
 
 def parameter_groups(network: nn.Module, settings: ProxySettings) -> list[dict[str, object]]:
@@ -71,10 +64,8 @@ def branch_ends(network: nn.Module) -> list[nn.Module]:
     """The last layer of every residual branch that has no LayerScale."""
     ends: list[nn.Module] = []
     for block in network.modules():
-        ends += [block.get_submodule(name) for name in BRANCH_ENDS.get(type(block), ())]
-        if isinstance(block, ModulationBlock | SeparateMlpBlock) and block.gamma_1 is None:
-            branches = (block.mlp,) if isinstance(block, ModulationBlock) else (block.modulation, block.mlp)
-            ends += [branch.fc2 for branch in branches]
+        if isinstance(block, Block) and getattr(block, "gamma_1", None) is None:
+            ends += [block.get_submodule(name) for name in block.branch_ends]
     return ends
 
 

@@ -25,7 +25,8 @@ from modscale.runs.experiment import Experiment
 from modscale.searching.measures import Evaluation
 from modscale.searching.worker import DataSummary
 from modscale.specs.counts import count_model
-from modscale.specs.spec import ModelSpec, load_spec, network_key, parse_spec
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec, load_spec, parse_spec
 
 SPACE = """
 name: small

@@ -28,7 +28,8 @@ from modscale.latency import protocol as latency
 from modscale.latency.protocol import Latency, find_onnx, latency_to_json, measure_files, measure_latency
 from modscale.machine import describe_machine
 from modscale.settings import LatencySettings
-from modscale.specs.spec import BLOCKS, parse_spec
+from modscale.specs.block_kinds import BLOCKS
+from modscale.specs.spec import parse_spec
 
 
 @pytest.fixture(scope="module")

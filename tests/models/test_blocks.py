@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -10,7 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modscale.models.blocks import BLOCKS, AttentionBlock, DropPath
-from modscale.specs.spec import CONTEXT_PARTS, StageSpec
+from modscale.specs.block_kinds import BLOCKS as KINDS
+from modscale.specs.counts import BLOCK_TALLIES
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import CONTEXT_PARTS, ModelSpec, StageSpec
 
 DIM, SIDE = 6, 9
 CONTEXTS = [part for size in (1, 2, 3) for part in combinations(CONTEXT_PARTS, size)]
@@ -231,6 +235,41 @@ def test_parameter_names(kind):
     block = BLOCKS[kind](StageSpec(dim=DIM, depth=1, block=kind), 2, 1e-4, 0.0)
     names = {name.removesuffix(".weight").removesuffix(".bias") for name, _ in block.named_parameters()}
     assert names == NAMES[kind]
+
+
+def test_every_kind_has_its_row_in_every_table():
+    """What a spec may name can be built and counted, and nothing else can."""
+    assert list(BLOCKS) == list(KINDS)
+    assert set(BLOCK_TALLIES) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "layer_scale"),
+    [
+        ({"kernel_size": (3,)}, 0.5), ({"kernel_size": (3, 9)}, 0.5), ({"fusion": "sum"}, 0.5),
+        ({"context": ("f", "conv")}, 0.5), ({"context": ("f", "g")}, 0.5),
+        ({"context": ("f", "g"), "kernel_size": (3,)}, 0.5), ({}, None),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_field_has_an_effect_exactly_where_the_table_of_kinds_says_so(kind, changes, layer_scale):
+    """Two blocks of one seed have equal weights and outputs just where their specs are one network."""
+    plain = StageSpec(dim=DIM, depth=1, block=kind, mlp_ratios=(2,))
+    changed = replace(plain, **changes)
+    x = torch.randn(1, SIDE, SIDE, DIM, generator=torch.Generator().manual_seed(7))
+    made = []
+    for stage, scale in ((plain, 0.5), (changed, layer_scale)):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            block = BLOCKS[kind](stage, 2, scale, 0.0).eval()
+            made.append((block.state_dict(), block(x)))
+    (weights, out), (other_weights, other_out) = made
+    same = weights.keys() == other_weights.keys() and torch.equal(out, other_out)
+    keys = [
+        network_key(ModelSpec(stages=(s,), layer_scale=scale)) for s, scale in ((plain, 0.5), (changed, layer_scale))
+    ]
+    assert (keys[0] == keys[1]) is same
 
 
 def test_drop_path_keeps_the_mean():

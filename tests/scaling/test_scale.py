@@ -13,7 +13,8 @@ from modscale.scaling.compound import EFFICIENTNET, RULES, Ray
 from modscale.scaling.scale import drop_attention, published_steps, scale_model, scaled_to_json
 from modscale.specs.counts import count_model
 from modscale.specs.published import published
-from modscale.specs.spec import ModelSpec, StageSpec, network_key, parse_spec
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec, StageSpec, parse_spec
 
 
 def fake_latency(spec: ModelSpec) -> float:

@@ -14,7 +14,7 @@ from modscale.searching.draws import Draws, SpaceExhausted, iter_feasible
 from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import count_model
-from modscale.specs.spec import network_key
+from modscale.specs.sameness import network_key
 
 SPACE = {
     "base": {"resolution": 32},

@@ -21,7 +21,8 @@ from modscale.searching.study import SearchStudy
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
 from modscale.specs.published import published
-from modscale.specs.spec import ModelSpec, network_key
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec
 
 DOCUMENT = {
     "name": "fake",

@@ -24,7 +24,8 @@ from modscale.spaces.nearest import within_budgets
 from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
-from modscale.specs.spec import ModelSpec, network_key
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec
 
 BASE = {"resolution": 40, "num_classes": 5, "stem": {"kernel_size": 4, "stride": 4}}
 

@@ -18,7 +18,7 @@ from modscale.spaces.nearest import within_budgets
 from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
-from modscale.specs.spec import network_key
+from modscale.specs.sameness import network_key
 
 STAGES = [
     {"dim": [16, 24, 32], "depth": [1, 2, 3], "expansion": [4, 6]},

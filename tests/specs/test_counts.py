@@ -9,8 +9,9 @@ from itertools import combinations
 import pytest
 
 from modscale.models.fvcore_trace import trace_model
+from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.counts import OPERATORS, count_model, sum_by
-from modscale.specs.spec import BLOCKS, CONTEXT_PARTS, ModelSpec, StageSpec, StemSpec, parse_spec
+from modscale.specs.spec import CONTEXT_PARTS, ModelSpec, StageSpec, StemSpec, parse_spec
 
 S_CONV = ModelSpec(
     stages=tuple(StageSpec(dim=dim, depth=depth) for dim, depth in ((40, 4), (80, 4), (160, 12), (344, 8)))
@@ -169,7 +170,7 @@ def draw_stage(rng: random.Random, **fixed: object) -> StageSpec:
         "kernel_size": tuple(rng.choice((1, 3, 5, 7, 9)) for _ in range(rng.choice((1, 1, 2, 3)))),
         "attention_depth": rng.choice((0, 0, 1, 2)),
         "attention_mlp_ratio": rng.choice((1, 2.5, 4, 3.3)),
-        "block": rng.choice(BLOCKS),
+        "block": rng.choice(list(BLOCKS)),
         "context": rng.choice(CONTEXTS),
         "fusion": rng.choice(("mul", "sum")),
     }

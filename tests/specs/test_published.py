@@ -11,7 +11,8 @@ import yaml
 from modscale.errors import InputError
 from modscale.specs.counts import count_model
 from modscale.specs.published import NamedModel, list_models, models_to_json, published, resolve_model
-from modscale.specs.spec import network_key, parse_spec, spec_to_dict, spec_to_yaml
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import parse_spec, spec_to_dict, spec_to_yaml
 
 GOLDEN = yaml.safe_load((Path(__file__).parents[1] / "golden" / "published.yaml").read_text())
 

@@ -1,4 +1,4 @@
-"""Model specs: what is read, what is refused and how, what is written back, and which specs are the same network."""
+"""Model specs: what is read, what is refused and how, what is written back."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import json
 from dataclasses import replace
 
 import pytest
+from drawn_specs import specs
 from hypothesis import given
-from hypothesis import strategies as st
 
 from modscale.document import parse_yaml
 from modscale.errors import InputError
 from modscale.specs.spec import (
-    BLOCKS,
-    CONTEXT_PARTS,
-    FUSIONS,
     ModelSpec,
     StageSpec,
     StemSpec,
     attention_width,
-    focal_kernels,
     load_spec,
-    network_key,
     parse_spec,
     spec_to_dict,
     spec_to_yaml,
@@ -210,35 +205,6 @@ def test_attention_is_eight_heads():
     assert [attention_width(dim) for dim in (1, 128, 256, 263, 264, 312)] == [256, 256, 256, 256, 264, 312]
 
 
-@st.composite
-def specs(draw) -> ModelSpec:
-    """Any valid spec of moderate size."""
-    stage = st.builds(
-        StageSpec,
-        dim=st.integers(8, 400),
-        depth=st.integers(1, 30),
-        mlp_ratios=st.lists(st.integers(1, 8), min_size=1, max_size=6).map(tuple),
-        kernel_size=st.lists(st.sampled_from((1, 3, 5, 7, 63)), min_size=1, max_size=4).map(tuple),
-        attention_depth=st.integers(0, 3),
-        attention_mlp_ratio=st.one_of(st.integers(1, 8), st.floats(0.25, 8).filter(lambda x: not x.is_integer())),
-        block=st.sampled_from(BLOCKS),
-        context=st.sets(st.sampled_from(CONTEXT_PARTS), min_size=1).map(
-            lambda kept: tuple(part for part in CONTEXT_PARTS if part in kept)
-        ),
-        fusion=st.sampled_from(FUSIONS),
-    )
-    return ModelSpec(
-        name=draw(st.text(min_size=1, max_size=20).filter(lambda name: name.strip() and name.isprintable())),
-        resolution=draw(st.integers(64, 400)),
-        in_chans=draw(st.integers(1, 4)),
-        num_classes=draw(st.integers(1, 2000)),
-        stem=StemSpec(kernel_size=draw(st.integers(1, 16)), stride=draw(st.integers(1, 16))),
-        layer_scale=draw(st.none() | st.floats(1e-8, 1)),
-        drop_path_rate=draw(st.floats(0, 0.9)),
-        stages=tuple(draw(st.lists(stage, min_size=1, max_size=5))),
-    )
-
-
 @given(specs())
 def test_round_trip(spec):
     """Written as YAML or JSON and read back, every spec is itself, its name too, whatever the name looks like."""
@@ -251,76 +217,3 @@ def test_names_that_look_like_something_else(name):
     """A name is text even where YAML would take it for a number, a date or a comment."""
     spec = ModelSpec(name=name, stages=(STAGE,))
     assert parse_spec(parse_yaml(spec_to_yaml(spec))).name == name
-
-
-@given(specs())
-def test_canonical_is_settled(spec):
-    """The canonical form of a stage is its own canonical form."""
-    for stage in spec.stages:
-        assert stage.canonical().canonical() == stage.canonical()
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({"depth": 1, "mlp_ratios": (1, 6)}, {"depth": 1, "mlp_ratios": (1,)}),
-        ({"mlp_ratios": (1, 6, 1, 6)}, {"mlp_ratios": (1, 6)}),
-        ({"context": ("f", "g"), "kernel_size": (5,)}, {"context": ("f", "g")}),
-        ({"attention_mlp_ratio": 2}, {}),
-        ({"kernel_size": (3, 5)}, {"kernel_size": (5, 3)}),
-        ({"block": "van", "kernel_size": (3,), "fusion": "sum", "context": ("f",)}, {"block": "van"}),
-        ({"block": "mbconv", "fusion": "sum", "context": ("g",)}, {"block": "mbconv"}),
-        ({"block": "focal", "fusion": "sum", "kernel_size": (3, 5, 7)}, {"block": "focal"}),
-    ],
-)
-def test_different_words_for_the_same_network(one, other):
-    """Fields without effect, longer cycles and the order of parallel kernels make no other network."""
-    first, second = (ModelSpec(stages=(STAGE, replace(STAGE, **changes))) for changes in (one, other))
-    assert first.stages != second.stages
-    assert network_key(first) == network_key(second)
-
-
-def test_layer_scale_of_nobody():
-    """LayerScale belongs to modulation blocks: where there is none, its value makes no other network."""
-    spec = ModelSpec(stages=(replace(STAGE, block="van"),))
-    assert network_key(replace(spec, layer_scale=None)) == network_key(spec)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"depth": 5},
-        {"dim": 40},
-        {"mlp_ratios": (6, 1)},
-        {"kernel_size": (5,)},
-        {"kernel_size": (7, 7)},
-        {"attention_depth": 1},
-        {"block": "separate_mlp"},
-        {"block": "mbconv"},
-        {"context": ("conv",)},
-        {"fusion": "sum"},
-    ],
-)
-def test_different_networks(changes):
-    """Whatever changes the network changes its key."""
-    assert network_key(ModelSpec(stages=(STAGE,))) != network_key(ModelSpec(stages=(replace(STAGE, **changes),)))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"resolution": 192}, {"in_chans": 1}, {"num_classes": 10}, {"layer_scale": None}, {"drop_path_rate": 0.1}],
-)
-def test_fields_of_the_whole_network_matter(changes):
-    """So do the fields that all stages share; a name does not."""
-    spec = ModelSpec(stages=(STAGE,))
-    assert network_key(replace(spec, **changes)) != network_key(spec)
-    assert network_key(replace(spec, name="other")) == network_key(spec)
-
-
-def test_the_focal_chain():
-    """One size is FocalNet's chain up to it, a list is the chain; order matters there."""
-    chains = {(1,): (1,), (3,): (3,), (7,): (3, 5, 7), (9,): (3, 5, 7, 9), (7, 3): (7, 3)}
-    for sizes, chain in chains.items():
-        assert focal_kernels(replace(STAGE, block="focal", kernel_size=sizes)) == chain
-    one, other = (replace(STAGE, block="focal", kernel_size=sizes) for sizes in ((3, 5), (5, 3)))
-    assert one.canonical() != other.canonical()

@@ -11,7 +11,8 @@ from modscale.datasets.dataset import Dataset
 from modscale.errors import InputError, ProviderError, TrialFailed
 from modscale.models.efficientmod import EfficientMod
 from modscale.settings import ProxySettings, parse_proxy
-from modscale.specs.spec import BLOCKS, ModelSpec, StageSpec, StemSpec
+from modscale.specs.block_kinds import BLOCKS
+from modscale.specs.spec import ModelSpec, StageSpec, StemSpec
 from modscale.training import proxy
 from modscale.training.proxy import (
     ProxyData,

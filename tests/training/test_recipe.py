@@ -10,7 +10,8 @@ from torch import nn
 
 from modscale.models.efficientmod import build_network
 from modscale.settings import ProxySettings
-from modscale.specs.spec import BLOCKS, ModelSpec, StageSpec, parse_spec
+from modscale.specs.block_kinds import BLOCKS
+from modscale.specs.spec import ModelSpec, StageSpec, parse_spec
 from modscale.training.recipe import branch_ends, damp_branches, learning_rate_factor, parameter_groups, rescale_weights
 
 SETTINGS = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
