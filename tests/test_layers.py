@@ -32,7 +32,7 @@ FLOORS = (  # top to bottom: a module imports from its own package or from a flo
     "spaces datasets models",
     "specs",
     "kinds processes settings",
-    "document machine",
+    "document machine lines",
     "files arrays interrupts",
     "errors",
 )

@@ -1,4 +1,4 @@
-"""A run's folder: `run.yaml` (the resolved settings, versions, machine), and who may write into it.
+"""A run's folder: `run.yaml` (the resolved settings, versions, machine), and what a run is held to.
 
 The other files of the folder: `trials.jsonl` and `references.jsonl` (trials.py), `study.db` (study.py), and what
 report/build.py builds from them.
@@ -7,21 +7,20 @@ report/build.py builds from them.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
 from modscale.errors import InputError, RunError, shorten
-from modscale.files import sweep_halves, write_whole
+from modscale.files import write_whole
 from modscale.machine import describe_machine, describe_versions
+from modscale.runs.conditions import check_conditions
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
+from modscale.runs.locking import locked_folder
 from modscale.runs.trials import Trial, read_trials
 from modscale.spaces.space import DATA_KEYS, Space
 from modscale.specs.spec import architecture_text, spec_to_dict
@@ -30,14 +29,11 @@ RUN_FILE = "run.yaml"
 TRIALS_FILE = "trials.jsonl"
 REFERENCES_FILE = "references.jsonl"
 STUDY_FILE = "study.db"
-LOCK_FILE = ".lock"
 OUTPUTS = frozenset({
     RUN_FILE, STUDY_FILE, "front.json", "report.md", "report.html", "pareto.png", "design_reading.json",
     "design_reading.png",
 })  # fmt: skip
 """What is written whole into a run's folder."""
-TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
-"""Packages whose version moves accuracies or latencies."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -128,60 +124,18 @@ def check_folder(folder: Path, experiment: Experiment) -> Experiment | None:
 
 
 def check_machine(folder: Path) -> list[str]:
-    """What is not as it was when the run began, and may move its numbers: versions of packages, a line each.
-
-    Raises:
-        RunError: the processor, or a GPU that it used, is another one; latencies of two machines have no common front.
-    """
+    """What may move a run's numbers since it began, as `check_conditions` tells it. Raises RunError as that does."""
     run = read_run(folder)
-    machine, versions = section(run, "machine"), section(run, "versions")
     provider = section(section(run, "space"), "latency").get("provider")
     uses_gpu = provider == "cuda" or str(section(run, "data").get("device")).startswith("cuda")
-    now_here = describe_machine()
-    for part in ("cpu", "gpu") if uses_gpu else ("cpu",):
-        now = now_here[part]
-        before = machine.get(part)
-        if None not in (before, now) and before != now:
-            rule = f"was measured on another machine: its {part} is {_told(before)}, and {_told(now)} here"
-            raise RunError(f"{rule}; give another --out", file=folder)
-    here = describe_versions()
-    pairs = [(package, versions.get(package), here.get(package)) for package in TIMERS]
-    pairs += [("the GPU's driver", machine.get("gpu_driver"), now_here["gpu_driver"])] if uses_gpu else []
-    return [f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, old, new in pairs if old != new]
+    return check_conditions(run, folder, uses_gpu=uses_gpu)
 
 
 @contextlib.contextmanager
 def locked_run(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps other searches out of it while this one runs; a killed one leaves no lock.
-
-    What a killed one has half written is removed.
-
-    Raises:
-        RunError: the folder cannot be made or written to, or another search is running in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        refuse_links(folder, LOCK_FILE, TRIALS_FILE, REFERENCES_FILE)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        lock = FileLock(folder / LOCK_FILE)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError("another search is running in this folder", file=folder) from error
-    except OSError as error:
-        raise RunError(f"cannot be written to: {error.strerror or error}", file=folder) from error
-    try:
-        sweep_halves(folder, lambda name: name in OUTPUTS)
+    """As `locked_folder`, of a search."""
+    with locked_folder(folder, appended=(TRIALS_FILE, REFERENCES_FILE), written=OUTPUTS, what="search"):
         yield
-    finally:
-        lock.release()
-
-
-def refuse_links(folder: Path, *names: str) -> None:
-    """Raises RunError where one of the names is a link: what a run writes stays in its folder."""
-    for name in names:
-        if (folder / name).is_symlink():
-            raise RunError("is a link, and a run writes only into its own folder; remove it", file=folder / name)
 
 
 def write_run(

@@ -1,14 +1,10 @@
-"""A finished trial, and the file that keeps them: `trials.jsonl`, one JSON object a line, only ever appended to.
+"""A finished trial, and the file that keeps them: `trials.jsonl`, one line each (`lines.py`).
 
-A line is written in one go and flushed to the disk before the search goes on, so a run killed at any moment loses at
-most the line it was writing. Such a cut-off last line is left out on reading and cut away by the next append. Every
-other line is held to the rules below, and its counts to its spec: the file may have been edited by hand.
+Every line is held to the rules below, and its counts to its spec: the file may have been edited by hand.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,8 +13,8 @@ from typing import Any
 
 from modscale.arrays import MAX_COUNT
 from modscale.document import Section, check_integer, check_number
-from modscale.errors import InputError, RunError
-from modscale.files import read_plain
+from modscale.errors import InputError
+from modscale.lines import append_line, naming_line, read_lines
 from modscale.runs.metrics import METRICS, result_rules
 from modscale.specs.counts import COUNT_METRICS, count_model
 from modscale.specs.spec import ModelSpec, parse_spec, spec_to_dict
@@ -64,29 +60,8 @@ def complete_trials(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def append_trial(path: str | Path, trial: Trial) -> None:
-    """Adds `trial` as the last line and returns once it is on the disk.
-
-    Raises:
-        RunError: the file cannot be written (full disk, read-only folder); it then stands as it was before.
-    """
-    line = json.dumps(_to_dict(trial), allow_nan=False).encode() + b"\n"
-    try:
-        is_new = not Path(path).exists()
-        with open(path, "ab+", buffering=0, opener=_open_no_link) as file:  # Path.open takes no opener
-            end = _end_of_last_line(file)
-            try:
-                file.truncate(end)
-                rest = line if end == 0 or _byte(file, end - 1) == b"\n" else b"\n" + line
-                while rest:
-                    rest = rest[file.write(rest) or 0 :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
-                raise
-        if is_new:
-            _sync_folder(Path(path).parent)
-    except OSError as error:
-        raise RunError(f"cannot be written: {error.strerror or error}", file=path) from error
+    """Adds `trial` as the last line and returns once it is on the disk. Raises RunError as `append_line` does."""
+    append_line(path, _to_dict(trial))
 
 
 def read_trials(path: str | Path) -> list[Trial]:
@@ -95,24 +70,14 @@ def read_trials(path: str | Path) -> list[Trial]:
     Raises:
         RunError: with the line and the rule it breaks; a cut-off last line is left out instead.
     """
-    try:
-        data = read_plain(path)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"cannot be read: {error.strerror or error}", file=path) from error
-    lines = data.split(b"\n")
-    if not _is_json(lines[-1]):
-        lines.pop()
     trials = []
     line_of: dict[int, int] = {}
-    for index, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        trial = _parse_line(line, path, index)
-        if trial.number in line_of:
-            rule = f"the number stands on line {line_of[trial.number]} already"
-            raise RunError(rule, file=path, place=f"line {index}, number", value=trial.number)
+    for index, document in read_lines(path):
+        with naming_line(path, index):
+            trial = _parse_line(document)
+            if trial.number in line_of:
+                rule = f"the number stands on line {line_of[trial.number]} already"
+                raise InputError(rule, place="number", value=trial.number)
         line_of[trial.number] = index
         trials.append(trial)
     return trials
@@ -158,22 +123,14 @@ def _to_dict(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _parse_line(line: bytes, path: str | Path, index: int) -> Trial:
-    place = f"line {index}"
-    try:
-        trial = parse_trial(_load_json(line))
-        for metric, counted in zip(COUNT_METRICS, _count(replace(trial.spec, name="")), strict=True):
-            if trial.value(metric) != counted:
-                rule = f"must be {counted}, as trial {trial.number}'s spec counts"
-                raise InputError(rule, place=metric, value=trial.value(metric))
-        return trial
-    except InputError as error:
-        where = f"{place}, {error.place}" if error.place else place
-        raise RunError(error.rule, file=path, place=where, value=error.value) from error
-    except RecursionError as error:
-        raise RunError("nested too deeply", file=path, place=place) from error
-    except ValueError as error:
-        raise RunError(f"not a JSON object: {error}", file=path, place=place) from error
+def _parse_line(document: object) -> Trial:
+    """A trial whose counts are those of its spec. Raises InputError."""
+    trial = parse_trial(document)
+    for metric, counted in zip(COUNT_METRICS, _count(replace(trial.spec, name="")), strict=True):
+        if trial.value(metric) != counted:
+            rule = f"must be {counted}, as trial {trial.number}'s spec counts"
+            raise InputError(rule, place=metric, value=trial.value(metric))
+    return trial
 
 
 @cache
@@ -181,32 +138,6 @@ def _count(spec: ModelSpec) -> tuple[int, int]:
     """Params and FLOPs; a run's file is read several times."""
     count = count_model(spec)
     return count.params, count.flops
-
-
-def _load_json(line: bytes) -> Any:
-    """JSON as its standard has it: no NaN, no key twice. Raises ValueError."""
-    return json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        repeated = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"the key {repeated!r} stands twice")
-    return document
-
-
-def _is_json(line: bytes) -> bool:
-    """Whether `line` is whole: a prefix of a JSON object never is one."""
-    try:
-        json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _parse_choice(document: object) -> dict[str, int | float | str]:
@@ -230,34 +161,3 @@ def _optional_text(line: Section, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InputError("must be text", place=key, value=value)
     return value
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
-def _end_of_last_line(file: Any) -> int:
-    """Where the next line may start: behind the last whole line, cut-off text after it not counted."""
-    size: int = file.seek(0, os.SEEK_END)
-    tail, start = b"", size
-    while start > 0 and b"\n" not in tail:
-        start = max(0, start - 65_536)
-        file.seek(start)
-        tail = file.read(size - start)
-    cut = tail.rpartition(b"\n")[2]
-    return size if _is_json(cut) else size - len(cut)
-
-
-def _byte(file: Any, position: int) -> bytes:
-    file.seek(position)
-    return bytes(file.read(1))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts a new file's name on the disk too, where the system lets a folder be synced."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,0 +1,35 @@
+"""The conditions of a measurement, the machine and the versions behind its numbers: what of them has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modscale.errors import RunError, shorten
+from modscale.machine import describe_machine, describe_versions
+
+TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
+"""Packages whose version moves accuracies or latencies."""
+
+
+def check_conditions(document: Mapping[str, Any], folder: Path, *, uses_gpu: bool) -> list[str]:
+    """What is not as `document` has it under `machine` and `versions`, and may move its numbers: versions, a line each.
+
+    Raises:
+        RunError: the processor, or a GPU that is used, is another one; latencies of two machines have no common order.
+    """
+    machine, versions = (
+        found if isinstance(found := document.get(key), Mapping) else {} for key in ("machine", "versions")
+    )
+    now_here = describe_machine()
+    for part in ("cpu", "gpu") if uses_gpu else ("cpu",):
+        now = now_here[part]
+        before = machine.get(part)
+        if None not in (before, now) and before != now:
+            rule = f"was measured on another machine: its {part} is {shorten(before)}, and {shorten(now)} here"
+            raise RunError(f"{rule}; give another --out", file=folder)
+    here = describe_versions()
+    pairs = [(package, versions.get(package), here.get(package)) for package in TIMERS]
+    pairs += [("the GPU's driver", machine.get("gpu_driver"), now_here["gpu_driver"])] if uses_gpu else []
+    return [f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, old, new in pairs if old != new]

@@ -1,0 +1,49 @@
+"""Who may write into a folder of results: one command at a time, into the folder itself and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from modscale.errors import RunError
+from modscale.files import sweep_halves
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, appended: Sequence[str], written: Collection[str], what: str) -> Iterator[None]:
+    """Makes the folder and keeps others of `what` out of it while this one runs; a killed one leaves no lock.
+
+    What a killed one has half written of the files `written` whole is removed. Those `appended` to are no links.
+
+    Raises:
+        RunError: the folder cannot be made or written to, or another `what` is running in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder, LOCK_FILE, *appended)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        lock = FileLock(folder / LOCK_FILE)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another {what} is running in this folder", file=folder) from error
+    except OSError as error:
+        raise RunError(f"cannot be written to: {error.strerror or error}", file=folder) from error
+    try:
+        sweep_halves(folder, lambda name: name in written)
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raises RunError where one of the names is a link: what a run writes stays in its folder."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise RunError("is a link, and a run writes only into its own folder; remove it", file=folder / name)
