@@ -22,8 +22,10 @@ PUBLISHED = ("xxs", "xs", "s", "s_conv")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProxySettings:
-    """The short training that stands in for the real one."""
+    """What stands in for the real training: by default, a short one."""
 
+    method: str = "train"
+    """How a network is scored: a key of `PROXIES`, see `training/proxies.py`."""
     resolution: int = 32
     """Side of the training and validation images, pixels."""
     epochs: int = 2
@@ -91,6 +93,9 @@ class SearchSettings:
     """Seed of the sampler, the initial weights and the order of the batches."""
 
 
+PROXIES = {"train": ProxySettings(method="train")}
+"""Each proxy by its name, with its settings where nothing else is said; `training/proxies.py` has what it does."""
+
 SETTINGS = {"proxy": ProxySettings, "latency": LatencySettings, "search": SearchSettings}
 """Section to what it holds."""
 
@@ -98,7 +103,9 @@ SETTINGS = {"proxy": ProxySettings, "latency": LatencySettings, "search": Search
 def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> ProxySettings:
     """The `proxy` section; `elsewhere` as in `Section`. Raises InputError."""
     section, default = _open(document, place, ProxySettings, elsewhere)
+    default = PROXIES[section.choice("method", default.method, tuple(PROXIES))]
     return ProxySettings(
+        method=default.method,
         resolution=section.integer("resolution", default.resolution, low=8, high=1024),
         epochs=section.integer("epochs", default.epochs, high=10_000),
         batch_size=section.integer("batch_size", default.batch_size, low=2, high=65_536),

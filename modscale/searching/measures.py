@@ -1,8 +1,4 @@
-"""What is measured of one candidate: a list of measures, cheapest first, and the bench on which they run.
-
-Torch lives in one worker process (`worker.py`) that loads the data once, exports and trains; ONNX Runtime is timed in
-a fresh process of its own while the worker sleeps. The search itself never holds a thread pool, and a candidate that
-takes all the memory takes the worker with it, not the search: the worker is started again for the next one.
+"""What is measured of one candidate: a list of measures, cheapest first, taken on a bench (`bench.py`).
 
 One more thing to measure is one more function here, named in `MEASURES`, and the rows of its metrics in
 `runs/metrics.py`.
@@ -14,13 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-from modscale.errors import InputError, MismatchError, TooLargeError, TrialFailed, WorkerFault
 from modscale.files import scratch_folder
-from modscale.processes import Child
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import Results
+from modscale.searching.bench import Bench
 from modscale.searching.worker import DataSummary
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
@@ -39,7 +34,7 @@ class Measure:
     """What it is called."""
     needs: Literal["nothing", "quiet device", "training slot"]
     """What it must have to itself while it runs."""
-    run: Callable[[Evaluator, ModelSpec, Announce], Results]
+    run: Callable[[Bench, ModelSpec, Announce], Results]
     """Gives its metrics, and the further keys that belong to them. Raises TrialFailed."""
 
 
@@ -55,13 +50,13 @@ class Evaluation:
     """Why it ended before the last measure; None where it did not."""
 
 
-def count(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Results:
+def count(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
     """Params and FLOPs in closed form."""
     counted = count_model(spec)
     return {"params": counted.params, "flops": counted.flops}
 
 
-def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Results:
+def time_latency(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
     """ONNX Runtime latency of the exported and verified network at full resolution."""
     from modscale.latency.protocol import measure_latency
 
@@ -70,7 +65,7 @@ def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Resul
         announce("export")
         bench.ask("export", spec, file)
         announce("latency")
-        latency = measure_latency(file, bench.experiment.latency, note=bench.note)
+        latency = measure_latency(file, bench.latency, note=bench.note)
     return {
         "latency_ms": latency.mean_ms,
         "latency_ci95_ms": latency.ci95_ms,
@@ -80,25 +75,25 @@ def time_latency(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Resul
     }
 
 
-def train_proxy(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Results:
-    """Accuracy on held-out images after the proxy training."""
+def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
+    """What the proxy gives: accuracy on held-out images after a short training, say."""
     announce("training")
-    accuracy, val_images = bench.ask("train", spec, bench.experiment.search.seed)
-    return {"accuracy": accuracy, "val_images": val_images}
+    score, _ = bench.ask("score", spec, bench.seed)
+    return dict(score.results)
 
 
 MEASURES = (
     Measure(name="counts", needs="nothing", run=count),
     Measure(name="latency", needs="quiet device", run=time_latency),
-    Measure(name="training", needs="training slot", run=train_proxy),
+    Measure(name="training", needs="training slot", run=score_proxy),
 )
 """What a search measures, cheapest first."""
 
 
 class Evaluator:
-    """Evaluates candidates of one experiment on one data set; a context manager that owns the worker.
+    """Evaluates candidates of one experiment on one data set; a context manager that owns the bench.
 
-    Entering it raises InputError where the data set or the device cannot be used.
+    Entering it raises InputError where the data set, the device or the provider cannot be used.
     """
 
     def __init__(
@@ -111,28 +106,28 @@ class Evaluator:
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.experiment = experiment
-        self.source = source
+        self.bench = Bench(
+            source, experiment.proxy, experiment.latency, seed=experiment.search.seed, debug=debug, note=note
+        )
         self.measures = measures
         self.judge = judge
-        self.debug = debug
-        self.note = note
-        self.worker: Child | None = None
-        self.summary: DataSummary
+
+    @property
+    def summary(self) -> DataSummary:
+        """The data, as the worker has them."""
+        return self.bench.summary
 
     def __enter__(self) -> Evaluator:
         from modscale.latency.protocol import check_provider
 
-        check_provider(self.experiment.latency.provider)
-        self.worker = self._start()
+        check_provider(self.bench.latency.provider)
+        self.bench.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.worker is not None:
-            self.worker.stop()
-            self.worker = None
+        self.bench.__exit__(kind, error, trace)
 
     def __call__(self, spec: ModelSpec, announce: Announce = lambda stage: None) -> Evaluation:
         """Takes the measures of one candidate, one after the other, until the judge ends it.
@@ -144,33 +139,7 @@ class Evaluator:
         results: dict[str, float] = {}
         stopped = None
         for measure in self.measures:
-            results |= measure.run(self, spec, announce)
+            results |= measure.run(self.bench, spec, announce)
             if measure is not self.measures[-1] and (stopped := self.judge(measure.name, results)) is not None:
                 break
         return Evaluation(results=results, seconds=time.perf_counter() - start, stopped=stopped)
-
-    def ask(self, task: str, *arguments: Any) -> Any:
-        """The worker's answer. What ended it, or was not foreseen, is this candidate's reason to fail."""
-        if self.worker is None or not self.worker.is_running:
-            self.worker = self._start()
-        try:
-            return self.worker.ask(task, *arguments)
-        except (MismatchError, TooLargeError, WorkerFault) as error:
-            raise TrialFailed(f"{task}: {error}") from error
-
-    def _start(self) -> Child:
-        """A worker with the data loaded: the same data, on the same device, as the one before it had."""
-        arguments = (self.source, self.experiment.proxy, self.experiment.search.seed)
-        try:
-            worker = Child("modscale.searching.worker", "Tasks", arguments, name="the worker process", debug=self.debug)
-            try:
-                summary: DataSummary = worker.ask("load")
-                if self.worker is not None and summary != self.summary:
-                    raise InputError("the data or the device changed during the search", file=self.source)
-            except BaseException:
-                worker.stop()
-                raise
-        except TrialFailed as error:
-            raise InputError(f"loading the data: {error}", file=self.source) from error
-        self.summary = summary
-        return worker

@@ -1,17 +1,21 @@
-"""What the worker does, the one process that holds torch: it loads the data once, then exports and trains.
+"""What the worker does, the one process that holds torch: it loads the data once, then exports and scores.
 
 `measures.py` starts it and asks; a candidate that takes all the memory takes the worker with it, not the search.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modscale.errors import DataError
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
+
+if TYPE_CHECKING:  # it loads torch
+    from modscale.training.proxies import ProxyScore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,12 +83,14 @@ class Tasks:
 
         return export_onnx(fresh_network(spec, seed=self.seed), spec, file)
 
-    def train(self, spec: ModelSpec, seed: int) -> tuple[float, int]:
-        from modscale.training.proxy import train_proxy
+    def score(self, spec: ModelSpec, seed: int) -> tuple[ProxyScore, float]:
+        """What the proxy says of a network, and the CPU seconds of all threads that it took."""
+        from modscale.training.proxies import score_network
 
         self.has_trained = True
-        result = train_proxy(spec, self.prepared, self.proxy, seed=seed)
-        return result.accuracy, result.val_images
+        start = time.process_time()
+        score = score_network(spec, self.prepared, self.proxy, seed=seed)
+        return score, time.process_time() - start
 
     def after_answer(self) -> None:
         """Called when a task's answer, and an error's hold on its frames, are gone."""

@@ -17,6 +17,7 @@ from modscale.report.build import build_report
 from modscale.report.figures import draw_front, plot_axes
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text
+from modscale.searching.bench import Bench
 from modscale.searching.loop import Outcome, run_search
 from modscale.searching.measures import MEASURES, Announce, Evaluator, Measure
 from modscale.searching.study import SearchStudy
@@ -41,13 +42,13 @@ ENERGY = Metric(
 )
 
 
-def weigh(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Results:
+def weigh(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
     """A made-up measure: energy follows the width of the first stage."""
     announce("energy")
     return {"energy_mj": spec.stages[0].dim / 10, "energy_error_mj": 0.01}
 
 
-def score(bench: Evaluator, spec: ModelSpec, announce: Announce) -> Results:
+def score(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
     """A made-up training: depth pays."""
     return {"accuracy": 0.1 + 0.05 * sum(stage.depth for stage in spec.stages) / 4, "val_images": 100}
 

@@ -82,8 +82,8 @@ def test_training_again_gives_the_same_accuracy(evaluator: Evaluator) -> None:
 
 def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluator) -> None:
     """As when the system runs out of memory: the trial has a reason, and a new worker takes over."""
-    assert evaluator.worker is not None
-    os.kill(evaluator.worker.pid, signal.SIGKILL)
+    assert evaluator.bench.worker is not None
+    os.kill(evaluator.bench.worker.pid, signal.SIGKILL)
     with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
         evaluator(tiny().space.base)
     assert evaluator(tiny().space.base).results["accuracy"] == 1.0
@@ -91,12 +91,12 @@ def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluat
 
 def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evaluator) -> None:
     """After some of CUDA's errors every later call in the process fails: the next candidate gets a new one."""
-    assert evaluator.worker is not None
-    before = evaluator.worker.pid
-    with pytest.raises(TrialFailed, match="train: the worker process: ValueError: invalid literal"):
-        evaluator.ask("train", tiny().space.base, "not a seed")
+    assert evaluator.bench.worker is not None
+    before = evaluator.bench.worker.pid
+    with pytest.raises(TrialFailed, match="score: the worker process: ValueError: invalid literal"):
+        evaluator.bench.ask("score", tiny().space.base, "not a seed")
     assert evaluator(tiny().space.base).results["accuracy"] == 1.0
-    assert evaluator.worker.pid != before
+    assert evaluator.bench.worker.pid != before
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_what_a_worker_answers(raised: Exception, told: str) -> None:
             raise raised
 
     running = Evaluator(tiny(), "synthetic")
-    running.worker = Worker()  # type: ignore[assignment]
+    running.bench.worker = Worker()  # type: ignore[assignment]
     with pytest.raises(ModscaleError) as caught:
-        running.ask("work")
+        running.bench.ask("work")
     assert f"{type(caught.value).__name__}: {caught.value}" == told
 
 
@@ -130,8 +130,8 @@ def test_data_that_changes_during_a_search_ends_it(tmp_path: Path, data: Path) -
     copy = tmp_path / "copy.npz"
     copy.write_bytes(data.read_bytes())
     with Evaluator(tiny(), str(copy)) as running:
-        assert running.worker is not None
-        running.worker.stop()
+        assert running.bench.worker is not None
+        running.bench.worker.stop()
         with np.load(data) as arrays:
             np.savez(copy, **{**arrays, "x_val": arrays["x_val"] // 2})
         with pytest.raises(InputError, match="the data or the device changed during the search"):
@@ -145,7 +145,7 @@ def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evalu
     with pytest.raises(TrialFailed, match="export: network: an ONNX file holds at most 2 GiB"):
         evaluator(huge)
     with pytest.raises(TrialFailed, match="out of memory in the proxy training"):
-        evaluator.ask("train", huge, 0)
+        evaluator.bench.ask("score", huge, 0)
 
 
 def test_unusable_data_and_providers_end_it_before_it_begins(tmp_path: Path, data: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_worker_goes_when_the_search_is_killed(data: Path) -> None:
         "from modscale.searching.measures import Evaluator\n"
         "if __name__ == '__main__':\n"
         "    with Evaluator(t.tiny(), sys.argv[1]) as e:\n"
-        "        print(e.worker.pid, flush=True); sys.stdin.read()\n"
+        "        print(e.bench.worker.pid, flush=True); sys.stdin.read()\n"
     )
     file = data.with_name("parent.py")
     file.write_text(script)

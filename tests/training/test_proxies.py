@@ -1,0 +1,55 @@
+"""The proxies by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from modscale.datasets.dataset import Dataset
+from modscale.errors import InputError
+from modscale.settings import PROXIES, ProxySettings, parse_proxy
+from modscale.specs.spec import ModelSpec, StageSpec
+from modscale.training.proxies import SCORES, score_network
+from modscale.training.proxy import prepare, train_proxy
+
+
+def two_colours(count: int) -> Dataset:
+    """Dark and bright noise."""
+    y = np.arange(count, dtype=np.int64) % 2
+    x = (np.random.default_rng(0).integers(0, 128, (count, 16, 16, 3)) + 127 * y[:, None, None, None]).astype(np.uint8)
+    return Dataset(name="two", class_names=("a", "b"), x_train=x, y_train=y, x_val=x, y_val=y, fingerprint="", leaked=0)
+
+
+def test_every_proxy_has_its_settings_and_what_it_does() -> None:
+    """A name in one table is a name in the other, and its settings are those of a space that names it."""
+    assert list(SCORES) == list(PROXIES)
+    for name, settings in PROXIES.items():
+        assert settings == parse_proxy({"method": name}, "proxy")
+    assert PROXIES["train"] == ProxySettings()
+    with pytest.raises(InputError, match=r"proxy.method: must be one of train.*, got 'guess'"):
+        parse_proxy({"method": "guess"}, "proxy")
+
+
+def test_the_short_training_is_scored_by_its_accuracy() -> None:
+    """The same accuracy as the training alone gives, with the binomial error of its images; never an error of 0."""
+    settings = ProxySettings(resolution=16, epochs=1, batch_size=8, device="cpu", threads=1)
+    spec = ModelSpec(stages=(StageSpec(dim=8, depth=1),))
+    data = prepare(two_colours(40), settings)
+    found = score_network(spec, data, settings, seed=3)
+    accuracy = train_proxy(spec, data, settings, seed=3).accuracy
+    assert found.score == accuracy
+    assert found.results == {"accuracy": accuracy, "val_images": 40}
+    share = min(max(accuracy, 0.5 / 40), 1 - 0.5 / 40)
+    assert found.standard_error == pytest.approx(sqrt(share * (1 - share) / 40))
+    assert found.standard_error > 0
+
+
+def test_a_score_can_be_read_without_torch() -> None:
+    """It crosses from the process that trains into one that must stay light."""
+    code = "import modscale.training.proxies, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
