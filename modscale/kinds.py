@@ -23,7 +23,11 @@ WEIGHTS_FILES = ("model.safetensors", "best.safetensors")
 """Where a folder of `export`, or of a full training, keeps a network's weights; the first that is there counts."""
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
+    ".tga", ".jp2", ".avif",
+})  # fmt: skip
+"""Of what `datasets/images.py` reads; it goes by content."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 FOLDER_ENTRIES = 200
 """Entries of a folder that are looked at."""

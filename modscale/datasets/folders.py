@@ -34,6 +34,7 @@ from modscale.datasets.labelled import (
 )
 from modscale.errors import DataError
 from modscale.files import path_text
+from modscale.kinds import IMAGE_SUFFIXES
 from modscale.machine import available_cores
 
 LAYOUT = "a folder holds train/CLASS/* and val/CLASS/*"
@@ -44,10 +45,6 @@ LITTER = frozenset({
     "picasa.ini", "__pycache__",
 })  # fmt: skip
 """Names, in small letters, that Windows, macOS, file servers and viewers leave in folders of images."""
-IMAGE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
-    ".tga", ".jp2", ".avif",
-})  # fmt: skip
 DECODE_ALL_BYTES = 128_000_000
 """A folder up to this size is decoded whole, so that a broken file is found even where a subset leaves it out."""
 DEEPEST = 2

@@ -210,11 +210,7 @@ def _check_choice(trial: Trial, space: Space) -> None:
         document = spec_to_dict(trial.spec)
         for place, there, here in _differences(spec_to_dict(expected), document, "spec"):
             raise InputError(f"must be {_told(there)}, as its choice and the space have it", place=place, value=here)
-    widths = [stage.dim for stage in trial.spec.stages]
-    limits = space.constraints
-    if not (limits.params.allow(trial["params"]) and limits.flops.allow(trial["flops"])) or (
-        limits.nondecreasing_widths and widths != sorted(widths)
-    ):
+    if not space.constraints.allow(trial.spec, trial["params"], trial["flops"]):
         raise InputError("breaks a constraint of the space", place="spec", value=architecture_text(trial.spec))
 
 

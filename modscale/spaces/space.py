@@ -114,6 +114,12 @@ class Constraints:
     nondecreasing_widths: bool = False
     """Whether no stage may be narrower than the one before it."""
 
+    def allow(self, spec: ModelSpec, params: float, flops: float) -> bool:
+        """Whether a network of these counts keeps them all; `SpaceTables.feasible` is the same for many at once."""
+        widths = [stage.dim for stage in spec.stages]
+        in_order = not self.nondecreasing_widths or widths == sorted(widths)
+        return in_order and self.params.allow(params) and self.flops.allow(flops)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
