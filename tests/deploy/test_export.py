@@ -18,6 +18,7 @@ from modscale.deploy.runtime import run_images
 from modscale.errors import CheckpointError, InputError, MismatchError, TooLargeError
 from modscale.models.checkpoint import load_weights, save_weights
 from modscale.models.efficientmod import build_network
+from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, load_spec, parse_spec
 
@@ -38,6 +39,7 @@ def small(*stages, **fields) -> ModelSpec:
 SMALL = small({"dim": 8, "depth": 2}, {"dim": 12, "depth": 2, "attention_depth": 1})
 
 SPECS = {
+    **{block: small({"dim": 8, "depth": 2, "block": block}) for block in BLOCKS},
     "modulation": SMALL,
     "sum": small({"dim": 8, "depth": 2, "fusion": "sum"}),
     "context f": small({"dim": 8, "depth": 2, "context": ["f"]}),
@@ -45,9 +47,6 @@ SPECS = {
     "context g": small({"dim": 8, "depth": 2, "context": ["g"]}),
     "mbconv": small({"dim": 8, "depth": 2, "block": "mbconv"}, {"dim": 8, "depth": 1, "block": "mbconv"}),
     "mbconv, two kernels": small({"dim": 8, "depth": 1, "block": "mbconv", "kernel_size": [3, 5]}),
-    "van": small({"dim": 8, "depth": 2, "block": "van"}),
-    "focal": small({"dim": 8, "depth": 2, "block": "focal"}),
-    "separate_mlp": small({"dim": 8, "depth": 2, "block": "separate_mlp"}),
     "no LayerScale": small({"dim": 8, "depth": 2}, layer_scale=None),
     "isotropic, odd side": small(
         {"dim": 10, "depth": 2, "mlp_ratios": [6]}, stem={"kernel_size": 14, "stride": 14}, resolution=98

@@ -11,6 +11,7 @@ from hypothesis import given
 
 from modscale.document import parse_yaml
 from modscale.errors import InputError
+from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.spec import (
     ModelSpec,
     StageSpec,
@@ -150,8 +151,8 @@ def test_refused_fields(changes, message):
         ({"kernel_size": 4}, ".kernel_size[0]: must be odd, so that the feature map keeps its size, got 4"),
         ({"kernel_size": [3, 65]}, ".kernel_size[1]: must be 63 or less, got 65"),
         ({"kernel_size": []}, ".kernel_size: must be a list of 1 to 16 values, got []"),
-        ({"block": "resnet"}, ".block: must be one of modulation, mbconv, van, focal, separate_mlp, got 'resnet'"),
-        ({"block": ["van"]}, ".block: must be one of modulation, mbconv, van, focal, separate_mlp, got ['van']"),
+        ({"block": "resnet"}, f".block: must be one of {', '.join(BLOCKS)}, got 'resnet'"),
+        ({"block": ["van"]}, f".block: must be one of {', '.join(BLOCKS)}, got ['van']"),
         ({"fusion": "concat"}, ".fusion: must be one of mul, sum, got 'concat'"),
         ({"context": []}, ".context: must be a list of 1 to 3 values, got []"),
         ({"context": "f"}, ".context: must be a list of 1 to 3 values, got 'f'"),
