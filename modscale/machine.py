@@ -1,8 +1,9 @@
-"""What the machine gives this process: cores, and how much of it others take; and what it is, for the record.
+"""What the machine gives this process: cores, memory, and how much of it others take; and what it is, for the record.
 
 A container is often given a share of a machine as a CPU quota of its control group, which the affinity mask does not
-show: a pool of 64 threads on a quota of 2 cores is stopped for most of every period. Both versions of control groups
-are read, as the kernel's `cgroup-v1/cpuacct`, `sched-bwc` and `cgroup-v2` documents define their files.
+show: a pool of 64 threads on a quota of 2 cores is stopped for most of every period. Its memory may be limited in the
+same way, and what is above the limit is killed. Both versions of control groups are read, as the kernel's
+`cgroup-v1/cpuacct`, `cgroup-v1/memory`, `sched-bwc` and `cgroup-v2` documents define their files.
 """
 
 from __future__ import annotations
@@ -33,7 +34,22 @@ def available_cores(proc: Path = PROC) -> int:
 
 def cpu_quota(proc: Path = PROC) -> float | None:
     """The least CPU quota, in cores, of this process's control groups and all above them; None without one."""
-    return min((quota for folder in _group_folders(proc / "self") for quota in _quotas(folder)), default=None)
+    return min((quota for folder in _group_folders(proc / "self", "cpu") for quota in _quotas(folder)), default=None)
+
+
+def available_memory(proc: Path = PROC) -> int | None:
+    """Bytes this process may use: the machine's, or the least limit of its control groups where that is less.
+
+    None where the system tells neither.
+    """
+    known = []
+    with suppress(AttributeError, ValueError, OSError):
+        known.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for folder in _group_folders(proc / "self", "memory"):
+        for line in (line for file in ("memory.max", "memory.limit_in_bytes") for line in _lines(folder / file)):
+            with suppress(ValueError):  # `max` is no limit; version 1's word for none is more than any machine has
+                known.append(int(line))
+    return min((limit for limit in known if limit > 0), default=None)
 
 
 def load_average() -> float | None:
@@ -72,17 +88,17 @@ def describe_versions() -> dict[str, str]:
     return versions
 
 
-def _group_folders(process: Path) -> Iterator[Path]:
-    """The folder of every control group that may hold a CPU quota for the process, from its own up to the mount's."""
+def _group_folders(process: Path, controller: str) -> Iterator[Path]:
+    """The folder of every control group that may limit the process in `controller`, from its own up to the mount's."""
     mounts = list(_mounts(process))
     for line in _lines(process / "cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         kind = "cgroup2" if number == "0" and not controllers else "cgroup"
-        if kind == "cgroup" and "cpu" not in controllers.split(","):
+        if kind == "cgroup" and controller not in controllers.split(","):
             continue
         for mounted_kind, options, root, point in mounts:
-            if mounted_kind == kind and (kind == "cgroup2" or "cpu" in options):
+            if mounted_kind == kind and (kind == "cgroup2" or controller in options):
                 inside = _below(PurePosixPath(group), PurePosixPath(root))
                 yield from (point.joinpath(*inside[:depth]) for depth in range(len(inside), -1, -1))
 

@@ -1,4 +1,4 @@
-"""The cores a process may use: those it is bound to and the quotas of control groups, in trees made up here."""
+"""The cores and the memory of a process, and the limits of its control groups, in trees made up here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 
 from modscale.machine import (
     available_cores,
+    available_memory,
     cpu_quota,
     describe_machine,
     describe_versions,
@@ -40,7 +41,7 @@ class Tree:
         folder = self.mount / path
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (folder / name.replace("cpu_", "cpu.")).write_text(content + "\n")
+            (folder / name.replace("cpu_", "cpu.").replace("memory_", "memory.")).write_text(content + "\n")
 
 
 @pytest.fixture
@@ -111,6 +112,27 @@ def test_cores_are_whole_and_at_least_one(tree, limit):
     tree.group("box", cpu_max=limit)
     expected = {"max 100000": bound, "9900000 100000": min(bound, 99)}.get(limit, 1)
     assert available_cores(tree.proc) == expected
+
+
+GIB = 2**30
+V1_MEMORY = V1.replace("cpu,cpuacct", "memory")
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mounts", "file"),
+    [("0::/a/b\n", V2, "memory_max"), ("4:memory:/a/b\n3:cpu,cpuacct:/c\n0::/\n", V1_MEMORY, "memory_limit_in_bytes")],
+)
+def test_memory_is_the_machines_or_the_least_limit_on_the_path(tree, monkeypatch, cgroup, mounts, file):
+    """Both versions; what means no limit, or is not understood, is none, and no limit adds memory."""
+    monkeypatch.setattr(os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 8 * GIB // 4096)
+    assert available_memory(tree.proc) == 8 * GIB
+    tree.describe(cgroup, mounts)
+    for limit, expected in (("max", 8), ("9223372036854771712", 8), ("", 8), (str(GIB), 1), (str(64 * GIB), 8)):
+        tree.group("a/b", **{file: limit})
+        assert available_memory(tree.proc) == expected * GIB
+    tree.group("a", **{file: str(3 * GIB)})
+    tree.group("c", **{file: str(GIB)})
+    assert available_memory(tree.proc) == 3 * GIB
 
 
 def test_cores_are_those_this_process_may_use():

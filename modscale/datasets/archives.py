@@ -4,7 +4,8 @@ What an archive holds is read from the headers of its arrays before any of their
 gigabytes. The images then pass in blocks, and only those that were chosen are kept, at the size that was asked for.
 
 Images are [N, H, W, C] with C of 1 or 3, or grey [N, H, W]: uint8, bool, whole numbers of more bits (`images.Levels`),
-floats from 0 to 1, or floats that are whole numbers from 0 to 255. Labels are [N] or [N, 1]: whole numbers, bool, text.
+floats from 0 to 1, or floats that are whole numbers from 0 to 255. Labels are [N] or [N, 1]: whole numbers, bool, text;
+or [N, K], a one in the column of the class and zeros beside it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,15 @@ from modscale.datasets.labelled import (
 )
 from modscale.errors import DataError, printable
 
-FORMS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_x", "{}_y"), ("images_{}", "labels_{}"))
+FORMS = (
+    ("x_{}", "y_{}"),
+    ("{}_images", "{}_labels"),
+    ("{}_x", "{}_y"),
+    ("images_{}", "labels_{}"),
+    ("{}_data", "{}_labels"),
+)
 """How images and labels of a split are called, in any case."""
-UNSPLIT = (("x", "y"), ("images", "labels"), ("data", "labels"))
+UNSPLIT = (("x", "y"), ("images", "labels"), ("data", "labels"), ("images", "target"), ("data", "target"))
 """How they are called where there is one split."""
 NEEDED = "a .npz needs x_train, y_train, x_val, y_val"
 SHAPE = "must be [N, H, W, C], N of 1 or more and C of 1 or 3, or grey [N, H, W]"
@@ -98,8 +105,9 @@ def open_archive(path: Path) -> Labelled:
         members = _wanted_members(archive)
         for x, y in members:
             _check_images(x)
-            if y.shape not in (x.shape[:1], (*x.shape[:1], 1)):
-                raise DataError(f"must be one label an image, [{x.shape[0]}]", place=y.key, value=y.shape)
+            if y.shape[:1] != x.shape[:1] or len(y.shape) > 2 or 0 in y.shape:
+                rule = f"must be one label an image, [{x.shape[0]}], or one-hot, [{x.shape[0]}, K]"
+                raise DataError(rule, place=y.key, value=y.shape)
         images = [x for x, _ in members]
         if len({_channels(x) for x in images}) > 1:
             raise DataError("must have as many channels as x_train", place=images[1].key, value=images[1].shape)
@@ -246,7 +254,10 @@ def _label_values(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[Any]
         raise DataError("must be whole numbers or text", place=member.key, value=str(member.dtype))
     if member.bytes > WHOLE_BYTES:
         raise DataError(f"takes {member.bytes} bytes; labels may take {WHOLE_BYTES}", place=member.key)
-    values = np.concatenate([block for _, block in _blocks(archive, member)]).reshape(-1)
+    values = np.concatenate([block for _, block in _blocks(archive, member)])
+    if member.shape[1:] not in ((), (1,)):
+        return _from_one_hot(values, member)
+    values = values.reshape(-1)
     if kind == "f":
         if not np.array_equal(values, np.rint(values)) or not np.isfinite(values).all():
             raise DataError("must be whole numbers or text", place=member.key, value=str(member.dtype))
@@ -257,6 +268,15 @@ def _label_values(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[Any]
             texts = [text.decode() if isinstance(text, bytes) else text for text in known.tolist()]
         return np.array([composed(text) for text in texts])[inverse]
     return values
+
+
+def _from_one_hot(values: npt.NDArray[Any], member: _Member) -> Labels:
+    """[N] the column of the one in each row of `values` [N, K]."""
+    is_hot = member.dtype.kind in "biuf" and ((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()
+    if not is_hot:
+        rule = "of several columns must be one-hot: in each row a single 1, and zeros"
+        raise DataError(rule, place=member.key, value=member.shape)
+    return values.argmax(axis=1).astype(np.int64)
 
 
 def _read_images(path: Path, members: Sequence[_Member], chosen: Indices, resolution: int) -> tuple[Images, list[str]]:

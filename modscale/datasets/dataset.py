@@ -9,10 +9,9 @@ Shapes: N images, H x W pixels, C channels, R the asked side, K classes.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from modscale.datasets.synthetic import CLASS_NAMES, FULL_TRAIN, FULL_VAL, make_
 from modscale.errors import DataError, naming_file
 from modscale.files import path_text
 from modscale.kinds import naming_kind
+from modscale.machine import available_memory
 
 RULE = "must be `synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz"
 VAL_SPLIT = 0.1
@@ -185,13 +185,12 @@ def _choose(
 
 
 def _check_memory(number: int, resolution: int) -> None:
-    """Refuses what this machine cannot hold before anything is allocated."""
+    """Refuses what this machine, or the container on it, cannot hold before anything is allocated."""
     needed = number * resolution * resolution * 3
-    with suppress(AttributeError, ValueError, OSError):  # not every system tells
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > memory:
-            rule = f"{number} images at {resolution} px take {needed} bytes, and the machine has {memory}"
-            raise DataError(f"{rule}; lower proxy.train_images, val_images or resolution")
+    memory = available_memory()
+    if memory is not None and needed > memory:
+        rule = f"{number} images at {resolution} px take {needed} bytes, and {memory} are there for this process"
+        raise DataError(f"{rule}; lower proxy.train_images, val_images or resolution")
 
 
 def _dataset(name: str, class_names: Sequence[str], arrays: Sequence[Any], notes: Sequence[str]) -> Dataset:

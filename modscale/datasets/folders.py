@@ -42,9 +42,12 @@ LITTER = frozenset({
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "folder.ini", "$recycle.bin",
     "system volume information", "icon\r", "icon\uf00d", "__macosx", "network trash folder", "temporary items",
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "lost+found", "zbthumbnail.info",
-    "picasa.ini", "__pycache__",
+    "picasa.ini", "__pycache__", "lost.dir", "found.000", "recycler", "sync.ffs_db",
 })  # fmt: skip
-"""Names, in small letters, that Windows, macOS, file servers and viewers leave in folders of images."""
+"""Names, in small letters, that Windows, macOS, Android, file servers and viewers leave in folders of images."""
+LITTER_ENDS = (":zone.identifier", ":encryptable", "@synoresource", "@synoeastream")
+"""How the names of streams end that were beside a file elsewhere and became files of their own on a copy."""
+EMPTY_VAL = "without this folder, a seeded share of the training images is set aside for validation"
 DECODE_ALL_BYTES = 128_000_000
 """A folder up to this size is decoded whole, so that a broken file is found even where a subset leaves it out."""
 DEEPEST = 2
@@ -74,6 +77,8 @@ def open_folder(root: Path, *, may_split: bool) -> Labelled:
     found = _find_splits(root, may_split=may_split)
     assert found.train is not None  # noqa: S101  # or it would have been refused
     train = _class_folders(found, found.train)
+    if found.val is not None and not _entries(None, found.val):
+        raise DataError(f"is empty; {EMPTY_VAL}", file=path_text(found.val))
     val = {} if found.val is None else _class_folders(found, found.val)
     if len(train) < 2:
         names = sorted(folder.name for folder in train.values())
@@ -95,7 +100,7 @@ def open_folder(root: Path, *, may_split: bool) -> Labelled:
         if split is train:
             num_train = len(files)
     if found.val is not None and len(files) == num_train:
-        raise DataError("holds no image", file=path_text(found.val))
+        raise DataError(f"holds no image; {EMPTY_VAL}", file=path_text(found.val))
     y = np.array(labels, dtype=np.int64)
     class_names = tuple(path_text(folder.name) for folder in order)
     notes = [*found.notes, *note_counts("what systems leave in folders", found.passed)]
@@ -129,6 +134,10 @@ def _find_splits(root: Path, *, may_split: bool) -> _Found:
         found.notes.append(f"no train/ and no val/: the {len(kids)} folders of {shown} are the classes")
         return found
     found.train = kids[train]
+    beside = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in _entries(None, found.root) if entry.is_file())
+    if beside:
+        number = "1 image that lies" if beside == 1 else f"{beside} images that lie"
+        found.notes.append(f"passed over {number} beside {train}/, in no class")
     if val is not None:
         found.val = kids[val]
         if val != VAL[0]:
@@ -168,7 +177,8 @@ def _entries(found: _Found | None, folder: Path) -> list[Path]:
     kept = []
     with reading(folder):
         for entry in sorted(folder.iterdir()):
-            if not (entry.name.startswith(".") or entry.name.casefold() in LITTER):
+            name = entry.name.casefold()
+            if not (name.startswith(".") or name in LITTER or name.endswith(LITTER_ENDS)):
                 kept.append(entry)
             elif found is not None:
                 found.passed[path_text(entry.name)] += 1

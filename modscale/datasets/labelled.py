@@ -20,9 +20,9 @@ from modscale.errors import DataError, printable
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.intp]
 
-TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "dev")
-TEST = ("test", "testing")
+TRAIN = ("train", "training", "train_set", "training_set")
+VAL = ("val", "valid", "validation", "dev", "eval", "val_set", "valid_set", "validation_set")
+TEST = ("test", "testing", "test_set", "testing_set")
 """Taken for validation where there is nothing else."""
 MOST_NAMED = 8
 """A line names no more classes or files than this."""

@@ -44,6 +44,7 @@ def refusal(file: Path) -> str:
         ("X_train", "y_train", "X_val", "y_val"), ("x_train", "y_train", "x_test", "y_test"),
         ("train_images", "train_labels", "val_images", "val_labels"), ("x_train", "y_train", "x_valid", "y_valid"),
         ("train_images", "train_labels", "test_images", "test_labels"), ("train_x", "train_y", "dev_x", "dev_y"),
+        ("train_data", "train_labels", "eval_data", "eval_labels"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -73,12 +74,14 @@ def test_a_validation_set_goes_before_a_test_set(tmp_path: Path) -> None:
         (lambda y: y.astype(np.float64), ("0", "1", "2")),
         (lambda y: np.array(["ant", "bee", "cafe\u0301"])[y], ("ant", "bee", "caf\u00e9")),
         (lambda y: np.array([b"ant", b"bee", "caf\u00e9".encode()])[y], ("ant", "bee", "caf\u00e9")),
+        (lambda y: np.eye(3)[y], ("0", "1", "2")),
+        (lambda y: np.eye(3, dtype=bool)[y], ("0", "1", "2")),
         (lambda y: y > 0, ("False", "True")),
         (lambda y: y.astype(np.uint8), ("0", "1", "2")),
     ],
 )
 def test_labels_of_common_layouts(tmp_path: Path, change, names: tuple[str, ...]) -> None:
-    """A column, whole floats, text of both kinds in one form of Unicode, bool."""
+    """A column, one-hot rows, whole floats, text of both kinds in one form of Unicode, bool."""
     arrays = PLAIN | {key: change(PLAIN[key]) for key in ("y_train", "y_val")}
     found = load(saved(tmp_path, arrays))
     assert found.class_names == names
@@ -126,14 +129,16 @@ def test_what_would_be_a_guess_is_refused(tmp_path: Path) -> None:
         assert "x_train: floats must lie from 0 to 1, or be whole numbers from 0 to 255, got" in refused(**both)
     holes = {key: np.where(PLAIN[key] == PLAIN[key].max(), np.nan, 0.5) for key in ("x_train", "x_val")}
     assert "floats must lie from 0 to 1" in refused(**holes)
-    assert "y_train: must be one label an image, [6], got (6, 3)" in refused(y_train=np.eye(6, 3))
+    for several in (np.eye(6, 3), np.ones((6, 3)), np.full((6, 3), 1 / 3)):
+        assert "y_train: of several columns must be one-hot" in refused(y_train=several)
+    assert "y_train: must be one label an image, [6], or one-hot, [6, K], got (3, 6)" in refused(y_train=np.eye(3, 6))
     assert "y_val: must be text or numbers as y_train is" in refused(y_val=np.array(["a", "b", "c"]))
     text = np.array(["ant", "bee", "cat"])
     wrong = {"y_train": text[PLAIN["y_train"]], "y_val": np.array(["ant", "Bee", "cat"])}
     assert "y_val: has a label that y_train has not (did you mean bee?), got 'Bee'" in refused(**wrong)
 
 
-@pytest.mark.parametrize("keys", [("x_train", "y_train"), ("images", "labels"), ("x", "y")])
+@pytest.mark.parametrize("keys", [("x_train", "y_train"), ("images", "labels"), ("x", "y"), ("data", "target")])
 def test_without_a_validation_set_a_seeded_share_is_set_aside(tmp_path: Path, keys: tuple[str, str]) -> None:
     """As with folders: of each class, disjoint, told; arrays of unknown names are told too."""
     file = saved(tmp_path, {keys[0]: X, keys[1]: Y, "x_extra": X})

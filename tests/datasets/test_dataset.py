@@ -328,7 +328,7 @@ def test_more_images_than_memory_are_refused_before_they_are_read(
     """The message says what they take, what there is, and what to lower."""
     np.savez(tmp_path / "a.npz", **arrays())
     monkeypatch.setattr(os, "sysconf", lambda name: 40 if name == "SC_PAGE_SIZE" else 30)
-    assert_refused(tmp_path / "a.npz", "8 images at 8 px take 1536 bytes, and the machine has 1200; lower proxy.train")
+    assert_refused(tmp_path / "a.npz", "8 images at 8 px take 1536 bytes, and 1200 are there for this process; lower")
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:

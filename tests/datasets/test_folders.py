@@ -36,7 +36,7 @@ def refusal(root: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", ["valid", "validation", "Val", "dev", "test"])
+@pytest.mark.parametrize("name", ["valid", "validation", "Val", "dev", "test", "eval", "validation_set", "test_set"])
 def test_a_validation_set_of_another_name_is_taken_and_told(tmp_path: Path, name: str) -> None:
     """The images are those of val/."""
     write_split(tmp_path / "train")
@@ -138,7 +138,11 @@ def test_a_validation_set_of_empty_folders_is_refused(tmp_path: Path) -> None:
     """There is nothing to measure an accuracy on."""
     write_split(tmp_path / "train")
     (tmp_path / "val" / "cat").mkdir(parents=True)
-    assert refusal(tmp_path).endswith("val: holds no image")
+    assert "val: holds no image; without this folder, a seeded share" in refusal(tmp_path)
+    (tmp_path / "val" / "cat").rmdir()
+    assert "val: is empty; without this folder, a seeded share" in refusal(tmp_path)
+    (tmp_path / "val").rmdir()
+    assert len(load(tmp_path).y_val) == 2
 
 
 def test_litter_is_passed_over_and_counted_and_nothing_else_is(tmp_path: Path) -> None:
@@ -147,17 +151,25 @@ def test_litter_is_passed_over_and_counted_and_nothing_else_is(tmp_path: Path) -
         write_split(tmp_path / split)
     clean = load(tmp_path)
     for place in (tmp_path, tmp_path / "train", tmp_path / "train" / "cat"):
-        for name in ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints"):
+        for name in ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints", "LOST.DIR"):
             (place / name / "cat").mkdir(parents=True)
             (place / name / "cat" / "._0.png").write_bytes(b"\0")
-        for name in ("Thumbs.db", "desktop.ini", "DESKTOP.INI", ".DS_Store", "._0.png", "Icon\r"):
+        for name in (
+            "Thumbs.db",
+            "desktop.ini",
+            "DESKTOP.INI",
+            ".DS_Store",
+            "._0.png",
+            "Icon\r",
+            "0.png:Zone.Identifier",
+        ):
             (place / name).write_bytes(b"\0")
     found = load(tmp_path)
     assert found.fingerprint == clean.fingerprint
     assert clean.notes == ()
     assert len(found.notes) == 1
     assert found.notes[0].startswith(
-        "passed over what systems leave in folders, 33 in all: $RECYCLE.BIN 3, .DS_Store 3"
+        "passed over what systems leave in folders, 39 in all: $RECYCLE.BIN 3, .DS_Store 3"
     )
     (tmp_path / "train" / "cat" / "Thumbs.txt").write_bytes(b"\0")
     assert "Thumbs.txt: not a readable image" in refusal(tmp_path)
@@ -175,6 +187,18 @@ def test_images_outside_of_the_class_folders_are_refused(tmp_path: Path, split: 
     assert f"{split}/photo: an image lies outside of the class folders" in refusal(tmp_path)
     (tmp_path / split / "broken.JPG").write_bytes(b"")
     assert f"{split}/broken.JPG: 2 images lie outside of the class folders" in refusal(tmp_path)
+
+
+def test_images_beside_the_splits_are_told(tmp_path: Path) -> None:
+    """A preview in the data's own folder is in no class; that it is left out is said."""
+    for name in ("train", "val"):
+        write_split(tmp_path / name)
+    clean = load(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "preview.png")
+    (tmp_path / "README.md").write_text("hello")
+    found = load(tmp_path)
+    assert found.notes == ("passed over 1 image that lies beside train/, in no class",)
+    assert found.fingerprint == clean.fingerprint
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
