@@ -37,7 +37,7 @@ stages:
 constraints: {params: {max: 60.0e+3}, widths: nondecreasing}
 bands: {any: {params: {max: 1.0e+6}}, tiny: {params: {max: 20.0e+3}}, none: {params: {max: 1}}}
 proxy: {resolution: 16, epochs: 1, threads: 1}
-latency: {runs: 12, warmup: 1, threads: 1}
+latency: {runs: 12, warmup: 1, threads: 1, patience_s: 0}
 search: {trials: 5, startup_trials: 3, references: [xxs]}
 """
 
@@ -341,7 +341,7 @@ def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path, number: signal.Sig
 
     The handler is set by hand, since a job started in the background inherits that SIGINT is ignored.
     """
-    (tmp_path / "space.yaml").write_text(SPACE.replace("trials: 5", "trials: 40"))
+    (tmp_path / "space.yaml").write_text(SPACE.replace("trials: 5", "trials: 40").replace("[xxs]", "[]"))
     write_data(tmp_path / "data.npz")
     command = [
         sys.executable, "-c", INTERRUPTIBLE, "search", str(tmp_path / "space.yaml"),

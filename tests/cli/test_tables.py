@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 
+from modscale.api import session
 from modscale.api.session import report_run
 from modscale.cli import tables
 from modscale.cli.layout import text_width
+from modscale.report.build import build_report
 from modscale.runs.experiment import load_experiment, parse_experiment
 from modscale.scaling.scale import scale_model
 from modscale.spaces.census import take_census
@@ -22,6 +25,12 @@ ROOT = Path(__file__).parents[2]
 FAKE = parse_experiment(SPACE)
 HOSTILE = "\x1b]0;pwned\x07[red]:boom:\u202e$\\frac$"
 SEEN = r"\x1b]0;pwned\x07[red]:boom:\u202e$\frac$"
+
+
+@pytest.fixture(autouse=True)
+def _quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown here are not the shares that take bootstrap samples."""
+    monkeypatch.setattr(session, "build_report", partial(build_report, draws=2))
 
 
 def names_in(lines: list[str]) -> set[str]:

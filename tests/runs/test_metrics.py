@@ -100,7 +100,7 @@ def test_a_new_metric_is_one_row_and_one_measure(tmp_path: Path, with_energy: di
     run = load_run(tmp_path)
     assert run.trials == outcome.trials
 
-    files = build_report(load_run(tmp_path))
+    files = build_report(load_run(tmp_path), draws=10)
     front = read_json(files["front"])
     assert list(front["reference_point"]) == ["accuracy", "energy_mj"]
     best = {}  # by brute force: the best accuracy at each energy, and none at less energy that is as good
