@@ -87,8 +87,9 @@ def test_measure_latency(model_file):
     assert result.mean_ms == pytest.approx(weighted)
 
 
-def test_measure_models_exports_and_times():
+def test_measure_models_exports_and_times(monkeypatch):
     """Specs are exported in a process that has ended, then timed; the JSON has the contract's keys."""
+    monkeypatch.setattr(latency, "PROCESSES", 2)
     stages = [{"dim": 8, "depth": 1}]
     specs = [
         parse_spec({"name": n, "resolution": r, "num_classes": 5, "stages": stages}) for n, r in (("a", 32), ("b", 40))
@@ -99,7 +100,7 @@ def test_measure_models_exports_and_times():
         LatencySettings(threads=1, warmup=1, runs=10, patience_s=0),
         on_round=lambda done, total: rounds.append((done, total)),
     )
-    assert rounds == [(i, 10) for i in range(1, 11)]
+    assert rounds == [(i, 4) for i in range(1, 5)]
     documents = [latency_to_json(spec, result) for spec, result in zip(specs, results, strict=True)]
     assert [document["name"] for document in documents] == ["a", "b"]
     assert {"name", "provider", "threads", "runs", "mean_ms", "median_ms", "ci95_ms"} <= set(documents[0])
@@ -626,8 +627,9 @@ def test_files_that_are_no_model(tmp_path):
         find_onnx(tmp_path / "none.onnx")
 
 
-def test_files_and_specs_are_timed_together(tmp_path, capsys):
+def test_files_and_specs_are_timed_together(tmp_path, monkeypatch, capsys):
     """Half precision, several outputs and open dimensions, beside a network of ours; a fixed batch is told."""
+    monkeypatch.setattr(latency, "PROCESSES", 2)
     half = foreign(tmp_path / "half.onnx", ["N", 3, "H", "W"], kind=TensorProto.FLOAT16, outputs=2)
     four = foreign(tmp_path / "four.onnx", [4, 3, 32, 32], external=True)
     spec = tmp_path / "net.yaml"

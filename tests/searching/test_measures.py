@@ -24,9 +24,16 @@ from modscale.errors import (
     TrialFailed,
     WorkerFault,
 )
+from modscale.latency import protocol
 from modscale.runs.experiment import Experiment, parse_experiment
 from modscale.searching.measures import Evaluator
 from modscale.specs.counts import count_model
+
+
+@pytest.fixture(autouse=True)
+def _two_timing_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a latency is taken is no matter of these tests."""
+    monkeypatch.setattr(protocol, "PROCESSES", 2)
 
 
 def tiny(**latency: object) -> Experiment:
