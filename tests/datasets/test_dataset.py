@@ -179,7 +179,7 @@ def test_folder_that_breaks_a_rule_is_refused(tmp_path: Path) -> None:
     (empty / "labels").mkdir()
     assert_refused(empty, "empty", "has no folder val/", "this one holds labels/, train/", "val_split: 0.1")
     (empty / "val").mkdir()
-    assert_refused(empty, "val", "holds no class")
+    assert_refused(empty, "val", "is empty")
     (empty / "val" / "a").mkdir()
     assert_refused(empty, "train", "needs at least two classes")
     lonely = write_folder(tmp_path / "lonely")
