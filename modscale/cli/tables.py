@@ -50,11 +50,11 @@ def show_census(census: Census) -> None:
             rows.append((what, f"{low:,}", _share_text(low / whole)))
         else:
             share = f"{_share_text(low / whole)} to {_share_text(high / whole)}"
-            rows.append((f"{what}, 95 % interval", " to ".join(_bound_text(end) for end in (low, high)), share))
+            rows.append((f"{what}, 95 %", " to ".join(_bound_text(end) for end in (low, high)), share))
     for name, removed in (census.removed or {}).items():
         rows.append((f"removed by {name}", f"{removed.alone:,}", f"{removed.alone / census.size:.2%}"))
         rows.append((f"removed by {name} only", f"{removed.only:,}", f"{removed.only / census.size:.2%}"))
-    show_table(f"space {census.name}", ["", _figures("number"), _figures("share")], rows)
+    show_table(f"space {census.name}", ["", _figures("number"), _figures("share", spare=1)], rows)
     reaches = []
     for kind, reach in (("all", census.reach), ("feasible", census.feasible_reach)):
         for metric, ends in (reach or {}).items():

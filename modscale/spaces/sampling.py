@@ -110,14 +110,14 @@ def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits], *, most: 
 
 def sampled(count: ConstrainedSpace, progress: Progress = silent) -> dict[str, Any]:
     """The fields of a census that can be told of a space beyond exact counting."""
-    rule = f"more than {count.most:,} halves to go through"
+    rule = f"too large to be counted exactly: more than {count.most:,} halves to go through"
     ends = [count.ends(axis, ordered=count.ordered) for axis in (0, 1)]
     if all(low <= least and most <= high for (low, high), (least, most) in zip(count.limits, ends, strict=True)):
         feasible, distinct = ((_Widths(count.tables, distinct=one).number,) * 2 for one in (False, True))
         return {"feasible_interval": feasible, "distinct_feasible_interval": distinct, "rule": rule}
     sample = sample_within(count.tables, count.limits, progress)
     if sample.draws:
-        rule += f": intervals of 95 % from {sample.draws:,} uniform draws, {sample.hits:,} of them feasible"
+        rule += f"; intervals of 95 % from {sample.draws:,} uniform draws, {sample.hits:,} of them feasible"
         rule += "" if sample.hits else "; there may be none at all"
     return {
         "feasible_interval": sample.interval(sample.hits),

@@ -130,11 +130,27 @@ def test_an_interval_is_called_one(screen: Any, width: int | None) -> None:
         take_census(FAKE.space), feasible_interval=(1, 3), distinct_feasible_interval=(2, 2), rule="why", draws=9
     )
     text = " ".join(screen(tables.show_census, census, width=width))
-    assert "feasible, 95 % interval" in text
+    assert "feasible, 95 %" in text
     assert "1 to 3" in text
     vast = replace(census, size=10**43, feasible_interval=(123_456_789 * 10**24, 2 * 10**33))
     text = " ".join(screen(tables.show_census, vast, width=width))
     assert "1.235e+32 to 2e+33" in text
-    assert "1.23e-11 to 2.00e-10" in text
+    assert ("1.23e-11 to 2.00e-10" in text) == (width is None or width > 100)  # beside a number of 44 digits
+    assert ("no room for: share" in text) == (width == 80)
     assert "feasible networks, 95" not in text
     assert "why" in text
+
+
+def test_a_sampled_census_fits_80_columns(screen: Any) -> None:
+    """Intervals of twelve digits stand beside their shares; where there is no room the shares go, which is said."""
+    interval = (260_396_145_108, 260_656_013_079)
+    census = replace(
+        take_census(FAKE.space), size=294_226_732_800, distinct=294_226_732_800, feasible_interval=interval,
+        distinct_feasible_interval=interval,
+    )  # fmt: skip
+    lines = screen(tables.show_census, census, width=80)
+    assert max(map(text_width, lines)) <= 80
+    assert any("260,396,145,108 to 260,656,013,079" in line and "88.50% to 88.59%" in line for line in lines)
+    narrow = screen(tables.show_census, census, width=60)
+    assert "no room for: share" in " ".join(narrow)
+    assert any("260,396,145,108 to 260,656,013,079" in line for line in narrow)
