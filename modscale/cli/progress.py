@@ -62,6 +62,12 @@ def counting_progress(name: str) -> Iterator[Callable[[float], None]]:
                 bar.stop()
 
 
+def say_estimate(interval: tuple[int, int]) -> None:
+    """What a sample tells of a large space while it is counted exactly."""
+    low, high = interval
+    say(f"by a sample, {low:,} to {high:,} architectures are feasible (95 %); counting all of them ...")
+
+
 class Terminal:
     """Tells a search on standard error: lines, and a bar where there is a terminal."""
 

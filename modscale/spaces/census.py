@@ -1,14 +1,13 @@
 """What a search space holds: how many architectures, how many are feasible, and how far their counts reach.
 
-Exact, by arithmetic on halves (`halves.py`), up to some 1e11 architectures, 1e12 where many cost the same. Beyond that
-the census says so and gives the number of feasible architectures as the 95 % interval of a sample (`sampling.py`); how
-far the counts of all reach is exact there too, and so is what that reach alone tells: that everything is feasible, or
-nothing.
+Exact, by arithmetic on halves (`halves.py`), up to some 1e12 architectures. Beyond that the census says so and gives
+the number of feasible architectures as the 95 % interval of a sample (`sampling.py`); how far the counts of all reach
+is exact there too, and so is what that reach alone tells: that everything is feasible, or nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -19,7 +18,7 @@ import numpy as np
 from modscale.arrays import IntArray
 from modscale.errors import MismatchError
 from modscale.spaces.feasibility import ANY, ConstrainedSpace, explain_infeasible
-from modscale.spaces.halves import BeyondReach, Progress, silent
+from modscale.spaces.halves import MAX_WORK, BeyondReach, Progress, silent
 from modscale.spaces.pair_counts import Extreme, Limits
 from modscale.spaces.sampling import exactly, sampled
 from modscale.spaces.space import Space
@@ -28,8 +27,8 @@ from modscale.specs.counts import COUNT_METRICS
 from modscale.specs.spec import ModelSpec
 
 BINS = 16
-QUICK_WORK = 2_500_000
-"""Halves that a census goes through for each of its dozens of questions at most: 5 s on two cores, with all else."""
+QUICK_SIZE = 10**10
+"""Architectures up to which the exact number is there within a few seconds; of more a sample is told first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,22 +104,37 @@ class Census:
         return exactly(self.distinct_feasible_interval)
 
 
-def take_census(space: Space, *, bins: int = BINS, progress: Progress = silent) -> Census:
-    """Counts a space; `progress` is told now and then what share is done.
+def take_census(
+    space: Space,
+    *,
+    bins: int = BINS,
+    progress: Progress = silent,
+    estimate: Callable[[Limits], None] = lambda interval: None,
+) -> Census:
+    """Counts a space.
+
+    Args:
+        space: what is counted.
+        bins: bars of each histogram at most.
+        progress: is told now and then what share is done.
+        estimate: is told within seconds, before a count that takes longer, the 95 % interval of the feasible ones.
 
     Raises:
         InputError: the space is too large to be tabled (`build_tables`).
         MismatchError: two ways to count the feasible architectures disagree.
     """
-    count = ConstrainedSpace(build_tables(space), most=QUICK_WORK)
+    count = ConstrainedSpace(build_tables(space), most=MAX_WORK)
     free = count.tables.free()
     reach = _reach(count, [free.extreme(axis, end) for axis in (0, 1) for end in (0, 1)])
+    guess = sampled(count) if space.size() > QUICK_SIZE else None
+    if guess:
+        estimate(guess["feasible_interval"])
     try:
         found = _count(count, reach, bins, progress)
     except BeyondReach:
-        found = sampled(count, progress)
+        found = guess or sampled(count, progress)
     if not found["feasible_interval"][0] and (
-        hopeless := explain_infeasible(space, tables=count.tables, most=QUICK_WORK)
+        hopeless := explain_infeasible(space, tables=count.tables, most=MAX_WORK)
     ):
         found |= {"feasible_interval": (0, 0), "distinct_feasible_interval": (0, 0), "infeasible": str(hopeless)}
     distinct = prod(int(stage.stands.sum()) for stage in count.tables.stages)

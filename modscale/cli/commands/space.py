@@ -9,14 +9,14 @@ from modscale.cli.arguments import DebugOption, JsonOption, SpaceArgument, read_
 def space(space_file: SpaceArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Size, reach and feasibility of a space."""
     from modscale.cli.answers import census_to_json
-    from modscale.cli.progress import counting_progress
+    from modscale.cli.progress import counting_progress, say_estimate
     from modscale.errors import naming_file
     from modscale.spaces.census import take_census
 
     with naming_file(space_file):
         loaded = read_experiment(space_file).space
         with counting_progress(loaded.name) as progress:
-            census = take_census(loaded, progress=progress)
+            census = take_census(loaded, progress=progress, estimate=say_estimate)
 
     def show() -> None:
         from modscale.cli.tables import show_assumed, show_census
