@@ -18,7 +18,7 @@ MIXED = {
     "base": {"resolution": 32, "num_classes": 7, "in_chans": 2, "stem": {"kernel_size": 4, "stride": 4}},
     "stages": [
         {"dim": [8, 12], "depth": [1, 2, 5], "mlp_ratios": [[1, 6], [2], [1, 6, 1]], "block": ["modulation", "van"]},
-        {"dim": [16, 12], "depth": [1, 3], "expansion": [1, 4], "attention_depth": [0, 2],
+        {"dim": [16, 10], "depth": [1, 3], "expansion": [1, 4], "attention_depth": [0, 2],
          "attention_mlp_ratio": [4, 2.5, 2.55, 4.01]},
         {"dim": 16, "depth": 2, "kernel_size": [[3], [3, 5]], "block": ["mbconv", "focal", "separate_mlp"],
          "context": [["f"], ["conv", "g"]], "fusion": ["mul", "sum"]},
@@ -93,6 +93,8 @@ def test_feasible_masks_what_meets_every_constraint(space: Space, tables: SpaceT
     rows = every_row(tables)
     mask = tables.feasible(rows)
     assert mask[::5].tolist() == brute_feasible(space, tables, rows[::5])
+    one_by_one = ((tables.spec(row), *counts) for row, *counts in zip(rows[::5], *tables.count(rows[::5]), strict=True))
+    assert mask[::5].tolist() == [space.constraints.allow(*network) for network in one_by_one]
     assert 0 < mask.sum() < len(rows)
 
 
