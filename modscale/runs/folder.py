@@ -1,6 +1,6 @@
 """A run's folder: `run.yaml` (the resolved settings, versions, machine), and what a run is held to.
 
-The other files of the folder: `trials.jsonl` and `references.jsonl` (trials.py), `study.db` (study.py), and what
+The other files of the folder: `trials.jsonl` and `references.jsonl` (trials.py), `study.db` (mirror.py), and what
 report/build.py builds from them.
 """
 
