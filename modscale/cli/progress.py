@@ -65,6 +65,9 @@ def counting_progress(name: str) -> Iterator[Callable[[float], None]]:
 def say_estimate(interval: tuple[int, int]) -> None:
     """What a sample tells of a large space while it is counted exactly."""
     low, high = interval
+    if low == high:  # the reach of the counts tells it
+        say(f"{low:,} architectures are feasible; counting how large they are ...")
+        return
     say(f"by a sample, {low:,} to {high:,} architectures are feasible (95 %); counting all of them ...")
 
 

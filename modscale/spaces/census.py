@@ -29,6 +29,8 @@ from modscale.specs.spec import ModelSpec
 BINS = 16
 QUICK_SIZE = 10**10
 """Architectures up to which the exact number is there within a few seconds; of more a sample is told first."""
+QUICK_STAGE = 10**6
+"""The same for the options of one stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +128,8 @@ def take_census(
     count = ConstrainedSpace(build_tables(space), most=MAX_WORK)
     free = count.tables.free()
     reach = _reach(count, [free.extreme(axis, end) for axis in (0, 1) for end in (0, 1)])
-    guess = sampled(count) if space.size() > QUICK_SIZE else None
+    is_quick = space.size() <= QUICK_SIZE and int(count.tables.sizes.max()) <= QUICK_STAGE
+    guess = None if is_quick else sampled(count)
     if guess:
         estimate(guess["feasible_interval"])
     try:

@@ -94,6 +94,7 @@ class Halves:
         self.most = most
         if max(stage.size for stage in tables.stages) > self.most:
             raise BeyondReach  # before so many options are sorted
+        merged = merged and len(tables.stages) > 1  # a stage alone is sorted once, and need not be before
         options = [_options(tables, i, distinct, merged) for i in range(len(tables.stages))]
         whole = [some[0] for some in options]
         cuts = [(whole[:i], whole[i:], False) for i in range(1, len(whole) + 1)]

@@ -426,3 +426,13 @@ def test_a_rare_feasible_architecture_is_not_called_infeasible() -> None:
     one = parse_space({"base": BASE, "stages": [stage] * 4, "constraints": {"params": {"max": least}}})
     assert explain_infeasible(one) is None
     assert take_census(one).feasible == 1
+
+
+def test_a_vast_stage_is_told_of_before_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is feasible comes first where a stage has many options, and the exact count agrees."""
+    monkeypatch.setattr(census_module, "QUICK_STAGE", 100)
+    told: list[tuple[int, int]] = []
+    space = parse_space({"stages": [{"dim": {"low": 1, "high": 20}, "depth": {"low": 1, "high": 10}}]})
+    census = take_census(space, estimate=told.append)
+    assert told == [(200, 200)]
+    assert (census.exact, census.feasible) == (True, 200)
