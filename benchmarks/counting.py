@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ MOBILE = Path(__file__).parents[1] / "spaces" / "mobile.yaml"
 LIMITS = {"params": {"max": 14.0e6}, "flops": {"max": 1.6e9}, "widths": "nondecreasing"}
 
 
-def wide_space(name: str, depth: int) -> Space:
+def wide_document(name: str, depth: int) -> dict[str, Any]:
     """A space of the shape of `mobile`, with finer ranges."""
-    return parse_space({
+    return {
         "name": name,
         "constraints": LIMITS,
         "stages": [
@@ -43,13 +44,13 @@ def wide_space(name: str, depth: int) -> Space:
             {"dim": {"low": 192, "high": 512, "step": 64}, "depth": {"low": 1, "high": depth + 2},
              "expansion": [2, 3, 4, 6], "attention_depth": {"low": 0, "high": 4}},
         ],
-    })  # fmt: skip
+    }  # fmt: skip
 
 
-def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels: list[int]) -> Space:
+def fine_document(name: str, step: int, depths: tuple[int, int, int, int], kernels: list[int]) -> dict[str, Any]:
     """Widths in small steps: many at which the halves are cut, and few partial sums that coincide."""
     ends = ((16, 64, step), (32, 128, step), (64, 256, step), (128, 512, 2 * step))
-    return parse_space({
+    return {
         "name": name,
         "constraints": LIMITS,
         "stages": [
@@ -58,7 +59,7 @@ def fine_space(name: str, step: int, depths: tuple[int, int, int, int], kernels:
              "attention_depth": {"low": 0, "high": 4} if i >= 2 else 0}
             for i, ((low, high, by), depth) in enumerate(zip(ends, depths, strict=True))
         ],
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def compare_rates(space: Space) -> None:
@@ -118,12 +119,12 @@ def main() -> None:
     time_censuses([
         mobile,
         load_experiment(MOBILE.with_name("gpu.yaml")).space,
-        wide_space("wide", 12),
-        wide_space("wider", 24),
-        fine_space("fine3e10", 8, (3, 3, 5, 4), [7]),
-        fine_space("fine", 8, (8, 8, 12, 8), [7]),
-        fine_space("finer", 4, (4, 4, 8, 6), [7]),
-        fine_space("huge", 4, (12, 12, 20, 12), [3, 5, 7]),
+        parse_space(wide_document("wide", 12)),
+        parse_space(wide_document("wider", 24)),
+        parse_space(fine_document("fine3e10", 8, (3, 3, 5, 4), [7])),
+        parse_space(fine_document("fine", 8, (8, 8, 12, 8), [7])),
+        parse_space(fine_document("finer", 4, (4, 4, 8, 6), [7])),
+        parse_space(fine_document("huge", 4, (12, 12, 20, 12), [3, 5, 7])),
     ])  # fmt: skip
 
 
