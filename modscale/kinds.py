@@ -17,6 +17,7 @@ from modscale.document import read_yaml
 from modscale.errors import InputError, RunError
 
 RUN_FILE = "run.yaml"
+FIDELITY_FILE = "fidelity.yaml"
 SPEC_FILE = "spec.yaml"
 ONNX_FILE = "model.onnx"
 WEIGHTS_FILES = ("model.safetensors", "best.safetensors")
@@ -57,6 +58,11 @@ KINDS = {
             " every command takes a spec in its models/",
         ),
         Kind(name="run file", text="a file of a run", takes="`modscale report` takes the run's folder"),
+        Kind(
+            name="fidelity",
+            text="a folder of `modscale fidelity`",
+            takes="the `modscale fidelity` that made it goes on in it, and its fidelity.md tells what was found",
+        ),
         Kind(name="network", text="the folder of one network", takes=MODEL_TAKERS),
         Kind(name="spec", text="a model spec", takes=MODEL_TAKERS),
         Kind(name="space", text="a search space", takes="`modscale search` and `modscale space` take it"),
@@ -129,6 +135,8 @@ def _folder_kind(place: Path) -> str:
     """What the files of our own in a folder make of it."""
     if (place / RUN_FILE).is_file():
         return "run"
+    if (place / FIDELITY_FILE).is_file():
+        return "fidelity"
     is_network = (place / SPEC_FILE).is_file() and any((place / name).is_file() for name in (ONNX_FILE, *WEIGHTS_FILES))
     return "network" if is_network else ""
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modscale.analysis.results import Run, load_run
-from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file, shorten
+from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
 from modscale.files import path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
+from modscale.runs.conditions import check_same_data
 from modscale.runs.experiment import Experiment, mismatch_note
 from modscale.runs.folder import (
     REFERENCES_FILE,
@@ -210,7 +211,7 @@ def _search(
     with Evaluator(experiment, source, debug=debug, note=say) as evaluator:
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
-            _check_same_data(folder, data)
+            check_same_data(section(read_run(folder), "data"), data, folder / RUN_FILE)
         left, experiment = experiment.space.from_data, experiment.fitted(data)
         if left:
             with naming_file(space_file):
@@ -266,11 +267,3 @@ def _resolve(experiment: Experiment) -> Experiment:
         latency=replace(experiment.latency, threads=experiment.latency.resolved_threads()),
         proxy=replace(experiment.proxy, threads=experiment.proxy.threads or available_cores()),
     )
-
-
-def _check_same_data(folder: Path, data: dict[str, Any]) -> None:
-    old = section(read_run(folder), "data")
-    for key, what in (("fingerprint", "belongs to other data"), ("device", "was trained on another device")):
-        if old.get(key) != data[key]:
-            rule = f"{what}: its {key} is {shorten(old.get(key))}, and {shorten(data[key])} here; give another --out"
-            raise RunError(rule, file=folder / RUN_FILE, place=f"data.{key}")

@@ -20,6 +20,13 @@ def complete_model(incomplete: str) -> list[str]:
     return []
 
 
+def complete_proxy(incomplete: str) -> list[str]:
+    """Names of proxies; where there is none, the shell offers files."""
+    from modscale.settings import PROXIES
+
+    return _going_on(incomplete, PROXIES)
+
+
 def complete_band(run: str, incomplete: str) -> list[str]:
     """The bands of the run in this folder for which its last report has a pick."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError):

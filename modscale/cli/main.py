@@ -17,6 +17,7 @@ from collections.abc import Callable
 from modscale.cli.app import build_app, call_app
 from modscale.cli.commands.count import count
 from modscale.cli.commands.export import export
+from modscale.cli.commands.fidelity import fidelity
 from modscale.cli.commands.latency import latency
 from modscale.cli.commands.models import models
 from modscale.cli.commands.report import report
@@ -37,6 +38,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     report: "modscale report reports/mobile",
     export: "modscale export reports/mobile --pick xs --out backbone",
     models: "modscale models --json",
+    fidelity: "modscale fidelity --data photos --proxy spaces/mobile.yaml --seeds 3",
     scale: "modscale scale xxs --params 9e6 --out bigger.yaml",
 }
 """Each command and the example in its help, in the order of `modscale --help`."""
@@ -105,8 +107,8 @@ def _mend_surroundings() -> None:
 
 
 def _interrupted(arguments: list[str]) -> int:
-    """The exit code after Ctrl-C; a search is told by which command it goes on."""
-    if arguments[:1] == ["search"]:
+    """The exit code after Ctrl-C; what can go on is told by which command."""
+    if arguments[:1] in (["search"], ["fidelity"]):
         _complain(f"to go on: {shlex.join(['modscale', *arguments])}")
     return INTERRUPTED
 

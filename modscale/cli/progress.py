@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Timer
+from typing import Any
 
 from modscale.cli.console import as_shown, drawn, err, make_bar, say
 from modscale.errors import one_line
 from modscale.machine import available_cores
 from modscale.runs.metrics import METRICS, is_doubtful
+from modscale.runs.scores import Scored
 from modscale.runs.trials import Trial
 from modscale.settings import LatencySettings
 from modscale.specs.spec import ModelSpec
@@ -72,26 +74,42 @@ def say_estimate(interval: tuple[int, int]) -> None:
 
 
 class Terminal:
-    """Tells a search on standard error: lines, and a bar where there is a terminal."""
+    """Tells a search, or a fidelity check, on standard error: lines, and a bar where there is a terminal."""
 
     def say(self, text: str) -> None:
         say(text)
 
     @contextmanager
-    def searching(self, *, done: int, limit: int, references: int) -> Iterator[SearchProgress]:
-        progress = SearchProgress(done=done, limit=limit, references=references)
+    def searching(self, *, done: int, limit: int, references: int) -> Iterator[WorkProgress]:
+        progress = search_progress(done=done, limit=limit, references=references)
+        with progress.shown():
+            yield progress
+
+    @contextmanager
+    def scoring(self, *, done: int, total: int) -> Iterator[WorkProgress]:
+        progress = WorkProgress("scoring", describe_scored, done=done, total=total)
         with progress.shown():
             yield progress
 
 
-class SearchProgress:
-    """Follows a search: a bar where there is a terminal, a line a finished trial everywhere."""
+class WorkProgress:
+    """Follows work on one network after the other: a bar where there is a terminal, a line for each everywhere."""
 
-    def __init__(self, *, done: int, limit: int, references: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        what: str,
+        describe: Callable[[str, Any], str],
+        *,
+        done: int,
+        total: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`describe` makes the line of a finished one, by its label and what was measured."""
         # Drawing takes a core away from the model that is timed.
         self.bar = make_bar("done", "elapsed", "left", "stage", width=16, style="bold", per_second=1)
-        self.to_do = max(limit - done, 0) + references
-        self.task = self.bar.add_task("search", total=max(limit, done) + references, completed=done, stage="", left="")
+        self.to_do = total - done
+        self.task = self.bar.add_task(what, total=total, completed=done, stage="", left="")
+        self.describe = describe
         self.label = ""
         self.clock = clock
         self.began, self.finished_here = clock(), 0
@@ -109,20 +127,27 @@ class SearchProgress:
         text = f"{self.label}: {name}" if name else self.label
         self.bar.update(self.task, stage=as_shown(err, text))
 
-    def finished(self, label: str, trial: Trial) -> None:
+    def finished(self, label: str, measured: Trial | Scored) -> None:
         self.finished_here += 1
         self.bar.update(self.task, advance=1, left=self.time_left())
-        say(describe_trial(label, trial))
-        if not self.has_doubted and any(is_doubtful(metric, trial.results) for metric in METRICS.values()):
+        say(self.describe(label, measured))
+        if not self.has_doubted and any(is_doubtful(metric, measured.results) for metric in METRICS.values()):
             self.has_doubted = True
             say("note: ? marks a latency whose interval stayed wide, or whose cores others had")
 
     def time_left(self) -> str:
-        """How long the rest takes at the pace of what this start of the search has finished; empty before the first."""
+        """How long the rest takes at the pace of what was finished since the start; empty before the first."""
         if not self.finished_here:
             return ""
         seconds = (self.clock() - self.began) / self.finished_here * max(self.to_do - self.finished_here, 0)
         return f"about {duration_text(seconds)} left"
+
+
+def search_progress(
+    *, done: int, limit: int, references: int, clock: Callable[[], float] = time.monotonic
+) -> WorkProgress:
+    """Follows a search of so many trials, and reference networks still to be measured."""
+    return WorkProgress("search", describe_trial, done=done, total=max(limit, done) + references, clock=clock)
 
 
 def duration_text(seconds: float) -> str:
@@ -144,3 +169,15 @@ def describe_trial(label: str, trial: Trial) -> str:
     if trial.state == "complete":
         return f"{label:<9} {', '.join(known)}, {trial.seconds:.0f} s"
     return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({', '.join(known)})"
+
+
+def describe_scored(label: str, row: Scored) -> str:
+    """A network that was scored, or timed, in one line."""
+    what = "latency" if row.seed is None else f"seed {row.seed}"
+    if row.state != "complete":
+        return f"{label} ({what}) {row.state}: {one_line(row.reason or 'no reason recorded')}"
+    if row.score is None:
+        return f"{label} (latency) {METRICS['latency_ms'].brief(row.results)}, {row.seconds:.0f} s"
+    error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
+    cpu = "" if row.cpu_seconds is None else f", {row.cpu_seconds:.0f} CPU-s"
+    return f"{label} ({what}) scores {row.score:.4g}{error}, {row.seconds:.0f} s{cpu}"

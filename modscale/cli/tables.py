@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modscale.cli.console import as_shown, note, out, print_lines, show_table
@@ -16,6 +17,7 @@ from modscale.specs.counts import ModelCount, count_model, sum_by
 from modscale.specs.spec import ModelSpec, architecture_text
 
 if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs none of them
+    from modscale.analysis.fidelity import Fidelity
     from modscale.scaling.scale import ScaledModel
     from modscale.spaces.census import Census
     from modscale.spaces.nearest import Matches
@@ -232,6 +234,52 @@ def _loaded_text(loaded: Mapping[str, Any]) -> str:
         more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
         parts.append(f"passed over: {', '.join(passed[:3])}{more}")
     return one_line("; ".join(parts))
+
+
+def show_fidelity(fidelity: Fidelity, folder: Path) -> None:
+    """The networks by known accuracy with their scores, and how alike the orders are, group by group."""
+    from modscale.analysis.fidelity import fidelity_to_json, verdict
+    from modscale.report.fidelity import headline, intervals_text, lead_text, score_text, signed, tau_text
+
+    rows = []
+    everything = (*fidelity.measured, *fidelity.unscored)
+    for measured, plain in zip(everything, fidelity_to_json(fidelity)["models"], strict=True):
+        rows.append((
+            measured.network.name, f"{measured.network.top1:.1f}", _figure(plain["top1_rank"]), score_text(measured),
+            _figure(plain["rank"]), *(METRICS[name].short(measured.counts) for name in ("params", "flops")),
+            "" if measured.latency is None else LATENCY.short(measured.latency),
+            "" if measured.seconds is None else f"{measured.seconds:.0f}",
+        ))  # fmt: skip
+    columns: list[Column | str] = [
+        "network", _figures("top-1 %"), _figures("rank"), _figures("score"), _figures("rank"),
+        _figures("params", spare=1), _figures("FLOPs", spare=3), _figures("latency ms", spare=4),
+        _figures("s", spare=2),
+    ]  # fmt: skip
+    show_table("Networks of known accuracy", columns, rows)
+    metrics = list(fidelity.whole.baselines)
+    groups = [
+        (
+            group.title, str(len(group.networks)), tau_text(group), signed(group.proxy.rho),
+            *(signed(group.baselines[m].agreement.tau) if m in group.baselines else "" for m in metrics),
+            verdict(group),
+        )
+        for group in (fidelity.whole, *fidelity.groups.values())
+    ]  # fmt: skip
+    columns = [
+        "networks", _figures("n"), Column(heading="tau of the proxy", is_text=True), _figures("rho"),
+        *(_figures(METRICS[m].noun, spare=2 + i) for i, m in enumerate(metrics)),
+        Column(heading="than params", is_text=True, spare=1),
+    ]  # fmt: skip
+    show_table("Kendall's tau with the known accuracies: of the proxy, and of plain figures", columns, groups)
+    note(headline(fidelity))
+    for text in (lead_text(fidelity), intervals_text(fidelity)):
+        if text:
+            note(text)
+    _show_doubts(LATENCY, [m.latency for m in fidelity.measured if m.latency is not None])
+    for failed in fidelity.unscored:
+        if failed.failure:
+            note(one_line(f"{failed.network.name} has no score: {failed.failure}"))
+    note(f"report: {folder / 'fidelity.md'}")
 
 
 def _show_doubts(metric: Metric, measured: Sequence[Results]) -> None:

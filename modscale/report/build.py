@@ -7,21 +7,17 @@ Writes `front.json`, `pareto.png`, `report.md`, `report.html`, `design_reading.j
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from modscale.analysis.design_reading import DRAWS, read_design
 from modscale.analysis.front import Front
 from modscale.analysis.results import Run
-from modscale.errors import RunError, one_line, printable
+from modscale.errors import RunError
 from modscale.files import read_plain, sweep_halves, write_whole
 from modscale.report.figures import draw_front, draw_reading
+from modscale.report.pages import render_page, to_json
 from modscale.report.text import write_context
 from modscale.runs.experiment import BAND_NAME
 from modscale.runs.folder import section
@@ -48,11 +44,11 @@ def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
     reading_picture = draw_reading(reading) if reading.parameters else None
     context = write_context(run, picture, reading, reading_picture)
     files = {
-        "design_reading": ("design_reading.json", _json(asdict(reading))),
-        "front": ("front.json", _json(front_to_json(front))),
+        "design_reading": ("design_reading.json", to_json(asdict(reading))),
+        "front": ("front.json", to_json(front_to_json(front))),
         "pareto": ("pareto.png", picture.png),
-        "markdown": ("report.md", _render("report.md.j2", context, MOST_ROWS["md"])),
-        "html": ("report.html", _render("report.html.j2", context, MOST_ROWS["html"])),
+        "markdown": ("report.md", render_page("report.md.j2", context, MOST_ROWS["md"])),
+        "html": ("report.html", render_page("report.html.j2", context, MOST_ROWS["html"])),
     }
     if reading_picture is not None:
         files["design_reading_plot"] = ("design_reading.png", reading_picture.png)
@@ -106,35 +102,3 @@ def _earlier_bands(folder: Path) -> list[str]:
         return [band for band in bands if BAND_NAME.fullmatch(band)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _json(document: object) -> bytes:
-    return json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
-
-
-def _render(template: str, context: Mapping[str, Any], most: int) -> bytes:
-    """Every expression of a template is somebody's text, and escaped for its kind of page; `verbatim` is for code."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(("html.j2",)),
-        finalize=_visible if template.endswith("html.j2") else _markdown_text,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["verbatim"] = lambda text: Markup(printable(text))  # noqa: S704  # for Markdown alone
-    return environment.get_template(template).render(**context, most=most).encode()
-
-
-def _visible(value: object) -> object:
-    """Text without signs that hide or steer; what a macro has made of such text is left as it is."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _markdown_text(value: object) -> object:
-    """Text that is only text in Markdown: no pipe, no line break, no markup, formula or address, and no HTML."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    text = re.sub(r"[\\|`*_\[\]~$#]|:(?=//)|(?i:(?<=www))\.", r"\\\g<0>", one_line(value))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

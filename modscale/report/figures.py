@@ -69,7 +69,7 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
     A trial or reference without a value on one of the axes is left out.
     """
     x, y = plot_axes(list(objectives))
-    with _figure(8.4, 5.4) as figure:
+    with open_figure(8.4, 5.4) as figure:
         axes = figure.subplots()
         members = [t for t in front.members if _is_drawn(t, x, y)]
         dominated = [t for t in front.dominated if _is_drawn(t, x, y)]
@@ -102,8 +102,8 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         if len(members) > MOST_NUMBERS:
             labels = [label for label in labels if front.bands_of(label[0].number)]
         labels += [(t, printable(t.spec.name)[:24], COLOURS["reference"]) for t in shown]
-        _place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
-        return _render(figure)
+        place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
+        return render_figure(figure)
 
 
 def draw_reading(reading: DesignReading) -> Picture:
@@ -115,7 +115,7 @@ def draw_reading(reading: DesignReading) -> Picture:
     parameters = reading.parameters[:MOST_PARAMETERS]
     metrics = list(parameters[0].importance) if parameters else []
     split = "accuracy" if parameters and "accuracy" in parameters[0].better else "front"
-    with _figure(8.4, 1.5 + 0.42 * max(len(parameters), 2)) as figure:
+    with open_figure(8.4, 1.5 + 0.42 * max(len(parameters), 2)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for k, metric in enumerate(metrics):
             lift = 0.17 * (k - (len(metrics) - 1) / 2)
@@ -149,7 +149,7 @@ def draw_reading(reading: DesignReading) -> Picture:
         for axes in (left, right):
             if metrics or axes is right:
                 axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8.5, handletextpad=0.4)
-        return _render(figure)
+        return render_figure(figure)
 
 
 def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) -> None:
@@ -177,7 +177,7 @@ def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) 
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def open_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of this size in inches, in the report's style, with an off-screen canvas."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks is drawn as boxes
@@ -186,7 +186,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def _render(figure: Figure) -> Picture:
+def render_figure(figure: Figure) -> Picture:
     png, svg = io.BytesIO(), io.StringIO()
     figure.savefig(png, format="png")
     figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -278,7 +278,7 @@ def _front_label(trial: Trial, front: Front) -> str:
     return f"{trial.number} ({bands})" if bands else str(trial.number)
 
 
-def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
     """Writes each label beside its point, on the side where it covers least of the points and the other labels."""
     if not labels:
         return

@@ -1,8 +1,8 @@
-"""The conditions of a measurement, the machine and the versions behind its numbers: what of them has changed."""
+"""The conditions of a measurement, its settings, data, machine and versions: what of them has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +33,28 @@ def check_conditions(document: Mapping[str, Any], folder: Path, *, uses_gpu: boo
     pairs = [(package, versions.get(package), here.get(package)) for package in TIMERS]
     pairs += [("the GPU's driver", machine.get("gpu_driver"), now_here["gpu_driver"])] if uses_gpu else []
     return [f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, old, new in pairs if old != new]
+
+
+def check_same_data(old: Mapping[str, Any], data: Mapping[str, Any], file: Path) -> None:
+    """Raises RunError where what `file` says of its data, `old`, is not so of `data`: other images, another device."""
+    for key, what in (("fingerprint", "belongs to other data"), ("device", "was trained on another device")):
+        if old.get(key) != data[key]:
+            rule = f"{what}: its {key} is {shorten(old.get(key))}, and {shorten(data[key])} here; give another --out"
+            raise RunError(rule, file=file, place=f"data.{key}")
+
+
+def differences(old: object, new: object, place: str = "") -> Iterator[tuple[str, object, object]]:
+    """Every place in which two documents differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (before, now) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, now, f"{place}[{i}]")
+    elif old != new:
+        yield place, old, new
+
+
+def told(value: object) -> str:
+    """A value of a setting in a sentence."""
+    return "not set" if value is None else shorten(value)

@@ -15,10 +15,10 @@ from typing import Any
 
 from modscale import __version__
 from modscale.document import dump_yaml, read_yaml
-from modscale.errors import InputError, RunError, shorten
+from modscale.errors import InputError, RunError
 from modscale.files import write_whole
 from modscale.machine import describe_machine, describe_versions
-from modscale.runs.conditions import check_conditions
+from modscale.runs.conditions import check_conditions, differences, told
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.runs.locking import locked_folder
 from modscale.runs.trials import Trial, read_trials
@@ -116,9 +116,9 @@ def check_folder(folder: Path, experiment: Experiment) -> Experiment | None:
     experiment = experiment.fitted(_recorded_sizes(read_run(folder), began))
     old, new = experiment_to_dict(began), experiment_to_dict(experiment)
     new["search"]["references"] = new["search"]["references"][: len(began.search.references)]
-    for place, before, now in _differences(_held(old), _held(new)):
+    for place, before, now in differences(_held(old), _held(new)):
         what = "was made with other threads" if place.endswith(".threads") else "belongs to another space"
-        change = f"its {place} is {_told(before)}, and {_told(now)} here"
+        change = f"its {place} is {told(before)}, and {told(now)} here"
         raise RunError(f"{what}: {change}; give another --out", file=folder)
     return replace(experiment, objectives=began.objectives)  # in the order that the study has them
 
@@ -169,7 +169,7 @@ def update_run(folder: Path, experiment: Experiment, notes: Sequence[str] | None
     run = read_run(folder)
     old, new = experiment_to_dict(read_run_experiment(folder)), experiment_to_dict(experiment)
     changed = ["bands"] if list(old["bands"].items()) != list(new["bands"].items()) else []
-    changed += [place for place, _, _ in _differences(old, new) if not place.startswith("bands.")]
+    changed += [place for place, _, _ in differences(old, new) if not place.startswith("bands.")]
     data = dict(section(run, "data"))
     if notes is not None and data.get("notes") != list(notes):
         data["notes"] = list(notes)
@@ -208,8 +208,8 @@ def _check_choice(trial: Trial, space: Space) -> None:
     expected = space.spec(options, name=trial.spec.name)
     if expected != trial.spec:
         document = spec_to_dict(trial.spec)
-        for place, there, here in _differences(spec_to_dict(expected), document, "spec"):
-            raise InputError(f"must be {_told(there)}, as its choice and the space have it", place=place, value=here)
+        for place, there, here in differences(spec_to_dict(expected), document, "spec"):
+            raise InputError(f"must be {told(there)}, as its choice and the space have it", place=place, value=here)
     if not space.constraints.allow(trial.spec, trial["params"], trial["flops"]):
         raise InputError("breaks a constraint of the space", place="spec", value=architecture_text(trial.spec))
 
@@ -224,19 +224,3 @@ def _recorded_sizes(run: Mapping[str, Any], experiment: Experiment) -> dict[str,
     """Classes and channels of a run's data; where they are not on record, those that its networks were counted with."""
     data = section(run, "data") if "from_data" in run else {}
     return {word: data.get(word, getattr(experiment.space.base, key)) for key, word in DATA_KEYS.items()}
-
-
-def _differences(old: object, new: object, place: str = "") -> Iterator[tuple[str, object, object]]:
-    """Every place in which two documents differ, with both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (before, now) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(before, now, f"{place}[{i}]")
-    elif old != new:
-        yield place, old, new
-
-
-def _told(value: object) -> str:
-    return "not set" if value is None else shorten(value)

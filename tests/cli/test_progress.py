@@ -12,7 +12,7 @@ from fake_runs import SPACE, fake_trials, remeasured
 
 from modscale.cli import console, progress
 from modscale.cli.layout import text_width
-from modscale.cli.progress import SearchProgress, describe_trial, duration_text
+from modscale.cli.progress import describe_trial, duration_text, search_progress
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.trials import Trial
 
@@ -46,7 +46,7 @@ def test_the_line_of_a_trial_fits_80_columns() -> None:
 def test_a_search_explains_the_mark_of_doubt_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A latency in doubt has a question mark in its line, and the first one says what that means."""
     calm = fake_trials(FAKE, 3)
-    follower = SearchProgress(done=0, limit=3, references=0)
+    follower = search_progress(done=0, limit=3, references=0)
     for trial in (calm[0], remeasured(calm[1], latency_wide=True), remeasured(calm[2], latency_busy=True)):
         follower.finished("trial", trial)
     said = capsys.readouterr().err
@@ -65,7 +65,7 @@ def test_the_line_of_a_failed_trial_obeys_nothing(capsys: pytest.CaptureFixture[
 def test_time_left_is_of_what_this_start_has_finished() -> None:
     """Nothing before the first trial; then its pace, whatever an earlier start had done."""
     now = [100.0]
-    progress = SearchProgress(done=10, limit=20, references=2, clock=lambda: now[0])
+    progress = search_progress(done=10, limit=20, references=2, clock=lambda: now[0])
     assert progress.time_left() == ""
     now[0] += 30
     progress.finished("trial 10", measured())

@@ -34,7 +34,7 @@ def export(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a network's spec, ONNX (checked against torch) and weights."""
+    """Write the spec, ONNX (checked against torch) and weights."""
     from modscale.api.session import choose_spec, choose_weights
     from modscale.kinds import naming_kind
 
