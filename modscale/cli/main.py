@@ -38,7 +38,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     report: "modscale report reports/mobile",
     export: "modscale export reports/mobile --pick xs --out backbone",
     models: "modscale models --json",
-    fidelity: "modscale fidelity --data photos --proxy spaces/mobile.yaml --seeds 3",
+    fidelity: "modscale fidelity --data photos --proxy train --seeds 3",
     scale: "modscale scale xxs --params 9e6 --out bigger.yaml",
 }
 """Each command and the example in its help, in the order of `modscale --help`."""
