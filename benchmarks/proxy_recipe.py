@@ -20,9 +20,11 @@ from time import process_time
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import nn
 
+from modscale.analysis.rank_correlation import kendall_tau
 from modscale.datasets.dataset import load_dataset
 from modscale.errors import TrialFailed
 from modscale.settings import ProxySettings
@@ -173,11 +175,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def kendall(pairs: list[tuple[float, float]]) -> str:
-    """Concordant less discordant pairs, over all pairs."""
+    """Tau-b, for three networks and more."""
     if len(pairs) < 3:
         return ""
-    signs = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in itertools.combinations(pairs, 2)]
-    return f"{sum(math.copysign(1, s) if s else 0 for s in signs) / len(signs):+.2f} (n={len(pairs)})"
+    accuracies, published_accuracies = np.array(pairs).T
+    return f"{kendall_tau(accuracies[None], published_accuracies[None])[0]:+.2f} (n={len(pairs)})"
 
 
 if __name__ == "__main__":

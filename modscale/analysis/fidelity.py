@@ -122,7 +122,7 @@ class Fidelity:
 
         Of one size, the one with attention and the other without: short trainings tend to put convolutions first.
         """
-        found = {m.network.name: m for m in self.measured}
+        found = {m.network.name: m for m in self.measured if is_of_table_1(m.network)}
         if not {"s", "s_conv"} <= found.keys():
             return None
         hybrid, conv = found["s"], found["s_conv"]
@@ -138,6 +138,11 @@ class Group:
     """What it is, for people."""
     side_of: Callable[[KnownNetwork], int | None]
     """None for a network that is not in it. Where there are two sides, only pairs across them are compared."""
+
+
+def is_of_table_1(network: KnownNetwork) -> bool:
+    """Whether it is one of the four published sizes, and not another network of that name."""
+    return network.name in PUBLISHED and network.spec.stages == published(network.name).stages
 
 
 def _is_hybrid(network: KnownNetwork) -> bool:
@@ -161,7 +166,7 @@ def _within(is_member: Callable[[KnownNetwork], bool]) -> Callable[[KnownNetwork
 GROUPS: Mapping[str, Group] = {
     "context_family": Group(title="the family of s_conv", side_of=_within(_has_layout_of_s_conv)),
     "near_equal_size": Group(title=f"s_conv's size ±{100 * NEAR:g} %", side_of=_within(_has_size_of_s_conv)),
-    "four_networks": Group(title=", ".join(PUBLISHED), side_of=_within(lambda network: network.name in PUBLISHED)),
+    "four_networks": Group(title=", ".join(PUBLISHED), side_of=_within(is_of_table_1)),
     "conv": Group(title="without attention", side_of=_within(lambda network: not _is_hybrid(network))),
     "hybrid": Group(title="with attention", side_of=_within(_is_hybrid)),
     "conv_against_hybrid": Group(title="one against the other", side_of=lambda network: int(_is_hybrid(network))),

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from modscale.analysis.front import metric_error
+from modscale.analysis.rank_correlation import kendall_tau
 from modscale.runs.metrics import Z95
 from modscale.runs.trials import Trial
 from modscale.specs.published import list_models
@@ -28,11 +29,8 @@ class RankingCheck:
     """Pairs whose proxy accuracies differ by more than 1.96 standard errors of the difference."""
     clear_as_published: int
     """Of those, pairs in the published order."""
-
-    @property
-    def tau(self) -> float:
-        """Kendall's tau-a, -1 to 1."""
-        return (self.as_published - self.reversed) / self.pairs
+    tau: float
+    """Kendall's tau-b, -1 to 1; 0 where the proxy ties all."""
 
     def sentence(self) -> str:
         """What it says, for people."""
@@ -65,10 +63,13 @@ def check_ranking(references: Sequence[Trial]) -> RankingCheck | None:
         agreeing.append(np.sign(difference) * np.sign(published))
         error = np.hypot(metric_error(a, "accuracy"), metric_error(b, "accuracy"))
         clear.append(abs(difference) > Z95 * error)
+    accuracies, published_accuracies = np.array([(trial["accuracy"], top1) for trial, top1 in known]).T
+    tau = float(kendall_tau(accuracies[None], published_accuracies[None])[0])
     return RankingCheck(
         pairs=len(pairs),
         as_published=sum(sign > 0 for sign in agreeing),
         reversed=sum(sign < 0 for sign in agreeing),
         clear=sum(clear),
         clear_as_published=sum(sign > 0 and told for sign, told in zip(agreeing, clear, strict=True)),
+        tau=0.0 if np.isnan(tau) else tau,
     )

@@ -56,13 +56,17 @@ class Job:
 
 
 def plan_jobs(networks: Sequence[KnownNetwork], seeds: Sequence[int], *, times: bool) -> list[Job]:
-    """Every network by the first seed, each timed before it is scored if at all, then every network by the next."""
-    jobs = []
+    """Every network by the first seed, each timed before it is scored if at all, then every network by the next.
+
+    One network under two names is measured once.
+    """
+    jobs: dict[Any, Job] = {}
     for seed in seeds:
         for network in networks:
-            jobs += [Job(network=network, seed=None)] if times and seed == seeds[0] else []
-            jobs.append(Job(network=network, seed=seed))
-    return jobs
+            kinds = [None, seed] if times and seed == seeds[0] else [seed]
+            for job in (Job(network=network, seed=kind) for kind in kinds):
+                jobs.setdefault(job.key, job)
+    return list(jobs.values())
 
 
 def run_jobs(

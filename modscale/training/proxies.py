@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 from typing import TYPE_CHECKING
 
+from modscale.errors import TrialFailed
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
 
@@ -51,5 +52,8 @@ SCORES: dict[str, Callable[[ModelSpec, ProxyData, ProxySettings, int], ProxyScor
 
 
 def score_network(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, seed: int) -> ProxyScore:
-    """The score of a network by the method of the settings. Raises TrialFailed."""
-    return SCORES[settings.method](spec, data, settings, seed)
+    """The score of a network by the method of the settings. Raises TrialFailed, also where it is not finite."""
+    found = SCORES[settings.method](spec, data, settings, seed)
+    if not isfinite(found.score):
+        raise TrialFailed(f"the proxy {settings.method} gave no finite score: {found.score}")
+    return found

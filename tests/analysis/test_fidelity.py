@@ -136,6 +136,10 @@ def test_a_renamed_network_keeps_its_scores() -> None:
     found = find_fidelity(renamed, fake_scores(top1), [], seeds=[0], draws=200)
     assert found.whole.proxy.tau == pytest.approx(-1)
     assert "four_networks" not in found.groups
+    others = [replace(n, name=name) for n, name in zip(published_networks()[8:], ("s", "s_conv", "xs"), strict=False)]
+    found = find_fidelity(others, fake_scores(top1), [], seeds=[0], draws=200)
+    assert "four_networks" not in found.groups
+    assert found.hybrid_lead is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from modscale.errors import RunError
-from modscale.runs.scores import Scored, append_scored, read_scored
+from modscale.errors import InputError, RunError
+from modscale.runs.scores import Scored, append_scored, parse_scored, read_scored
 from modscale.specs.published import published
+from modscale.specs.spec import spec_to_dict
 
 ROW = Scored(
     name="xxs", spec=published("xxs"), seed=0, state="complete", score=0.25, standard_error=0.01,
@@ -68,3 +72,18 @@ def test_a_broken_line_is_named(tmp_path: Path, changes: dict[str, object], mess
         stream.write(json.dumps(json.loads(file.read_text()) | {"seed": 7} | changes) + "\n")
     with pytest.raises(RunError, match=message):
         read_scored(file)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(key=st.sampled_from(list(Scored.__dataclass_fields__)), value=JSON)
+def test_no_value_brings_a_traceback(key: str, value: object) -> None:
+    """Whatever stands under a key, the line is a measurement or an InputError."""
+    line = {"name": "xxs", "spec": spec_to_dict(ROW.spec), "seed": 0, "state": "complete", "score": 1, "seconds": 1}
+    with suppress(InputError):
+        assert isinstance(parse_scored(line | {key: value}), Scored)

@@ -72,6 +72,16 @@ def test_every_network_is_measured_before_the_next_seed(tmp_path: Path) -> None:
     assert {job.key for job in jobs} == {row.key for row in log.rows}
 
 
+def test_one_network_under_two_names_is_measured_once(tmp_path: Path) -> None:
+    """Its row counts for both; a second one could not be told from it."""
+    jobs = plan_jobs(known_networks(["s_conv", "xs", "s_conv/modulation"]), [0, 1], times=True)
+    assert [(job.network.name, job.seed) for job in jobs] == [
+        ("s_conv", None), ("s_conv", 0), ("xs", None), ("xs", 0), ("s_conv", 1), ("xs", 1)
+    ]  # fmt: skip
+    run(tmp_path, jobs, Log())
+    assert len(read_scored(tmp_path / "scores")) == 4
+
+
 def test_what_is_finished_is_on_disk_before_the_next_begins(tmp_path: Path) -> None:
     """Stopped in the third, two stand; what is left is the rest."""
     jobs = plan_jobs(NETWORKS, [0], times=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from modscale.errors import InputError
 from modscale.specs.known import known_networks, load_known, published_networks
@@ -97,3 +100,25 @@ def test_a_broken_spec_that_a_file_points_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "past.yaml").write_text("[{spec: bad.yaml, top1: 70}]")
     with pytest.raises(InputError, match=r"bad.yaml: stages\[0\].dim: must be 1 or more, got 0"):
         load_known(tmp_path / "past.yaml")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 300)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["s", ".", "/"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(["spec", "top1", "name"]), value=VALUES)
+def test_no_value_brings_a_traceback(tmp_path: Path, key: str, value: object) -> None:
+    """Whatever stands under a key, it is a network or one line."""
+    file = tmp_path / "past.yaml"
+    file.write_text(yaml.safe_dump([{"spec": TINY, "top1": 50, key: value}]))
+    with suppress(InputError):
+        assert len(load_known(file)) == 1

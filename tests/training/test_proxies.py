@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from modscale.datasets.dataset import Dataset
-from modscale.errors import InputError
+from modscale.errors import InputError, TrialFailed
 from modscale.settings import PROXIES, ProxySettings, parse_proxy
 from modscale.specs.spec import ModelSpec, StageSpec
-from modscale.training.proxies import SCORES, score_network
+from modscale.training.proxies import SCORES, ProxyScore, score_network
 from modscale.training.proxy import prepare, train_proxy
 
 
@@ -46,6 +46,14 @@ def test_the_short_training_is_scored_by_its_accuracy() -> None:
     share = min(max(accuracy, 0.5 / 40), 1 - 0.5 / 40)
     assert found.standard_error == pytest.approx(sqrt(share * (1 - share) / 40))
     assert found.standard_error > 0
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_a_failure(monkeypatch: pytest.MonkeyPatch, score: float) -> None:
+    """Of whatever proxy: there is no place for it in an order."""
+    monkeypatch.setitem(SCORES, "train", lambda *arguments: ProxyScore(score=score, standard_error=None))
+    with pytest.raises(TrialFailed, match=r"the proxy train gave no finite score: (nan|inf)"):
+        score_network(ModelSpec(stages=(StageSpec(dim=8, depth=1),)), None, ProxySettings(), seed=0)  # type: ignore[arg-type]
 
 
 def test_a_score_can_be_read_without_torch() -> None:
