@@ -19,10 +19,13 @@ from modscale.interrupts import STOPS, check_stop, deaf_to_stops, forget_stop, h
 
 @pytest.fixture(autouse=True)
 def _interruptible() -> Iterator[None]:
-    """A shell that starts the tests in the background has SIGINT ignored, and that is passed on."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell that starts the tests in the background has SIGINT ignored, nohup SIGHUP, and that is passed on."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number in STOPS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Thing:
