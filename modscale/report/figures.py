@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import matplotlib as mpl
@@ -34,6 +35,9 @@ MOST_MARKS = 2000
 """Dominated trials up to which they are drawn as shapes; beyond it as one picture inside the SVG."""
 MOST_PARAMETERS = 24
 """Parameters in the plot of the design reading, the most important first."""
+LEGEND_COLUMNS = 4
+LEGEND_ROW = 16
+"""Height of one row, points."""
 METRIC_COLOURS = ("#0b5fa5", "#c2410c")
 DPI = 150
 STYLE: Any = {
@@ -89,15 +93,17 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         _crosses(axes, in_doubt, x, y)
         for axis, metric in (("x", x), ("y", y)):
             _scale(axes, axis, [*members, *dominated, *shown], metric)
-        title = printable(title)
-        axes.set_title(title if len(title) <= 90 else f"{title[:89]}\u2026", loc="left", fontsize=11, pad=28)
         axes.grid(color=COLOURS["grid"], lw=0.8)
         axes.margins(0.07)
+        rows = 0
         if members or dominated or shown:
-            _legend_above(axes)
+            rows = _legend_above(axes)
         else:
             axes.text(0.5, 0.5, "no complete trial", transform=axes.transAxes, ha="center", va="center")
             axes.set(xticks=[], yticks=[])
+        title = printable(title)
+        title = title if len(title) <= 90 else f"{title[:89]}\u2026"
+        axes.set_title(title, loc="left", fontsize=11, pad=12 + LEGEND_ROW * rows)
         labels = [(t, _front_label(t, front), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
             labels = [label for label in labels if front.bands_of(label[0].number)]
@@ -258,7 +264,8 @@ def _scale(axes: Axes, axis: str, trials: Sequence[Trial], metric: str) -> None:
         which.set_minor_formatter(NullFormatter())
 
 
-def _legend_above(axes: Axes) -> None:
+def _legend_above(axes: Axes) -> int:
+    """Draws it between the axes and the title; returns its rows."""
     handles, labels = axes.get_legend_handles_labels()
     first = sorted(range(len(labels)), key=lambda i: (not labels[i].startswith("Pareto"), i))
     axes.legend(
@@ -266,11 +273,12 @@ def _legend_above(axes: Axes) -> None:
         [labels[i] for i in first],
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
-        ncols=4,
+        ncols=LEGEND_COLUMNS,
         fontsize=8.5,
         handletextpad=0.3,
         columnspacing=1.2,
     )
+    return ceil(len(labels) / LEGEND_COLUMNS)
 
 
 def _front_label(trial: Trial, front: Front) -> str:
