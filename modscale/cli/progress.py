@@ -70,7 +70,7 @@ def say_estimate(interval: tuple[int, int]) -> None:
     if low == high:  # the reach of the counts tells it
         say(f"{low:,} architectures are feasible; counting how large they are ...")
         return
-    say(f"by a sample, {low:,} to {high:,} architectures are feasible (95 %); counting all of them ...")
+    say(f"by a sample, {low:,} to {high:,} architectures are feasible (95 %); counting exactly, if it can be done")
 
 
 class Terminal:
