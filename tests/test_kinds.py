@@ -20,10 +20,11 @@ SPACE = "name: tiny\nbase: {resolution: 32}\nstages: [{dim: [8, 16], depth: 1}]\
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, Path]:
     """A path of each kind."""
-    made = {name: tmp_path / name for name in ("run", "network", "data", "empty")}
+    made = {name: tmp_path / name for name in ("run", "network", "data", "fidelity", "empty")}
     for folder in (*made.values(), made["data"] / "train" / "cat"):
         folder.mkdir(parents=True, exist_ok=True)
     (made["run"] / "run.yaml").write_text(f"space:\n  name: x\n{SPACE.partition('tiny')[2]}versions: {{}}\n")
+    (made["fidelity"] / "fidelity.yaml").touch()
     (made["network"] / "spec.yaml").write_text(SPEC)
     (made["network"] / "model.onnx").touch()
     Image.new("RGB", (4, 4)).save(made["data"] / "train" / "cat" / "a.png")
@@ -39,8 +40,9 @@ def places(tmp_path: Path) -> dict[str, Path]:
 
 
 EXPECTED = {
-    "run": "run", "network": "network", "data": "images", "empty": None, "spec.yaml": "spec", "space.yaml": "space",
-    "trials.jsonl": "run file", "notes.txt": None, "a.npz": "arrays", "m.onnx": "onnx", "w.pth": "checkpoint",
+    "run": "run", "network": "network", "data": "images", "fidelity": "fidelity", "empty": None,
+    "spec.yaml": "spec", "space.yaml": "space", "trials.jsonl": "run file", "notes.txt": None,
+    "a.npz": "arrays", "m.onnx": "onnx", "w.pth": "checkpoint",
     "old.pth": "checkpoint", "w.safetensors": "checkpoint", "i.jpg": "image",
 }  # fmt: skip
 
@@ -85,6 +87,9 @@ WRONG = [
     (["report", "{data}"], "(it looks like a folder of images: `modscale search SPACE.yaml --data` takes it)"),
     (["export", "{spec.yaml}", "--weights", "{m.onnx}", "--out", "{empty}/o"], "{m.onnx}: is an ONNX model"),
     (["export", "{spec.yaml}", "--weights", "{space.yaml}", "--out", "{empty}/o"], "{space.yaml}: is a search space"),
+    (["report", "{fidelity}"], "(it looks like a folder of `modscale fidelity`: "),
+    (["fidelity", "--models", "{run}"], "is a run's folder"),
+    (["fidelity", "--proxy", "{spec.yaml}"], "(it looks like a model spec: "),
     (["export", "{spec.yaml}", "--weights", "{data}", "--out", "{empty}/o"], "{data}: is a folder of images"),
 ]  # fmt: skip
 

@@ -238,7 +238,7 @@ def _join(
 def _compare(title: str, members: Sequence[Measured], side_of: Sequence[int], draws: int) -> GroupFidelity:
     """The proxy and every baseline that all members have, on the same resamples."""
     names = tuple(m.network.name for m in members)
-    if len(members) < 2:
+    if not members:
         nothing = Agreement(tau=None, rho=None, tau_ci95=None, rho_ci95=None)
         return GroupFidelity(title=title, networks=names, proxy=nothing, chance=None, baselines={})
     truth = np.array([m.network.top1 for m in members])

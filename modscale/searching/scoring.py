@@ -63,7 +63,7 @@ def plan_jobs(networks: Sequence[KnownNetwork], seeds: Sequence[int], *, times: 
     jobs: dict[Any, Job] = {}
     for seed in seeds:
         for network in networks:
-            kinds = [None, seed] if times and seed == seeds[0] else [seed]
+            kinds = [None, seed] if times else [seed]
             for job in (Job(network=network, seed=kind) for kind in kinds):
                 jobs.setdefault(job.key, job)
     return list(jobs.values())

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from fake_scores import fake_scores, fake_timings
 
-from modscale.analysis.fidelity import Fidelity, fidelity_to_json, find_fidelity, verdict
+from modscale.analysis.fidelity import (
+    Baseline,
+    Fidelity,
+    GroupFidelity,
+    fidelity_to_json,
+    find_fidelity,
+    verdict,
+)
+from modscale.analysis.rank_correlation import Agreement
 from modscale.runs.scores import Scored
 from modscale.specs.counts import count_model
 from modscale.specs.known import KnownNetwork, known_networks, published_networks
@@ -83,6 +91,25 @@ def test_a_proxy_that_is_no_better_than_params_is_not_called_better() -> None:
     low, high = noise.whole.proxy.tau_ci95 or (1, -1)
     assert low < 0 < high
     assert (noise.whole.chance or 0) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        ((0.01, 0.4), "better"),
+        ((-0.1, 0.3), "unclear"),
+        ((-0.4, -0.01), "worse"),
+        ((0.0, 0.2), "unclear"),
+        (None, "too few"),
+    ],
+)
+def test_only_an_interval_beyond_nothing_decides(gain: tuple[float, float] | None, said: str) -> None:
+    """Against params: the whole of the gain's interval lies above 0, or below."""
+    none = Agreement(tau=None, rho=None, tau_ci95=None, rho_ci95=None)
+    params = Baseline(agreement=none, gain=None, gain_ci95=gain)
+    group = GroupFidelity(title="", networks=(), proxy=none, chance=None, baselines={"params": params})
+    assert verdict(group) == said
+    assert verdict(group, "flops") == "too few"
 
 
 def test_hybrids_that_are_put_last_show_against_convolutions_alone() -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from modscale.cli.completion import complete_band, complete_model
+from modscale.cli.completion import complete_band, complete_model, complete_proxy
 
 
 def test_published_names_go_on_from_what_is_typed() -> None:
     """Names of the paper; nothing where none fits, so that the shell offers files."""
     assert complete_model("xx") == ["xxs", "xxs_conv", "xxs/table-4"]
     assert complete_model("./my") == []
+    assert complete_proxy("tr") == ["train"]
+    assert complete_proxy("spaces/") == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"bands": 3}', '{"bands": {"a": 1}, "x": ' + "[" * 9999, "\xff"])

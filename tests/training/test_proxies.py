@@ -13,8 +13,9 @@ from modscale.datasets.dataset import Dataset
 from modscale.errors import InputError, TrialFailed
 from modscale.settings import PROXIES, ProxySettings, parse_proxy
 from modscale.specs.spec import ModelSpec, StageSpec
+from modscale.training import proxy
 from modscale.training.proxies import SCORES, ProxyScore, score_network
-from modscale.training.proxy import prepare, train_proxy
+from modscale.training.proxy import ProxyResult, prepare, train_proxy
 
 
 def two_colours(count: int) -> Dataset:
@@ -35,7 +36,7 @@ def test_every_proxy_has_its_settings_and_what_it_does() -> None:
 
 
 def test_the_short_training_is_scored_by_its_accuracy() -> None:
-    """The same accuracy as the training alone gives, with the binomial error of its images; never an error of 0."""
+    """The same accuracy as the training alone gives, and what a search writes down of it."""
     settings = ProxySettings(resolution=16, epochs=1, batch_size=8, device="cpu", threads=1)
     spec = ModelSpec(stages=(StageSpec(dim=8, depth=1),))
     data = prepare(two_colours(40), settings)
@@ -43,9 +44,18 @@ def test_the_short_training_is_scored_by_its_accuracy() -> None:
     accuracy = train_proxy(spec, data, settings, seed=3).accuracy
     assert found.score == accuracy
     assert found.results == {"accuracy": accuracy, "val_images": 40}
-    share = min(max(accuracy, 0.5 / 40), 1 - 0.5 / 40)
-    assert found.standard_error == pytest.approx(sqrt(share * (1 - share) / 40))
-    assert found.standard_error > 0
+
+
+@pytest.mark.parametrize(("correct", "counted"), [(0, 0.5), (40, 39.5), (10, 10)])
+def test_no_score_claims_certainty(monkeypatch: pytest.MonkeyPatch, correct: int, counted: float) -> None:
+    """None or all of 40 right counts as half an image off in the error, and as what it is in the score."""
+    result = ProxyResult(
+        accuracy=correct / 40, correct=correct, val_images=40, train_loss=1.0, steps=1, seconds=1.0, epoch_losses=(1.0,)
+    )  # fmt: skip
+    monkeypatch.setattr(proxy, "train_proxy", lambda *arguments, seed: result)
+    found = score_network(ModelSpec(stages=(StageSpec(dim=8, depth=1),)), None, ProxySettings(), seed=0)  # type: ignore[arg-type]
+    assert found.score == correct / 40
+    assert found.standard_error == pytest.approx(sqrt(counted / 40 * (1 - counted / 40) / 40))
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
