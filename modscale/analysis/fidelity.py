@@ -169,7 +169,7 @@ GROUPS: Mapping[str, Group] = {
     "four_networks": Group(title=", ".join(PUBLISHED), side_of=_within(is_of_table_1)),
     "conv": Group(title="without attention", side_of=_within(lambda network: not _is_hybrid(network))),
     "hybrid": Group(title="with attention", side_of=_within(_is_hybrid)),
-    "conv_against_hybrid": Group(title="one against the other", side_of=lambda network: int(_is_hybrid(network))),
+    "conv_against_hybrid": Group(title="attention against none", side_of=lambda network: int(_is_hybrid(network))),
 }
 """By their names in `fidelity.json`. The family of s_conv has its widths and no attention, whatever else differs."""
 

@@ -243,17 +243,19 @@ def show_fidelity(fidelity: Fidelity, folder: Path) -> None:
 
     rows = []
     everything = (*fidelity.measured, *fidelity.unscored)
+    is_timed = any(measured.latency is not None for measured in everything)
     for measured, plain in zip(everything, fidelity_to_json(fidelity)["models"], strict=True):
         rows.append((
             measured.network.name, f"{measured.network.top1:.1f}", _figure(plain["top1_rank"]), score_text(measured),
             _figure(plain["rank"]), *(METRICS[name].short(measured.counts) for name in ("params", "flops")),
-            "" if measured.latency is None else LATENCY.short(measured.latency),
             "" if measured.seconds is None else f"{measured.seconds:.0f}",
+            "" if measured.cpu_seconds is None else f"{measured.cpu_seconds:.0f}",
+            *(["" if measured.latency is None else LATENCY.short(measured.latency)] if is_timed else []),
         ))  # fmt: skip
     columns: list[Column | str] = [
         "network", _figures("top-1 %"), _figures("rank"), _figures("score"), _figures("rank"),
-        _figures("params", spare=1), _figures("FLOPs", spare=3), _figures("latency ms", spare=4),
-        _figures("s", spare=2),
+        _figures("params", spare=1), _figures("FLOPs", spare=3), _figures("s", spare=2), _figures("CPU-s", spare=5),
+        *([_figures("latency ms", spare=4)] if is_timed else []),
     ]  # fmt: skip
     show_table("Networks of known accuracy", columns, rows)
     metrics = list(fidelity.whole.baselines)

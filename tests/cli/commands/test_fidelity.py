@@ -104,3 +104,11 @@ def test_the_tables_fit_the_screen(screen: Callable[..., list[str]], width: int 
         (row,) = (line for line in lines if line.startswith("the family of s_conv"))
         assert row.split()[4:] == ["15", "+1.00", "[+1.00,", "+1.00]", "+1.00", "+0.64", "+0.58", "+0.58", "better"]
     assert lines[-1] == "report: out/fidelity.md"
+
+
+def test_what_was_not_timed_has_no_column(screen: Callable[..., list[str]]) -> None:
+    """Neither of latencies, nor of their tau."""
+    found = find_fidelity(published_networks(), fake_scores(lambda n, seed: n.top1), [], seeds=[0], draws=200)
+    for shown, has in ((found, False), (fake_fidelity(), True)):
+        lines = screen(show_fidelity, shown, Path("out"), width=None)
+        assert sum("latency" in line for line in lines) == (2 if has else 0)
