@@ -145,13 +145,14 @@ def is_of_table_1(network: KnownNetwork) -> bool:
     return network.name in PUBLISHED and network.spec.stages == published(network.name).stages
 
 
-def _is_hybrid(network: KnownNetwork) -> bool:
+def is_hybrid(network: KnownNetwork) -> bool:
+    """Whether any stage has attention."""
     return any(stage.attention_depth for stage in network.spec.stages)
 
 
 def _has_layout_of_s_conv(network: KnownNetwork) -> bool:
     layout = [stage.dim for stage in published("s_conv").stages]
-    return [stage.dim for stage in network.spec.stages] == layout and not _is_hybrid(network)
+    return [stage.dim for stage in network.spec.stages] == layout and not is_hybrid(network)
 
 
 def _has_size_of_s_conv(network: KnownNetwork) -> bool:
@@ -167,9 +168,9 @@ GROUPS: Mapping[str, Group] = {
     "context_family": Group(title="the family of s_conv", side_of=_within(_has_layout_of_s_conv)),
     "near_equal_size": Group(title=f"s_conv's size ±{100 * NEAR:g} %", side_of=_within(_has_size_of_s_conv)),
     "four_networks": Group(title=", ".join(PUBLISHED), side_of=_within(is_of_table_1)),
-    "conv": Group(title="without attention", side_of=_within(lambda network: not _is_hybrid(network))),
-    "hybrid": Group(title="with attention", side_of=_within(_is_hybrid)),
-    "conv_against_hybrid": Group(title="attention against none", side_of=lambda network: int(_is_hybrid(network))),
+    "conv": Group(title="without attention", side_of=_within(lambda network: not is_hybrid(network))),
+    "hybrid": Group(title="with attention", side_of=_within(is_hybrid)),
+    "conv_against_hybrid": Group(title="attention against none", side_of=lambda network: int(is_hybrid(network))),
 }
 """By their names in `fidelity.json`. The family of s_conv has its widths and no attention, whatever else differs."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modscale.analysis.fidelity import Fidelity, GroupFidelity, Measured, fidelity_to_json, verdict
+from modscale.analysis.fidelity import Fidelity, GroupFidelity, Measured, fidelity_to_json, is_hybrid, verdict
 from modscale.errors import printable
 from modscale.files import write_whole
 from modscale.report.figures import COLOURS, open_figure, place_labels, render_figure
@@ -99,7 +99,7 @@ def draw_fidelity(fidelity: Fidelity) -> bytes:
     with open_figure(11.0, 5.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
         family = set(fidelity.groups["context_family"].networks if "context_family" in fidelity.groups else ())
-        hybrid = {m.network.name for m in fidelity.measured if any(s.attention_depth for s in m.network.spec.stages)}
+        hybrid = {m.network.name for m in fidelity.measured if is_hybrid(m.network)}
         for kind, label in (("family", "s_conv's family"), ("conv", "without attention"), ("hybrid", "with attention")):
             shown = [m for m in fidelity.measured if _kind(m.network.name, family, hybrid) == kind]
             if shown:

@@ -1,6 +1,6 @@
 """What the worker does, the one process that holds torch: it loads the data once, then exports and scores.
 
-`measures.py` starts it and asks; a candidate that takes all the memory takes the worker with it, not the search.
+`bench.py` starts it and asks; a network that takes all the memory takes the worker with it, not the command.
 """
 
 from __future__ import annotations

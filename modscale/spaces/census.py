@@ -18,7 +18,7 @@ import numpy as np
 from modscale.arrays import IntArray
 from modscale.errors import MismatchError
 from modscale.spaces.feasibility import ANY, ConstrainedSpace, explain_infeasible
-from modscale.spaces.halves import MAX_WORK, BeyondReach, Progress, silent
+from modscale.spaces.halves import BeyondReach, Progress, silent
 from modscale.spaces.pair_counts import Extreme, Limits
 from modscale.spaces.sampling import exactly, sampled
 from modscale.spaces.space import Space
@@ -125,7 +125,7 @@ def take_census(
         InputError: the space is too large to be tabled (`build_tables`).
         MismatchError: two ways to count the feasible architectures disagree.
     """
-    count = ConstrainedSpace(build_tables(space), most=MAX_WORK)
+    count = ConstrainedSpace(build_tables(space))
     free = count.tables.free()
     reach = _reach(count, [free.extreme(axis, end) for axis in (0, 1) for end in (0, 1)])
     is_quick = space.size() <= QUICK_SIZE and int(count.tables.sizes.max()) <= QUICK_STAGE
@@ -136,9 +136,7 @@ def take_census(
         found = _count(count, reach, bins, progress)
     except BeyondReach:
         found = guess or sampled(count, progress)
-    if not found["feasible_interval"][0] and (
-        hopeless := explain_infeasible(space, tables=count.tables, most=MAX_WORK)
-    ):
+    if not found["feasible_interval"][0] and (hopeless := explain_infeasible(space, tables=count.tables)):
         found |= {"feasible_interval": (0, 0), "distinct_feasible_interval": (0, 0), "infeasible": str(hopeless)}
     distinct = prod(int(stage.stands.sum()) for stage in count.tables.stages)
     return Census(name=space.name, size=space.size(), distinct=distinct, reach=reach, **found)

@@ -11,7 +11,7 @@ import numpy as np
 
 from modscale.arrays import MAX_COUNT
 from modscale.errors import InputError
-from modscale.spaces.halves import MAX_WORK, UNBOUNDED, BeyondReach, Found, Halves, Progress, silent
+from modscale.spaces.halves import UNBOUNDED, BeyondReach, Found, Halves, Progress, silent
 from modscale.spaces.pair_counts import Corner, Extreme, Limits, interval_corners
 from modscale.spaces.space import Bounds, Space
 from modscale.spaces.tables import SpaceTables, build_tables
@@ -32,16 +32,15 @@ def require_feasible(space: Space, *, tables: SpaceTables | None = None) -> None
         raise error
 
 
-def explain_infeasible(space: Space, *, tables: SpaceTables | None = None, most: int = MAX_WORK) -> InputError | None:
+def explain_infeasible(space: Space, *, tables: SpaceTables | None = None) -> InputError | None:
     """Why nothing is feasible: the smallest set of constraints that nothing meets, and the nearest miss.
 
-    None where something is feasible, or where the space is too large for a proof: with more than `most` halves
-    to go through.
+    None where something is feasible, or where the space is too large for a proof (`halves.MAX_WORK`).
     """
     tables = tables or build_tables(space)
     if tables.feasible(tables.sample(np.random.default_rng(0), QUICK_DRAWS)).any():
         return None
-    count = ConstrainedSpace(tables, most=most)
+    count = ConstrainedSpace(tables)
     for names in (names for n in range(1, len(count.names) + 1) for names in combinations(count.names, n)):
         with suppress(BeyondReach):
             if error := count.conflict(names):
@@ -56,9 +55,8 @@ class ConstrainedSpace:
     space asks for that) and `distinct` (of the allowed ones that are the same network, one).
     """
 
-    def __init__(self, tables: SpaceTables, *, most: int = MAX_WORK) -> None:
-        """`most`: halves that are gone through for one question at most."""
-        self.tables, self.most = tables, most
+    def __init__(self, tables: SpaceTables) -> None:
+        self.tables = tables
         constraints = tables.space.constraints
         self.ordered = constraints.nondecreasing_widths
         self.bounds = (constraints.params, constraints.flops)
@@ -91,7 +89,7 @@ class ConstrainedSpace:
 
             wanted = extremes if key == self.halves_of["allowed"] else ()
             ceiling = UNBOUNDED if wanted else (max(c[0] for c in known), max(c[1] for c in known))
-            halves = Halves(self.tables, ordered=key[0], distinct=key[1], ceiling=ceiling, most=self.most)
+            halves = Halves(self.tables, ordered=key[0], distinct=key[1], ceiling=ceiling)
             counts, here = halves.survey(list(known), wanted, report)
             known.update(zip(known, counts, strict=True))
             found += here
@@ -135,7 +133,7 @@ class ConstrainedSpace:
         within = Extreme(axis=axis, own=(low, high), other=other)
         below = replace(within, own=(ANY[0], low - 1))
         above = replace(within, own=(high + 1, ANY[1]), lowest=True)
-        halves = Halves(self.tables, ordered=ordered, most=self.most)
+        halves = Halves(self.tables, ordered=ordered)
         _, (found, *misses) = halves.survey((), (within, below, above))
         values = [miss[0] for miss in misses if miss is not None]
         return None if found else min(values, key=lambda n: max(low - n, n - high))

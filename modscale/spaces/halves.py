@@ -75,7 +75,6 @@ class Halves:
         distinct: bool = False,
         merged: bool = True,
         ceiling: Corner = UNBOUNDED,
-        most: int = MAX_WORK,
     ) -> None:
         """Lists them.
 
@@ -85,14 +84,12 @@ class Halves:
             distinct: of the options that make the same network only the first.
             merged: options of one stage of equal width and cost as one.
             ceiling: leave out halves that alone exceed these params or FLOPs; pairs of halves may exceed them.
-            most: halves that are looked at for one question at most.
 
         Raises:
             BeyondReach: they are too many.
         """
         self.tables, self.ordered = tables, ordered
-        self.most = most
-        if max(stage.size for stage in tables.stages) > self.most:
+        if max(stage.size for stage in tables.stages) > MAX_WORK:
             raise BeyondReach  # before so many options are sorted
         merged = merged and len(tables.stages) > 1  # a stage alone is sorted once, and need not be before
         options = [_options(tables, i, distinct, merged) for i in range(len(tables.stages))]
@@ -101,7 +98,7 @@ class Halves:
         for i, (_, *parts) in enumerate(options):
             cuts += [([*whole[:i], one], [other, *whole[i + 1 :]], True) for one, other in permutations(parts, 2)]
         cut = min(cuts, key=_work)
-        if tables.space.size() >= MAX_COUNT or (ceiling == UNBOUNDED and _work(cut) > self.most):
+        if tables.space.size() >= MAX_COUNT or (ceiling == UNBOUNDED and _work(cut) > MAX_WORK):
             raise BeyondReach
         self.head, self.tail, self.inside = cut
         first = len(whole) - len(self.tail)
@@ -115,7 +112,7 @@ class Halves:
         self.widths, begins = np.unique(self.longer["width"], return_index=True)
         self.ends, self.groups = np.r_[begins, len(longer)], range(len(begins))
         taken = len(self.shorter) * (1 if self.inside else len(begins))
-        if len(longer) + taken + WORK_A_WIDTH * len(begins) > self.most:
+        if len(longer) + taken + WORK_A_WIDTH * len(begins) > MAX_WORK:
             raise BeyondReach
 
     def group(self, i: int) -> tuple[HalfList, HalfList]:
@@ -198,7 +195,7 @@ class Halves:
                 new["width"], new["cost"] = part["width"][option], cost.reshape(-1, 2).take(pairs, axis=0)
                 new["weight"] = old["weight"][which] * part["weight"][option]
                 blocks.append(new)
-                if sum(map(len, blocks)) > self.most:
+                if sum(map(len, blocks)) > MAX_WORK:
                     raise BeyondReach
             half, made = np.concatenate(blocks), made * len(part)
             if not len(half):

@@ -92,7 +92,7 @@ def within_budgets(space: Space, budgets: Mapping[str, float], tolerance: float 
         raise InputError("must be 0 or more", place="best", value=best)
     tables, limits = build_tables(space), _limits(space, budgets, tolerance)
     halves = _listed(tables, limits) if best else None  # first: it may be refused
-    count, distinct, draws = numbers_within(tables, limits, most=MAX_WORK)
+    count, distinct, draws = numbers_within(tables, limits)
     found, complete = list[Match](), True
     if halves is not None and distinct[1]:
         expected = tolerance * min(1.0, (4 * best / distinct[1]) ** (1 / len(budgets)))
@@ -118,7 +118,7 @@ def _listed(tables: SpaceTables, limits: tuple[Limits, Limits]) -> Halves:
     ordered = tables.space.constraints.nondecreasing_widths
     try:
         ceiling = limits[0][1], limits[1][1]
-        return Halves(tables, ordered=ordered, distinct=True, merged=False, ceiling=ceiling, most=MAX_WORK)
+        return Halves(tables, ordered=ordered, distinct=True, merged=False, ceiling=ceiling)
     except BeyondReach:
         rule = f"the nearest architectures are listed where half of the stages have at most {MAX_WORK:,}"
         rule += " options within the budgets; without a list (`--best 0`) their number is given"

@@ -20,7 +20,7 @@ import numpy as np
 
 from modscale.arrays import IntArray
 from modscale.spaces.feasibility import ConstrainedSpace
-from modscale.spaces.halves import BeyondReach, Progress, silent
+from modscale.spaces.halves import MAX_WORK, BeyondReach, Progress, silent
 from modscale.spaces.pair_counts import Limits
 from modscale.spaces.space import Bounds
 from modscale.spaces.tables import SpaceTables
@@ -91,14 +91,14 @@ def sample_within(tables: SpaceTables, limits: Sequence[tuple[int, int]], progre
     return Sample(number=widths.number, draws=draws, hits=hits, distinct_hits=distinct)
 
 
-def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits], *, most: int) -> tuple[Limits, Limits, int]:
+def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits]) -> tuple[Limits, Limits, int]:
     """Feasible combinations and networks within limits: exact, or by draws; each as an interval, and the draws.
 
-    Exact up to `most` halves to go through.
+    Exact as far as `halves.py` reaches.
     """
     params, flops = (Bounds(min=low, max=high) for low, high in limits)
     space = replace(tables.space, constraints=replace(tables.space.constraints, params=params, flops=flops))
-    count = ConstrainedSpace(replace(tables, space=space), most=most)
+    count = ConstrainedSpace(replace(tables, space=space))
     count.number("allowed", limits), count.number("distinct", limits)
     try:
         count.survey()
@@ -110,7 +110,7 @@ def numbers_within(tables: SpaceTables, limits: tuple[Limits, Limits], *, most: 
 
 def sampled(count: ConstrainedSpace, progress: Progress = silent) -> dict[str, Any]:
     """The fields of a census that can be told of a space beyond exact counting."""
-    rule = f"too large to be counted exactly: more than {count.most:,} halves to go through"
+    rule = f"too large to be counted exactly: more than {MAX_WORK:,} halves to go through"
     ends = [count.ends(axis, ordered=count.ordered) for axis in (0, 1)]
     if all(low <= least and most <= high for (low, high), (least, most) in zip(count.limits, ends, strict=True)):
         feasible, distinct = ((_Widths(count.tables, distinct=one).number,) * 2 for one in (False, True))

@@ -274,7 +274,7 @@ def test_beyond_the_halves_a_sample_encloses_the_exact_count(monkeypatch: pytest
         space = parse_space(random_space(seed + 20, 4))
         exact = take_census(space)
         with monkeypatch.context() as patch:
-            patch.setattr(census_module, "MAX_WORK", 3)
+            patch.setattr(halves, "MAX_WORK", 3)
             patch.setattr("modscale.spaces.sampling.OPTIONS_DRAWN", 160_000)
             census = take_census(space)
             assert take_census(space) == census
@@ -323,7 +323,7 @@ def test_what_the_reach_alone_tells_is_exact_in_any_space(
 
 def test_where_everything_is_feasible_the_networks_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a limit that cuts, nothing is drawn: combinations and networks as brute force counts them."""
-    monkeypatch.setattr(census_module, "MAX_WORK", 3)
+    monkeypatch.setattr(halves, "MAX_WORK", 3)
     repeats = 0
     for seed, constraints in product(range(8), ({}, {"widths": "nondecreasing"})):
         document = random_stages(random.Random(seed), 3) | {"constraints": constraints}
@@ -355,7 +355,7 @@ def test_what_no_draw_meets_is_bounded_and_not_called_empty(monkeypatch: pytest.
     tables = build_tables(parse_space({"base": BASE, "stages": stages}))
     params, flops = (int(counts[0]) for counts in tables.count(np.array([[100, 200, 300]])))
     limits = {"params": {"min": params, "max": params}, "flops": {"min": flops, "max": flops}}
-    monkeypatch.setattr(census_module, "MAX_WORK", 1000)
+    monkeypatch.setattr(halves, "MAX_WORK", 1000)
     monkeypatch.setattr("modscale.spaces.sampling.OPTIONS_DRAWN", 30_000)
     census = take_census(parse_space({"base": BASE, "stages": stages, "constraints": limits}))
     assert census.feasible is None

@@ -118,5 +118,6 @@ def test_what_is_too_large_is_a_signal_before_anything_is_listed(monkeypatch: py
     with pytest.raises(BeyondReach):
         Halves(deep, ordered=False)
     monkeypatch.setattr(halves_module, "_options", None)  # which sorts them
+    monkeypatch.setattr(halves_module, "MAX_WORK", 511)
     with pytest.raises(BeyondReach):
-        Halves(deep, ordered=False, most=511)
+        Halves(deep, ordered=False)

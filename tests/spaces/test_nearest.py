@@ -165,6 +165,7 @@ def test_a_senseless_request_is_the_users_to_mend(budgets, arguments, rule) -> N
 
 def test_a_space_too_large_to_list_is_refused_at_once(monkeypatch) -> None:
     """The rule names the way to the number alone, and that way works."""
+    monkeypatch.setattr(halves, "MAX_WORK", 10)
     monkeypatch.setattr(budgets_module, "MAX_WORK", 10)
     space, budgets = space_of(3, LIMITS), {"params": 8e5, "flops": 1.5e8}
     with pytest.raises(InputError, match=r"at most 10 options within the budgets; without a list \(`--best 0`\)"):
