@@ -1,7 +1,7 @@
 """The depthwise conv as it is trained on a CPU: the same sums, with a weight gradient that small feature maps allow.
 
-oneDNN's weight gradient of a depthwise conv takes up to a hundred times its forward pass where the map is small (4x4
-and below), as the maps of a proxy training are. Here it is one matrix product a channel: the output's gradient times
+oneDNN's weight gradient of a depthwise conv takes tens of times its forward pass where the map is small (4x4 and
+below), as the maps of a proxy training are. Here it is one matrix product a channel: the output's gradient times
 the input tells how each place of the one goes with each of the other, [HW, HW], and a tap of the kernel is the sum over
 the pairs of places that lie as far apart as the tap from the kernel's middle. A map of one place sees the middle alone.
 
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MOST_TOKENS = 64
-"""Size of the map, H x W, up to which the matrix products were measured to be faster (benchmarks/network_forms.md)."""
+"""Size of the map, H x W, up to which the products are about as fast, or far faster (benchmarks/depthwise.py)."""
 
 
 class DepthwiseConv2d(nn.Conv2d):
