@@ -115,7 +115,7 @@ ACCURACY = Metric(
     axis="proxy accuracy, %",
     axis_factor=100.0,
     rule=partial(check_number, low=0, high=1),
-    details={"val_images": partial(check_integer, low=1)},
+    details={"val_images": partial(check_integer, low=1), "val_loss": partial(check_number, low=0)},
     text=_percent,
     short=_short_accuracy,
     full=_full_accuracy,

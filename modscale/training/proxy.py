@@ -1,5 +1,8 @@
 """The proxy task: a short, real training of a candidate, scored on held-out images.
 
+It can be scored on its way too, at rungs: shares of its steps at which it waits to be told to go on. The schedule is
+that of the whole training, and scoring disturbs nothing, so the end is the same to the bit with rungs and without.
+
 Same spec, data, settings, seed, thread count and machine give the same result bit for bit on CPU.
 
 Shapes: N images, B batch, C channels, R side in pixels.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -62,7 +65,7 @@ class ProxyData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProxyResult:
-    """What one proxy training gave."""
+    """What one proxy training gave, so far or at its end."""
 
     accuracy: float
     """Share of the validation images classified correctly, 0 to 1."""
@@ -70,14 +73,16 @@ class ProxyResult:
     """Validation images classified correctly."""
     val_images: int
     """Validation images."""
+    val_loss: float
+    """Mean cross-entropy over the validation images, nats; without label smoothing."""
     train_loss: float
     """Mean label-smoothed cross-entropy over the last `LAST_STEPS` steps."""
     steps: int
     """Optimiser steps."""
     seconds: float
-    """Wall time of training and validation."""
+    """Wall time of training and validation, without the pauses."""
     epoch_losses: tuple[float, ...]
-    """Mean training loss of each epoch."""
+    """Mean training loss of each epoch, of the last one as far as it has come."""
 
 
 def resolve_device(settings: ProxySettings) -> torch.device:
@@ -145,26 +150,55 @@ def train_proxy(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, se
     Raises:
         TrialFailed: the training diverged, ran out of memory, or the stem does not fit the proxy's images.
     """
-    start = time.perf_counter()
+    (result,) = train_to_rungs(spec, data, settings, seed=seed)
+    return result
+
+
+def train_to_rungs(
+    spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, seed: int, rungs: Sequence[float] = (1.0,)
+) -> Iterator[ProxyResult]:
+    """As `train_proxy`, and gives what it has come to at each of `rungs`, rising shares of the steps that end in 1.
+
+    It trains on only when the next result is asked for. In between it holds its memory, but neither the random state
+    nor the threads.
+
+    Raises:
+        TrialFailed: see `train_proxy`.
+    """
     spec = proxy_spec(spec, data, settings)
+    legs = _legs(spec, data, settings, seed, rungs)
+    random_state = _RandomState(seed, data.device)
     out_of_memory = TrialFailed("out of memory in the proxy training")
-    with _threads(settings.threads or available_cores()), out_of_memory_as(out_of_memory), _seeded(seed, data.device):
-        network = build_network(spec, seed=seed)
-        recipe.rescale_weights(network)
-        recipe.damp_branches(network, settings.layer_scale)
-        network.to(data.device)
-        losses = _train(network, data, settings, seed)
-        correct = _count_correct(network, data)
-    total = len(data.y_val)
-    return ProxyResult(
-        accuracy=correct / total,
-        correct=correct,
-        val_images=total,
-        train_loss=losses.flatten()[-LAST_STEPS:].mean().item(),
-        steps=losses.numel(),
-        seconds=time.perf_counter() - start,
-        epoch_losses=tuple(losses.mean(1).tolist()),
-    )
+    seconds = 0.0
+    for _ in rungs:
+        start = time.perf_counter()
+        with _threads(settings.threads or available_cores()), out_of_memory_as(out_of_memory), random_state.in_use():
+            result = next(legs)
+        seconds += time.perf_counter() - start
+        yield replace(result, seconds=seconds)
+
+
+def _legs(
+    spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float]
+) -> Iterator[ProxyResult]:
+    """What stands at each rung, its seconds left open; draws from the global random state."""
+    network = build_network(spec, seed=seed)
+    recipe.rescale_weights(network)
+    recipe.damp_branches(network, settings.layer_scale)
+    network.to(data.device)
+    for losses in _train(network, data, settings, seed, rungs):
+        correct, val_loss = _evaluate(network, data)
+        total = len(data.y_val)
+        yield ProxyResult(
+            accuracy=correct / total,
+            correct=correct,
+            val_images=total,
+            val_loss=val_loss,
+            train_loss=torch.cat(losses)[-LAST_STEPS:].mean().item(),
+            steps=sum(map(len, losses)),
+            seconds=0.0,
+            epoch_losses=tuple(torch.stack([epoch.mean() for epoch in losses]).tolist()),
+        )
 
 
 def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> ModelSpec:
@@ -186,20 +220,27 @@ def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> Mod
     return small
 
 
-def _train(network: nn.Module, data: ProxyData, settings: ProxySettings, seed: int) -> Tensor:
-    """Trains in place; the loss of every step, [epochs, steps an epoch]."""
-    network.train()
+def _train(
+    network: nn.Module, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float]
+) -> Iterator[list[Tensor]]:
+    """Trains in place; at each rung the loss of every step so far, [steps] for each epoch that has begun.
+
+    Between two rungs the network may be put into evaluation mode, but not changed.
+    """
     count = len(data.y_train)
     batch = min(settings.batch_size, count)
     per_epoch = count // batch  # the incomplete batch is dropped: BatchNorm cannot train on a single image
     steps = per_epoch * settings.epochs
+    ends = [max(1, round(share * steps)) for share in rungs]
     optimiser = torch.optim.AdamW(recipe.parameter_groups(network, settings), fused=True)
     generator = torch.Generator().manual_seed(seed)
     losses = torch.zeros(settings.epochs, per_epoch, device=data.device)
+    network.train()
     for epoch in range(settings.epochs):
         order = torch.randperm(count, generator=generator).to(data.device)
         for i in range(per_epoch):
-            factor = recipe.learning_rate_factor(epoch * per_epoch + i, steps, settings.warmup)
+            step = epoch * per_epoch + i
+            factor = recipe.learning_rate_factor(step, steps, settings.warmup)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * group["scale"] * factor
             rows = order[i * batch : (i + 1) * batch]
@@ -210,9 +251,12 @@ def _train(network: nn.Module, data: ProxyData, settings: ProxySettings, seed: i
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             optimiser.step()
             losses[epoch, i] = loss.detach()
-        if not losses[epoch].isfinite().all():
-            raise TrialFailed(f"training diverged: the loss is not finite in epoch {epoch + 1}")
-    return losses
+            reached = ends.count(step + 1)  # several, where there are fewer steps than rungs
+            if (reached or i + 1 == per_epoch) and not losses[epoch, : i + 1].isfinite().all():
+                raise TrialFailed(f"training diverged: the loss is not finite in epoch {epoch + 1}")
+            for _ in range(reached):
+                yield [*losses[:epoch], losses[epoch, : i + 1]]
+                network.train()
 
 
 def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -222,16 +266,19 @@ def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def _count_correct(network: nn.Module, data: ProxyData) -> int:
+def _evaluate(network: nn.Module, data: ProxyData) -> tuple[int, float]:
+    """How many validation images it gets right, and the mean cross-entropy over them."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.device)
+    loss = torch.zeros((), dtype=torch.float64, device=data.device)
     for first in range(0, len(data.y_val), EVAL_BATCH):
         batch = slice(first, first + EVAL_BATCH)
         logits = network(data.normalise(data.x_val[batch]))
         if not logits.isfinite().all():
             raise TrialFailed("training diverged: the logits are not finite")
         correct += (logits.argmax(1) == data.y_val[batch]).sum()
-    return int(correct)
+        loss += F.cross_entropy(logits, data.y_val[batch], reduction="sum")
+    return int(correct), loss.item() / len(data.y_val)
 
 
 @contextmanager
@@ -244,12 +291,26 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Drop path draws from the global generator: seeded here, and put back afterwards."""
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+class _RandomState:
+    """A random state of its own for a training that pauses: drop path draws from the global generator."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self.devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+        self.states: list[Tensor] = []
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """It is the global one, from where it was left; the global one is put back afterwards."""
+        with torch.random.fork_rng(devices=self.devices):
+            if self.states:
+                torch.set_rng_state(self.states[0])
+                for device, state in zip(self.devices, self.states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            else:
+                torch.manual_seed(self.seed)
+            yield
+            self.states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.devices)]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The proxy training: seeded, deterministic, scored on held-out images, and honest when it fails."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from modscale.training.proxy import (
     prepare,
     resolve_device,
     train_proxy,
+    train_to_rungs,
 )
 
 SETTINGS = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
@@ -99,6 +101,60 @@ def test_global_state_is_left_as_it_was(data: ProxyData) -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize("block", ["modulation", "mbconv"])
+def test_rungs_leave_the_end_as_it_is(data: ProxyData, block: str) -> None:
+    """To the bit, with drop path and BatchNorm, whatever is drawn while it waits; rungs lie within epochs too."""
+    spec = small_spec(block, drop_path_rate=0.2)
+    settings = replace(SETTINGS, threads=2)
+    expected = train_proxy(spec, data, settings, seed=7)
+    threads, results = torch.get_num_threads(), []
+    for result in train_to_rungs(spec, data, settings, seed=7, rungs=(0.2, 0.5, 0.7, 1.0)):
+        results.append(result)
+        torch.manual_seed(len(results))
+        state = torch.random.get_rng_state()
+        assert torch.get_num_threads() == threads
+        assert torch.equal(state, torch.random.get_rng_state())
+    assert [result.steps for result in results] == [3, 8, 11, 16]
+    assert [len(result.epoch_losses) for result in results] == [1, 1, 2, 2]
+    assert same_but_time(results[-1], expected)
+    assert results[0].seconds < results[1].seconds < results[-1].seconds
+
+
+def test_a_rung_is_a_training_that_was_cut_off(data: ProxyData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the rate is the same all along, half of four epochs is two epochs."""
+    monkeypatch.setattr(proxy.recipe, "learning_rate_factor", lambda *_: 0.1)
+    spec = small_spec(drop_path_rate=0.2)
+    halfway = next(train_to_rungs(spec, data, replace(SETTINGS, epochs=4), seed=3, rungs=(0.5, 1.0)))
+    assert same_but_time(halfway, train_proxy(spec, data, SETTINGS, seed=3))
+
+
+def test_more_rungs_than_steps_are_all_reached() -> None:
+    """Two steps and five rungs: what stands after the first step, then after the second."""
+    tiny = prepare(two_colours(train=8, val=40), SETTINGS)
+    results = list(train_to_rungs(small_spec(), tiny, SETTINGS, seed=0, rungs=(0.01, 0.5, 0.7, 0.9, 1.0)))
+    assert [result.steps for result in results] == [1, 1, 1, 2, 2]
+    assert same_but_time(results[0], results[1])
+    assert results[-1].val_loss != results[0].val_loss
+
+
+def test_held_out_loss_is_the_mean_cross_entropy(data: ProxyData) -> None:
+    """By its definition in double precision, over batches of unequal size."""
+    many = replace(data, x_val=data.x_val.repeat(7, 1, 1, 1), y_val=data.y_val.repeat(7))
+    network = EfficientMod(proxy.proxy_spec(small_spec(), data, SETTINGS))
+    correct, loss = proxy._evaluate(network, many)
+    logits = network(many.normalise(many.x_val)).detach().double().numpy()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert loss == pytest.approx(-np.log(shares[np.arange(280), many.y_val.numpy()]).mean(), abs=1e-6)
+    assert correct == (logits.argmax(1) == many.y_val.numpy()).sum()
+
+
+def test_divergence_is_seen_at_a_rung(data: ProxyData) -> None:
+    """Before the epoch has ended."""
+    broken = replace(data, mean=data.mean * math.nan)
+    with pytest.raises(TrialFailed, match="training diverged: the loss is not finite in epoch 1"):
+        next(train_to_rungs(small_spec(), broken, SETTINGS, seed=0, rungs=(0.1, 1.0)))
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_trains(data: ProxyData, block: str) -> None:
     """BatchNorm's blocks too, with a batch that does not divide the images and would leave a last one of size 1."""
@@ -155,9 +211,9 @@ def test_divergence_is_the_trials_failure(data: ProxyData, monkeypatch: pytest.M
     with pytest.raises(TrialFailed, match="training diverged: the loss is not finite in epoch 1"):
         train_proxy(small_spec(), broken, SETTINGS, seed=0)
 
-    def blow_up(network: EfficientMod, *_: object) -> torch.Tensor:
+    def blow_up(network: EfficientMod, *_: object) -> Iterator[list[torch.Tensor]]:
         torch.nn.init.constant_(network.head.weight, math.inf)
-        return torch.zeros(1, 1)
+        yield [torch.zeros(1)]
 
     monkeypatch.setattr(proxy, "_train", blow_up)
     with pytest.raises(TrialFailed, match="training diverged: the logits are not finite"):
