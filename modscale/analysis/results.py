@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modscale.analysis.front import Front, find_front
+from modscale.analysis.growth import Growth, find_growth
 from modscale.errors import InputError, RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
@@ -37,6 +38,12 @@ class Run:
             return find_front(complete_trials(self.trials), self.experiment.objectives, self.experiment.bands)
         except InputError as error:
             raise RunError(error.rule, file=self.folder / TRIALS_FILE, place=error.place) from error
+
+    @cached_property
+    def growth(self) -> Growth | None:
+        """How the hypervolume grew with the complete trials. Raises RunError as `front` does."""
+        seed = self.experiment.search.seed
+        return find_growth(complete_trials(self.trials), self.experiment.objectives, self.front.reference, seed=seed)
 
     @cached_property
     def columns(self) -> tuple[Metric, ...]:

@@ -132,7 +132,7 @@ def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
         "trials": len(run.trials),
         "complete": len(complete_trials(run.trials)),
         "files": {key: str(path) for key, path in files.items()},
-        **front_to_json(run.front),
+        **front_to_json(run.front, run.growth),
     }
 
 

@@ -1,7 +1,8 @@
 """The report of a run, rebuilt from the run's own files: `run.yaml`, `trials.jsonl` and `references.jsonl`.
 
-Writes `front.json`, `pareto.png`, `report.md`, `report.html`, `design_reading.json`, `design_reading.png` and one
-`models/BAND.yaml` for each band with a pick, each whole or not at all. The same files give the same report.
+Writes `front.json`, `pareto.png`, `hypervolume.png`, `report.md`, `report.html`, `design_reading.json`,
+`design_reading.png` and one `models/BAND.yaml` for each band with a pick, each whole or not at all. The same files give
+the same report.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 from modscale.analysis.design_reading import DRAWS, read_design
 from modscale.analysis.front import Front
+from modscale.analysis.growth import Growth
 from modscale.analysis.results import Run
 from modscale.errors import RunError
 from modscale.files import read_plain, sweep_halves, write_whole
 from modscale.report.figures import draw_front, draw_reading
+from modscale.report.growth import draw_growth
 from modscale.report.pages import render_page, to_json
 from modscale.report.text import write_context
 from modscale.runs.experiment import BAND_NAME
@@ -42,16 +45,19 @@ def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
     picture = draw_front(front, run.references, run.experiment.objectives, title=title)
     reading = read_design(run.experiment, run.trials, seed=run.experiment.search.seed, draws=draws)
     reading_picture = draw_reading(reading) if reading.parameters else None
-    context = write_context(run, picture, reading, reading_picture)
+    growth_picture = None if run.growth is None else draw_growth(run.growth)
+    context = write_context(run, picture, reading, reading_picture, growth_picture)
     files = {
         "design_reading": ("design_reading.json", to_json(asdict(reading))),
-        "front": ("front.json", to_json(front_to_json(front))),
+        "front": ("front.json", to_json(front_to_json(front, run.growth))),
         "pareto": ("pareto.png", picture.png),
         "markdown": ("report.md", render_page("report.md.j2", context, MOST_ROWS["md"])),
         "html": ("report.html", render_page("report.html.j2", context, MOST_ROWS["html"])),
     }
     if reading_picture is not None:
         files["design_reading_plot"] = ("design_reading.png", reading_picture.png)
+    if growth_picture is not None:
+        files["hypervolume_plot"] = ("hypervolume.png", growth_picture.png)
     written = {kind: run.folder / name for kind, (name, _) in files.items()}
     _write_models(run, front)
     for kind, (_, content) in files.items():
@@ -59,7 +65,7 @@ def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
     return written
 
 
-def front_to_json(front: Front) -> dict[str, Any]:
+def front_to_json(front: Front, growth: Growth | None) -> dict[str, Any]:
     """The content of `front.json`."""
     return {
         "front": [trial.number for trial in front.members],
@@ -73,7 +79,14 @@ def front_to_json(front: Front) -> dict[str, Any]:
             "bands": {band: list(pick.ties) for band, pick in front.picks.items()},
         },
         "front_probability": {str(number): round(p, 4) for number, p in front.probability.items()},
+        "growth": None if growth is None else growth_to_json(growth),
     }
+
+
+def growth_to_json(growth: Growth) -> dict[str, Any]:
+    """Shares of the final hypervolume, in six digits."""
+    shares = ("run", "random_mean", "random_low", "random_high")
+    return asdict(growth) | {key: [round(share, 6) for share in getattr(growth, key)] for key in shares}
 
 
 def _write_models(run: Run, front: Front) -> None:

@@ -17,6 +17,7 @@ from modscale.analysis.proxy_ranking import check_ranking, published_top1
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.report.figures import Picture
+from modscale.report.growth import growth_text
 from modscale.runs.experiment import mismatch_note
 from modscale.runs.folder import section
 from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text
@@ -29,7 +30,11 @@ SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
 
 
 def write_context(
-    run: Run, picture: Picture, reading: DesignReading, reading_picture: Picture | None
+    run: Run,
+    picture: Picture,
+    reading: DesignReading,
+    reading_picture: Picture | None,
+    growth_picture: Picture | None,
 ) -> dict[str, Any]:
     """Everything the templates print, as text."""
     experiment, front, columns = run.experiment, run.front, run.columns
@@ -59,6 +64,8 @@ def write_context(
         "ranking": "" if ranking is None else ranking.sentence(),
         "hypervolume": f"{front.hypervolume:.6g}",
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
+        "growth": "" if run.growth is None else growth_text(run.growth, len(experiment.objectives)),
+        "growth_plot": "" if growth_picture is None else _base64(growth_picture.svg),
         "reference_point": [f"{METRICS[m].noun} {metric_text(m, v)}" for m, v in front.reference.items()],
         "settings": _settings(run),
         "machine": _pairs(section(run.document, "machine")),

@@ -31,7 +31,7 @@ REFERENCES_FILE = "references.jsonl"
 STUDY_FILE = "study.db"
 OUTPUTS = frozenset({
     RUN_FILE, STUDY_FILE, "front.json", "report.md", "report.html", "pareto.png", "design_reading.json",
-    "design_reading.png",
+    "design_reading.png", "hypervolume.png",
 })  # fmt: skip
 """What is written whole into a run's folder."""
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -101,9 +102,28 @@ def test_hypervolume_is_the_area_of_the_staircase(run: Path) -> None:
     assert written["hypervolume"] == pytest.approx(area)
 
 
+def test_growth_is_the_area_of_the_first_trials(run: Path) -> None:
+    """Of the first complete trials of the raw file, as a share of the stored volume; told in both reports."""
+    written = read_json(run / "front.json")
+    growth, reference = written["growth"], written["reference_point"]
+    complete = [(t["latency_ms"], t["accuracy"]) for t in raw_trials(run) if t["state"] == "complete"]
+    assert growth["trials"] == list(range(1, 39))
+    for count, share in zip(growth["trials"], growth["run"], strict=True):
+        stops = [*sorted(latency for latency, _ in complete[:count]), reference["latency_ms"]]
+        area = sum(
+            (end - start) * (max(a for latency, a in complete[:count] if latency <= start) - reference["accuracy"])
+            for start, end in pairwise(stops)
+        )
+        assert share == pytest.approx(area / written["hypervolume"], abs=2e-6)
+    said = f"After 19 of 38 complete trials the search had {100 * growth['run'][18]:.0f} % of its final hypervolume"
+    assert said in Page((run / "report.html").read_text()).text
+    assert said in (run / "report.md").read_text()
+    assert "](hypervolume.png)" in (run / "report.md").read_text()
+
+
 def test_every_file_of_the_contract_is_there(run: Path) -> None:
     """A run's folder holds what the contract lists, and each pick's spec counts as its trial does."""
-    for name in ("run.yaml", "trials.jsonl", "front.json", "report.md", "report.html", "pareto.png"):
+    for name in ("run.yaml", "trials.jsonl", "front.json", "report.md", "report.html", "pareto.png", "hypervolume.png"):
         assert (run / name).stat().st_size > 0
     by_number = {t["number"]: t for t in raw_trials(run)}
     for band, number in read_json(run / "front.json")["bands"].items():
@@ -119,7 +139,8 @@ def test_html_opens_offline(run: Path) -> None:
     html = (run / "report.html").read_text()
     page = Page(html)
     sources = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "srcset")]
-    assert len(sources) == 2
+    assert len(sources) == 3
+    assert len(html) < 400_000
     assert all(source is not None and source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     assert "@import" not in html
@@ -210,7 +231,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", trials, [reference], space=space, machine={"cpu": HOSTILE}, started=HOSTILE)
     build_report(load_run(folder), draws=2)
     page = Page((folder / "report.html").read_text())
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 1
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 2  # the front and the growth
     assert page.text.count(HOSTILE) == 4
     assert name in page.text
     tables = (folder / "report.md").read_text().replace("\\|", "").split("\n\n")
@@ -294,7 +315,7 @@ def test_png_shows_the_front(run: Path) -> None:
 
 def test_the_same_files_give_the_same_report(run: Path) -> None:
     """A report rebuilt from the files is equal to the last byte."""
-    names = ("front.json", "report.md", "report.html", "pareto.png", "design_reading.json")
+    names = ("front.json", "report.md", "report.html", "pareto.png", "design_reading.json", "hypervolume.png")
     before = [(run / name).read_bytes() for name in names]
     build_report(load_run(run), draws=2)
     assert [(run / name).read_bytes() for name in names] == before
