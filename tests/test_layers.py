@@ -33,11 +33,11 @@ FLOORS = (  # top to bottom: a module imports from its own package or from a flo
     "specs",
     "kinds processes settings",
     "document machine lines",
-    "files arrays interrupts",
+    "files arrays pareto interrupts",
     "errors",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-LIGHT = ("specs.", "spaces.", "runs.", "analysis.pareto", "analysis.front", "latency.settings", "training.settings")
+LIGHT = ("specs.", "spaces.", "runs.", "pareto", "analysis.front", "latency.settings", "training.settings")
 HEAVY = {"torch", "optuna", "onnxruntime", "onnx", "fvcore", "rich", "typer", "matplotlib", "PIL", "safetensors"}
 SHARED = {"torch", "numpy"}  # the two array libraries; every other one has a module to itself
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modscale.analysis.front import objective_values
-from modscale.analysis.pareto import Floats, losses_of, pareto_front
+from modscale.pareto import Floats, losses_of, pareto_front
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import METRICS
 from modscale.runs.trials import Trial, complete_trials

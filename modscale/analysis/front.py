@@ -14,7 +14,8 @@ from math import inf
 
 import numpy as np
 
-from modscale.analysis.pareto import (
+from modscale.errors import InputError
+from modscale.pareto import (
     Flags,
     Floats,
     hypervolume,
@@ -23,7 +24,6 @@ from modscale.analysis.pareto import (
     reference_point,
     undominated_draws,
 )
-from modscale.errors import InputError
 from modscale.runs.metrics import METRICS, metric_text
 from modscale.runs.trials import Trial
 from modscale.spaces.space import Bounds

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from modscale.analysis.front import objective_values
-from modscale.analysis.pareto import Flags, Floats, losses_of
 from modscale.arrays import IntArray
+from modscale.pareto import Flags, Floats, losses_of
 from modscale.runs.trials import Trial
 
 POINTS = 64

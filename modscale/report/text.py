@@ -12,10 +12,10 @@ from typing import Any
 from modscale import __version__
 from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.analysis.front import Front, limits_text, objective_values
-from modscale.analysis.pareto import pareto_front
 from modscale.analysis.proxy_ranking import check_ranking, published_top1
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
+from modscale.pareto import pareto_front
 from modscale.report.figures import Picture
 from modscale.report.growth import growth_text
 from modscale.runs.experiment import mismatch_note

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 import pytest
 
-from modscale.analysis.pareto import hypervolume, pareto_front, reference_point, undominated_draws
+from modscale.pareto import hypervolume, pareto_front, reference_point, undominated_draws
 
 MIXES = [
     ["maximize"],
