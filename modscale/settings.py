@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modscale.document import NOWHERE, Section, check_choice, check_flag, check_integer
+from modscale.document import NOWHERE, Section, check_choice, check_flag, check_integer, check_number
 from modscale.errors import InputError
 from modscale.machine import available_cores
 
@@ -89,6 +89,10 @@ class SearchSettings:
     """`tpe` (multi-objective tree-structured Parzen estimator) or `random`."""
     references: tuple[str, ...] = ("xxs", "xs", "s", "s_conv")
     """Published networks measured the same way, for comparison."""
+    rungs: tuple[float, ...] = ()
+    """Shares of the proxy training, rising, after which a candidate may be stopped early; empty: none is."""
+    keep: float = 0.5
+    """Share of the candidates that a rung lets go on, at the least; see `searching/rungs.py`."""
     seed: int = 0
     """Seed of the sampler, the initial weights and the order of the batches."""
 
@@ -146,6 +150,8 @@ def parse_search(document: object, place: str, elsewhere: Mapping[str, str] = NO
         startup_trials=section.integer("startup_trials", default.startup_trials, high=1_000_000),
         sampler=section.choice("sampler", default.sampler, SAMPLERS),
         references=_references(section, default.references),
+        rungs=_rungs(section, default.rungs),
+        keep=section.number("keep", default.keep, above=0, high=1),
         seed=section.integer("seed", default.seed, low=0, high=2**32 - 1),
     )
 
@@ -166,6 +172,17 @@ def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
         if name in names[:i]:
             raise InputError("must not repeat a network", place=f"{place}[{i}]", value=name)
     return tuple(names)
+
+
+def _rungs(section: Section, default: tuple[float, ...]) -> tuple[float, ...]:
+    shares, place = section.raw("rungs", list(default)), section.at("rungs")
+    if not isinstance(shares, (list, tuple)):
+        raise InputError("must be a list of shares of the training", place=place, value=shares)
+    for i, share in enumerate(shares):
+        check_number(share, f"{place}[{i}]", above=0, below=1)
+        if i and share <= shares[i - 1]:
+            raise InputError("must be more than the rung before it", place=f"{place}[{i}]", value=share)
+    return tuple(map(float, shares))
 
 
 def _boolean(section: Section, key: str, default: bool) -> bool:

@@ -60,6 +60,13 @@ def test_an_empty_section_is_all_defaults(name):
         ("search", {"references": "s"}, "search.references: must be a list of published networks, got 's'"),
         ("search", {"references": ["xl"]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got 'xl'"),
         ("search", {"references": ["s", "s"]}, "search.references[1]: must not repeat a network, got 's'"),
+        ("search", {"rungs": 0.5}, "search.rungs: must be a list of shares of the training, got 0.5"),
+        ("search", {"rungs": [0.5, 1]}, "search.rungs[1]: must be less than 1, got 1"),
+        ("search", {"rungs": [0]}, "search.rungs[0]: must be more than 0, got 0"),
+        ("search", {"rungs": [0.5, 0.5]}, "search.rungs[1]: must be more than the rung before it, got 0.5"),
+        ("search", {"rungs": ["a"]}, "search.rungs[0]: must be a number, got 'a'"),
+        ("search", {"keep": 0}, "search.keep: must be more than 0, got 0"),
+        ("search", {"keep": 1.1}, "search.keep: must be 1 or less, got 1.1"),
         ("search", {"references": [["s"]]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got ['s']"),
     ],
 )

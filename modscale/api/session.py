@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.results import Run, load_run
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
 from modscale.files import path_text
@@ -38,6 +39,7 @@ from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.loop import Observer, require_complete, run_search
 from modscale.searching.measures import Evaluator
 from modscale.searching.mirror import StudyMirror
+from modscale.searching.rungs import make_judge
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
 from modscale.spaces.feasibility import require_feasible
@@ -131,6 +133,8 @@ def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
         "run": str(folder),
         "trials": len(run.trials),
         "complete": len(complete_trials(run.trials)),
+        "stopped": sum(trial.state == "stopped" for trial in run.trials),
+        "spared_seconds": spared_seconds(run.trials),
         "files": {key: str(path) for key, path in files.items()},
         **front_to_json(run.front, run.growth),
     }
@@ -235,6 +239,7 @@ def _search(
                 trials_file=folder / TRIALS_FILE,
                 references=references,
                 references_file=folder / REFERENCES_FILE,
+                judge=make_judge(experiment.objectives, experiment.search),
                 mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
             )
     if outcome.exhausted:

@@ -151,6 +151,10 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     for band, pick in summary["bands"].items():
         if pick is None:
             note(f"{band}: none: {summary['reasons'][band]}")
+    if summary["stopped"]:
+        spared = summary["spared_seconds"]
+        estimate = "" if spared is None else f", which spared about {spared:.0f} s of training (an estimate)"
+        note(f"{summary['stopped']} of {summary['trials']} trials were stopped early{estimate}")
     note(f"report: {summary['files']['html']} (opens in a browser, offline)")
 
 

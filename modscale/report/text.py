@@ -11,6 +11,7 @@ from typing import Any
 
 from modscale import __version__
 from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
+from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import Front, limits_text, objective_values
 from modscale.analysis.proxy_ranking import check_ranking, published_top1
 from modscale.analysis.results import Run
@@ -46,6 +47,7 @@ def write_context(
         "version": __version__,
         "headline": _headline(run, front),
         "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
+        "spared": _spared_sentence(run.trials),
         "total": len(states),
         "columns": [metric.noun for metric in columns],
         "count_columns": [metric.noun for metric in METRICS.values() if metric.is_count],
@@ -84,6 +86,17 @@ def write_context(
 def _all_results(run: Run) -> list[Results]:
     """Of all that was measured to the end, the published networks included."""
     return [trial.results for trial in (*complete_trials(run.trials), *complete_trials(run.references))]
+
+
+def _spared_sentence(trials: Sequence[Trial]) -> str:
+    """What early stopping spared; empty where it stopped nothing at a rung."""
+    seconds = spared_seconds(trials)
+    if seconds is None:
+        return ""
+    return (
+        f"Early stopping spared about {seconds / 60:.1f} minutes of training: an estimate, from how long the complete"
+        " trials trained on after the same rungs."
+    )
 
 
 def _headline(run: Run, front: Front) -> str:

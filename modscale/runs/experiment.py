@@ -110,7 +110,11 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
         },
         "proxy": asdict(experiment.proxy),
         "latency": asdict(experiment.latency),
-        "search": {**asdict(experiment.search), "references": list(experiment.search.references)},
+        "search": {
+            **asdict(experiment.search),
+            "references": list(experiment.search.references),
+            "rungs": list(experiment.search.rungs),
+        },
     }
 
 

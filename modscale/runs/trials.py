@@ -6,7 +6,7 @@ Every line is held to the rules below, and its counts to its spec: the file may 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,18 @@ STATES = ("complete", "failed", "stopped")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """What a candidate had come to on the way through its training."""
+
+    share: float
+    """Of its training, above 0 and at most 1."""
+    value: float
+    """By which candidates are compared at this rung; higher is better, in a unit of the proxy's own."""
+    seconds: float
+    """Wall time of the training up to here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     """One candidate, measured or failed."""
 
@@ -31,7 +43,7 @@ class Trial:
     state: str
     """`complete`, `failed`, or `stopped` where a rung ended it."""
     reason: str | None = None
-    """Why it failed; None unless it did."""
+    """Why it failed or was stopped; None where it is complete."""
     spec: ModelSpec
     """The candidate."""
     results: Mapping[str, float]
@@ -40,6 +52,8 @@ class Trial:
     """Wall time of the whole evaluation."""
     choice: Mapping[str, int | float | str] = field(default_factory=dict)
     """Search parameter (`stages[2].depth`) to its option; empty for a network that no search chose."""
+    rungs: tuple[Rung, ...] = ()
+    """The rungs that it has reached, in their order; the last one of a complete trial is the end of its training."""
 
     def __getitem__(self, key: str) -> float:
         """What it has for a metric, or a key that belongs to one. Raises KeyError where that was not measured."""
@@ -50,7 +64,7 @@ class Trial:
         return self.results.get(key)
 
 
-OWN_KEYS = ("number", "state", "reason", "spec", "seconds", "choice")
+OWN_KEYS = ("number", "state", "reason", "spec", "seconds", "choice", "rungs")
 """What a line has besides the results."""
 
 
@@ -108,6 +122,7 @@ def parse_trial(document: object) -> Trial:
         },
         seconds=line.number("seconds", None, low=0),
         choice=_parse_choice(line.raw("choice")),
+        rungs=_parse_rungs(line.raw("rungs")),
     )
 
 
@@ -120,7 +135,13 @@ def _to_dict(trial: Trial) -> dict[str, Any]:
         **{key: trial.value(key) for key in result_rules()},
         "seconds": trial.seconds,
         "choice": dict(trial.choice),
+        **({"rungs": rungs_to_list(trial.rungs)} if trial.rungs else {}),
     }
+
+
+def rungs_to_list(rungs: Sequence[Rung]) -> list[dict[str, float]]:
+    """As they stand in a trial's line."""
+    return [asdict(rung) for rung in rungs]
 
 
 def _parse_line(document: object) -> Trial:
@@ -146,6 +167,25 @@ def _parse_choice(document: object) -> dict[str, int | float | str]:
     if not isinstance(document, Mapping):
         raise InputError("must be a mapping of parameter to option", place="choice", value=document)
     return {name: _check_option(option, f"choice.{name}") for name, option in document.items()}
+
+
+def _parse_rungs(document: object) -> tuple[Rung, ...]:
+    if document is None:
+        return ()
+    if not isinstance(document, list):
+        raise InputError("must be a list of what was reached at each rung", place="rungs", value=document)
+    rungs: list[Rung] = []
+    for i, one in enumerate(document):
+        line = Section(one, tuple(Rung.__dataclass_fields__), place=f"rungs[{i}]", what="a rung")
+        rung = Rung(
+            share=line.number("share", None, above=0, high=1),
+            value=line.number("value", None),
+            seconds=line.number("seconds", None, low=0),
+        )
+        if rungs and rung.share <= rungs[-1].share:
+            raise InputError("must be more than that of the rung before it", place=line.at("share"), value=rung.share)
+        rungs.append(rung)
+    return tuple(rungs)
 
 
 def _check_option(option: object, place: str) -> int | float | str:

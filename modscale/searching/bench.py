@@ -7,7 +7,7 @@ takes all the memory takes the worker with it, not the command: the worker is st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,14 +30,16 @@ class Bench:
         latency: LatencySettings,
         *,
         seed: int,
+        rungs: Sequence[float] = (),
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`seed` draws the data, and is that of a search."""
+        """`seed` draws the data, and is that of a search; at the `rungs` of a training a candidate may end."""
         self.source = source
         self.proxy = proxy
         self.latency = latency
         self.seed = seed
+        self.rungs = tuple(rungs)
         self.debug = debug
         self.note = note
         self.worker: Child | None = None

@@ -10,19 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from modscale.errors import AllTrialsFailed, TrialFailed, naming_file
 from modscale.interrupts import check_stop
-from modscale.runs.trials import Trial, append_trial, complete_trials, read_trials
-from modscale.searching.measures import Evaluation
+from modscale.runs.metrics import Results
+from modscale.runs.trials import Rung, Trial, append_trial, complete_trials, read_trials
+from modscale.searching.measures import Evaluation, Judge
 from modscale.searching.study import Candidate, SearchStudy
 from modscale.specs.counts import count_model
 from modscale.specs.sameness import network_key
 from modscale.specs.spec import ModelSpec
 
-Evaluate = Callable[[ModelSpec, Callable[[str], None]], Evaluation]
+Evaluate = Callable[..., Evaluation]
+"""Takes a spec and who hears of its stages, and of a candidate the judge too where there is one. Raises TrialFailed."""
+JudgeAmong = Callable[[Sequence[Trial], Results, Sequence[Rung]], str | None]
+"""As `measures.Judge`, given the finished trials."""
 
 
 class Observer(Protocol):
@@ -57,13 +62,15 @@ def run_search(
     trials_file: Path,
     references: Sequence[ModelSpec],
     references_file: Path,
+    judge: JudgeAmong | None = None,
     mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
 ) -> Outcome:
     """Evaluates candidates until `limit` trials are finished, and the reference networks evenly among them.
 
     The references are spread over the run, so that a drifting machine meets them as it meets the trials. A network
-    that is a reference and a candidate is measured once, and what was measured stands in both files. `mirror` is given
-    the finished trials at the start and after each one.
+    that is a reference and a candidate is measured once, and what was measured stands in both files. The judge may end
+    a candidate early, by the trials that are finished then, and never a reference. `mirror` is given the finished
+    trials at the start and after each one.
 
     Raises:
         AllTrialsFailed: trials were finished and none of them is complete.
@@ -81,7 +88,8 @@ def run_search(
     def finish(label: str, candidate: Candidate, file: Path, finished: list[Trial]) -> Trial:
         others = trials if finished is measured else measured
         check_stop()
-        trial = _twin(candidate, others) or _try(label, candidate, evaluate, observer)
+        judges = [] if judge is None or finished is measured else [partial(judge, trials)]
+        trial = _twin(candidate, others) or _try(label, candidate, evaluate, observer, *judges)
         append_trial(file, trial)
         finished.append(trial)
         observer.finished(label, trial)
@@ -117,12 +125,12 @@ def _twin(candidate: Candidate, finished: Iterable[Trial]) -> Trial | None:
     return None
 
 
-def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer) -> Trial:
+def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer, *judges: Judge) -> Trial:
     """One finished trial: complete, or failed or stopped with its reason."""
     observer.started(label, candidate.spec)
     start = time.perf_counter()
     try:
-        evaluation = evaluate(candidate.spec, observer.stage)
+        evaluation = evaluate(candidate.spec, observer.stage, *judges)
     except TrialFailed as failure:
         check_stop()  # what was stopped has not failed
         count = count_model(candidate.spec)
@@ -143,4 +151,5 @@ def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observe
         results=evaluation.results,
         seconds=evaluation.seconds,
         choice=candidate.choice,
+        rungs=evaluation.rungs,
     )

@@ -14,16 +14,24 @@ from typing import Literal
 
 from modscale.files import scratch_folder
 from modscale.runs.experiment import Experiment
-from modscale.runs.metrics import Results
+from modscale.runs.metrics import ACCURACY, Results
+from modscale.runs.trials import Rung
 from modscale.searching.bench import Bench
 from modscale.searching.worker import DataSummary
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
+from modscale.training.proxies import ProxyScore
 
 Announce = Callable[[str], None]
 """Hears what is being done to a candidate."""
-Judge = Callable[[str, Results], str | None]
-"""After a measure, by its name and all results so far: why the candidate ends here, or None where it goes on."""
+Judge = Callable[[Results, Sequence[Rung]], str | None]
+"""After a measure, or at a rung of the training, by all that is known: why the candidate ends here, or None."""
+Reached = Callable[[Rung], None]
+"""Hears which rung a candidate has reached. Raises Stopped where it ends there."""
+
+
+class Stopped(Exception):  # a signal between the evaluator and its measures
+    """The candidate ends here; its text is why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +42,8 @@ class Measure:
     """What it is called."""
     needs: Literal["nothing", "quiet device", "training slot"]
     """What it must have to itself while it runs."""
-    run: Callable[[Bench, ModelSpec, Announce], Results]
-    """Gives its metrics, and the further keys that belong to them. Raises TrialFailed."""
+    run: Callable[[Bench, ModelSpec, Announce, Reached], Results]
+    """Gives its metrics, and the further keys that belong to them. Raises TrialFailed, and lets Stopped pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +55,18 @@ class Evaluation:
     seconds: float
     """Wall time of the evaluation."""
     stopped: str | None = None
-    """Why it ended before the last measure; None where it did not."""
+    """Why it ended before the last measure was taken to its end; None where it did not."""
+    rungs: tuple[Rung, ...] = ()
+    """The rungs of its training that it has reached."""
 
 
-def count(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
+def count(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
     """Params and FLOPs in closed form."""
     counted = count_model(spec)
     return {"params": counted.params, "flops": counted.flops}
 
 
-def time_latency(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
+def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached = lambda rung: None) -> Results:
     """ONNX Runtime latency of the exported and verified network at full resolution."""
     from modscale.latency.protocol import measure_latency
 
@@ -75,10 +85,22 @@ def time_latency(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
     }
 
 
-def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
-    """What the proxy gives: accuracy on held-out images after a short training, say."""
+def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
+    """What the proxy gives: accuracy after a short training, say, which may end at the bench's rungs."""
     announce("training")
-    score, _ = bench.ask("score", spec, bench.seed)
+    start = time.perf_counter()
+    shares = (*bench.rungs, 1.0)
+    score: ProxyScore = bench.ask("begin_score", spec, bench.seed, shares)
+    for share in shares:
+        if share != shares[0]:
+            score = bench.ask("next_score")
+        value = score.score if score.rung_value is None else score.rung_value
+        if bench.rungs:
+            try:
+                reached(Rung(share=share, value=value, seconds=time.perf_counter() - start))
+            except Stopped:
+                bench.ask("drop_score")
+                raise
     return dict(score.results)
 
 
@@ -102,15 +124,19 @@ class Evaluator:
         source: str,
         *,
         measures: Sequence[Measure] = MEASURES,
-        judge: Judge = lambda measure, results: None,
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.bench = Bench(
-            source, experiment.proxy, experiment.latency, seed=experiment.search.seed, debug=debug, note=note
+            source,
+            experiment.proxy,
+            experiment.latency,
+            seed=experiment.search.seed,
+            rungs=experiment.search.rungs if ACCURACY.name in experiment.objectives else (),
+            debug=debug,
+            note=note,
         )
         self.measures = measures
-        self.judge = judge
 
     @property
     def summary(self) -> DataSummary:
@@ -129,17 +155,36 @@ class Evaluator:
     ) -> None:
         self.bench.__exit__(kind, error, trace)
 
-    def __call__(self, spec: ModelSpec, announce: Announce = lambda stage: None) -> Evaluation:
+    def __call__(
+        self, spec: ModelSpec, announce: Announce = lambda stage: None, judge: Judge = lambda results, rungs: None
+    ) -> Evaluation:
         """Takes the measures of one candidate, one after the other, until the judge ends it.
+
+        The judge is asked after each measure, and at each rung of the training, where something is left to be done.
 
         Raises:
             TrialFailed: the candidate could not be exported, timed or trained; the reason is its text.
         """
         start = time.perf_counter()
         results: dict[str, float] = {}
+        rungs: list[Rung] = []
         stopped = None
-        for measure in self.measures:
-            results |= measure.run(self.bench, spec, announce)
-            if measure is not self.measures[-1] and (stopped := self.judge(measure.name, results)) is not None:
-                break
-        return Evaluation(results=results, seconds=time.perf_counter() - start, stopped=stopped)
+
+        def go_on() -> None:
+            if (reason := judge(results, rungs)) is not None:
+                raise Stopped(reason)
+
+        def reached(rung: Rung) -> None:
+            rungs.append(rung)
+            if rung.share < 1:
+                go_on()
+
+        try:
+            for measure in self.measures:
+                if results:
+                    go_on()
+                results |= measure.run(self.bench, spec, announce, reached)
+        except Stopped as stop:
+            stopped = str(stop)
+        seconds = time.perf_counter() - start
+        return Evaluation(results=results, seconds=seconds, stopped=stopped, rungs=tuple(rungs))

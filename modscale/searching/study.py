@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from modscale.errors import RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import METRICS, result_rules
-from modscale.runs.trials import Trial
+from modscale.runs.trials import Trial, rungs_to_list
 from modscale.searching.draws import Draws, SpaceExhausted
 from modscale.spaces.space import Parameter, Space
 from modscale.spaces.tables import SpaceTables
@@ -119,7 +119,11 @@ class SearchStudy:
         return Candidate(number=trial.number, choice=dict(trial.params), spec=spec)
 
     def tell(self, trial: Trial) -> None:
-        """Closes a trial with its values, or as failed."""
+        """Closes a trial with its values, or as failed.
+
+        To Optuna a stopped trial has failed too: it has no values to learn from, and TPE refuses pruned ones where
+        there are several objectives. Its network is never proposed again.
+        """
         if trial.state == "complete":
             self.study.tell(trial.number, _values(self.objectives, trial))
         else:
@@ -265,13 +269,14 @@ def _values(objectives: Iterable[str], trial: Trial) -> list[float]:
 
 def attribute_names() -> set[str]:
     """The user attributes that a trial of ours may have in the study."""
-    return {"name", "spec", "reason", *result_rules()}
+    return {"name", "spec", "reason", "rungs", *result_rules()}
 
 
 def _attributes(trial: Trial) -> list[tuple[str, str]]:
-    """Its name, spec and results, and why it ended early, with their values as JSON."""
+    """Its name, spec, results and rungs, and why it ended early, with their values as JSON."""
     shown = {**trial.results, "name": trial.spec.name, "spec": spec_to_dict(trial.spec)}
     shown |= {} if trial.reason is None else {"reason": trial.reason}
+    shown |= {"rungs": rungs_to_list(trial.rungs)} if trial.rungs else {}
     return sorted((key, json.dumps(value)) for key, value in shown.items())
 
 

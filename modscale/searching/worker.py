@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modscale.errors import DataError
+from modscale.errors import DataError, TrialFailed
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
 
@@ -48,6 +49,7 @@ class Tasks:
         self.source, self.proxy, self.seed = source, proxy, seed
         self.prepared: Any = None
         self.has_trained = False
+        self.scores: Iterator[ProxyScore] | None = None
 
     def load(self) -> DataSummary:
         from modscale.datasets.dataset import load_dataset
@@ -91,6 +93,28 @@ class Tasks:
         start = time.process_time()
         score = score_network(spec, self.prepared, self.proxy, seed=seed)
         return score, time.process_time() - start
+
+    def begin_score(self, spec: ModelSpec, seed: int, rungs: Sequence[float]) -> ProxyScore:
+        """What the proxy says of a network at the first of its rungs, where it waits."""
+        from modscale.training.proxies import score_to_rungs
+
+        self.scores = score_to_rungs(spec, self.prepared, self.proxy, seed=seed, rungs=rungs)
+        return self.next_score()
+
+    def next_score(self) -> ProxyScore:
+        """What it says of the same network at the next rung."""
+        self.has_trained = True
+        if self.scores is None:  # the process that had begun is gone
+            raise TrialFailed("the training was lost between two rungs")
+        try:
+            return next(self.scores)
+        except BaseException:
+            self.scores = None
+            raise
+
+    def drop_score(self) -> None:
+        """The network that was begun does not go on."""
+        self.scores, self.has_trained = None, True
 
     def after_answer(self) -> None:
         """Called when a task's answer, and an error's hold on its frames, are gone."""

@@ -32,6 +32,8 @@ class ProxyScore:
     """Higher is better; in any unit."""
     standard_error: float | None
     """Of the score, as far as one scoring knows it: from the number of held-out images, say. None where it does not."""
+    rung_value: float | None = None
+    """What a rung is to compare instead of the score, where that orders networks finer; higher is better."""
     results: Mapping[str, float] = field(default_factory=dict)
     """What a search writes down of it, by the keys of `runs/metrics.py`; one that seeks accuracy needs one here."""
 
@@ -48,6 +50,7 @@ def score_by_training(
         yield ProxyScore(
             score=result.accuracy,
             standard_error=sqrt(share * (1 - share) / result.val_images),
+            rung_value=-result.val_loss,
             results={"accuracy": result.accuracy, "val_images": result.val_images, "val_loss": result.val_loss},
         )
 

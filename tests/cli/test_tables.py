@@ -16,6 +16,7 @@ from modscale.cli import tables
 from modscale.cli.layout import text_width
 from modscale.report.build import build_report
 from modscale.runs.experiment import load_experiment, parse_experiment
+from modscale.runs.trials import Rung
 from modscale.scaling.scale import scale_model
 from modscale.spaces.census import take_census
 from modscale.spaces.nearest import within_budgets
@@ -154,3 +155,15 @@ def test_a_sampled_census_fits_80_columns(screen: Any) -> None:
     narrow = screen(tables.show_census, census, width=60)
     assert "no room for: share" in " ".join(narrow)
     assert any("260,396,145,108 to 260,656,013,079" in line for line in narrow)
+
+
+def test_trials_stopped_early_are_told_below_the_front(screen: Any, tmp_path: Path) -> None:
+    """How many, and an estimate of what that spared."""
+    rungs = (Rung(share=0.5, value=0.2, seconds=60.0), Rung(share=1.0, value=0.4, seconds=180.0))
+    trials = [replace(trial, rungs=rungs) for trial in fake_trials(FAKE, 8)]
+    trials[2] = remeasured(replace(trials[2], state="stopped", reason="beaten", rungs=rungs[:1]), accuracy=None)
+    run, summary = report_run(write_run(tmp_path / "run", trials, []))
+    lines = screen(tables.show_report, summary, run.trials, width=None)
+    assert "1 of 8 trials were stopped early, which spared about 120 s of training (an estimate)" in lines
+    run, summary = report_run(write_run(tmp_path / "other", trials[:2], []))
+    assert "stopped early" not in "".join(screen(tables.show_report, summary, run.trials, width=None))

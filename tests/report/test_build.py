@@ -21,11 +21,12 @@ from fake_runs import SPACE, fake_references, fake_trials, read_json, remeasured
 from PIL import Image
 
 from modscale.analysis.results import load_run
+from modscale.api.session import report_run
 from modscale.errors import RunError
 from modscale.report.build import build_report
 from modscale.report.figures import plot_axes
 from modscale.runs.experiment import parse_experiment
-from modscale.runs.trials import Trial
+from modscale.runs.trials import Rung, Trial
 from modscale.specs.counts import count_model
 from modscale.specs.spec import load_spec, parse_spec
 
@@ -166,6 +167,29 @@ def test_both_reports_say_what_matters(run: Path) -> None:
         assert re.search(
             r"Of the \d+ pairs of these networks, the proxy puts \d+ in the order of their published", text
         )
+
+
+def test_trials_stopped_at_a_rung_are_told_and_never_on_the_front(tmp_path: Path) -> None:
+    """However good they were there: with their reason, out of the front and the reading, and what that spared."""
+    rungs = [Rung(share=0.5, value=0.2, seconds=60.0), Rung(share=1.0, value=0.4, seconds=180.0)]
+    trials = [replace(trial, rungs=tuple(rungs)) for trial in fake_trials(FAKE, 8)]
+    ended = [
+        remeasured(
+            replace(trial, state="stopped", reason="beaten by <others>", rungs=(replace(rungs[0], value=0.99),)),
+            accuracy=None, val_images=None, latency_ms=1e-3,
+        )
+        for trial in trials[:3]
+    ]  # fmt: skip
+    run, summary = report_run(write_run(tmp_path / "run", [*ended, *trials[3:]], []))
+    assert (summary["stopped"], summary["complete"], summary["spared_seconds"]) == (3, 5, 3 * 120.0)
+    assert not {trial.number for trial in ended} & {*summary["front"], *summary["bands"].values()}
+    assert json.loads((run.folder / "design_reading.json").read_text())["trials"] == 5
+    page = " ".join(Page((run.folder / "report.html").read_text()).text.split())
+    markdown = (run.folder / "report.md").read_text().replace("\\", "")
+    for text in (page, markdown):
+        assert "5 of 8 trials are complete, 3 were stopped early" in text
+        assert "Early stopping spared about 6.0 minutes of training: an estimate" in text
+        assert "beaten by <others>" in text
 
 
 def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from modscale.report.build import build_report
 from modscale.report.figures import draw_front, plot_axes
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text
+from modscale.runs.trials import Rung, Trial
 from modscale.searching.bench import Bench
 from modscale.searching.loop import Outcome, run_search
-from modscale.searching.measures import MEASURES, Announce, Evaluator, Measure
+from modscale.searching.measures import MEASURES, Announce, Evaluator, Measure, Reached
 from modscale.searching.study import SearchStudy
 from modscale.spaces.tables import build_tables
 from modscale.specs.spec import ModelSpec
@@ -42,13 +44,13 @@ ENERGY = Metric(
 )
 
 
-def weigh(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
+def weigh(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
     """A made-up measure: energy follows the width of the first stage."""
     announce("energy")
     return {"energy_mj": spec.stages[0].dim / 10, "energy_error_mj": 0.01}
 
 
-def score(bench: Bench, spec: ModelSpec, announce: Announce) -> Results:
+def score(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
     """A made-up training: depth pays."""
     return {"accuracy": 0.1 + 0.05 * sum(stage.depth for stage in spec.stages) / 4, "val_images": 100}
 
@@ -74,12 +76,13 @@ def search(folder: Path, document: dict[str, Any], **options: Any) -> Outcome:
     write_run(folder, [], [], space=document)
     return run_search(
         SearchStudy(experiment, build_tables(experiment.space), seed=0),
-        Evaluator(experiment, "synthetic", measures=MADE_UP, **options),
+        Evaluator(experiment, "synthetic", measures=MADE_UP),
         Silent(),
         limit=12,
         trials_file=folder / "trials.jsonl",
         references=[],
         references_file=folder / "references.jsonl",
+        **options,
     )
 
 
@@ -137,8 +140,8 @@ def test_old_lines_are_read_beside_a_new_metric(tmp_path: Path, with_energy: dic
 def test_a_candidate_can_be_ended_after_any_measure(tmp_path: Path, with_energy: dict[str, Any]) -> None:
     """What was measured by then stands in its line with the reason, and no later measure is taken."""
 
-    def judge(measure: str, results: Results) -> str | None:
-        if measure == "energy" and results["energy_mj"] > 3:
+    def judge(trials: Sequence[Trial], results: Results, rungs: Sequence[Rung]) -> str | None:
+        if results.get("energy_mj", 0) > 3 and "accuracy" not in results:
             return f"{metric_text('energy_mj', results['energy_mj'])} is too much"
         return None
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modscale.errors import InputError, RunError
-from modscale.runs.trials import Trial, append_trial, parse_trial, read_trials
+from modscale.runs.trials import Rung, Trial, append_trial, parse_trial, read_trials
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, StageSpec, StemSpec, parse_spec
 
@@ -60,6 +60,9 @@ FAILED = Trial(
 SMALL = count_model(parse_spec({"stages": [{"dim": 8, "depth": 1}]}))
 
 
+RUNG = {"share": 0.25, "value": -2.5, "seconds": 3.0}
+
+
 def line(**changes: object) -> str:
     """A valid line of the contract's keys alone, with some changed."""
     document = {
@@ -72,7 +75,9 @@ def line(**changes: object) -> str:
 def test_reads_back_what_was_appended(tmp_path: Path) -> None:
     """A whole spec, a failure and a choice survive the file unchanged, in order."""
     path = tmp_path / "trials.jsonl"
-    trials = [TRIAL, FAILED, remeasured(replace(TRIAL, number=7, state="stopped"), latency_ms=None)]
+    rungs = (Rung(share=0.25, value=-2.5, seconds=3.0), Rung(share=1.0, value=-1.0, seconds=9.5))
+    stopped = replace(TRIAL, number=7, state="stopped", reason="too slow", rungs=rungs)
+    trials = [TRIAL, FAILED, remeasured(stopped, accuracy=None)]
     for trial in trials:
         append_trial(path, trial)
     assert read_trials(path) == trials
@@ -207,6 +212,13 @@ BROKEN = [
     (line(spec={"stages": [{"dim": 8, "depth": 0}]}), r"line 2, spec.stages\[0\].depth: must be 1 or more, got 0"),
     (line(choice={"stages[0].dim": None}), r"line 2, choice.stages\[0\].dim: must be a number, got None"),
     (line(choice=[1]), r"line 2, choice: must be a mapping of parameter to option, got \[1\]"),
+    (line(rungs={}), r"line 2, rungs: must be a list of what was reached at each rung, got \{\}"),
+    (line(rungs=[3]), r"line 2, rungs\[0\]: must be a mapping \(a rung\), got 3"),
+    (line(rungs=[RUNG | {"share": 0}]), r"line 2, rungs\[0\].share: must be more than 0, got 0"),
+    (line(rungs=[RUNG | {"share": 1.5}]), r"line 2, rungs\[0\].share: must be 1 or less, got 1.5"),
+    (line(rungs=[RUNG, RUNG]), r"line 2, rungs\[1\].share: must be more than that of the rung before it, got 0.25"),
+    (line(rungs=[RUNG | {"seconds": -1}]), r"line 2, rungs\[0\].seconds: must be 0 or more, got -1"),
+    (line(rungs=[{"share": 0.5, "seconds": 1}]), r"line 2, rungs\[0\].value: is required"),
     (line(number=9), "line 2, number: the number stands on line 1 already, got 9"),
     (line()[:-1] + ', "number": 5}', "line 2: not a JSON object: the key 'number' stands twice"),
     (line(params="x" * 10).replace('"xxxxxxxxxx"', "1" * 5000), "line 2: not a JSON object: Exceeds the limit"),
@@ -241,7 +253,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(key=st.sampled_from([*json.loads(line()), "choice", "reason", "val_images"]), value=JSON)
+@given(key=st.sampled_from([*json.loads(line()), "choice", "reason", "val_images", "rungs"]), value=JSON)
 def test_no_value_brings_a_traceback(key: str, value: object) -> None:
     """Whatever stands under a key, the line is a trial or an InputError."""
     with suppress(InputError):

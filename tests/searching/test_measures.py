@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from modscale.errors import (
 )
 from modscale.latency import protocol
 from modscale.runs.experiment import Experiment, parse_experiment
-from modscale.searching.measures import Evaluator
+from modscale.runs.metrics import Results
+from modscale.runs.trials import Rung
+from modscale.searching.measures import MEASURES, Evaluator
 from modscale.specs.counts import count_model
 
 
@@ -192,3 +194,47 @@ def test_the_worker_goes_when_the_search_is_killed(data: Path) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the worker is still alive")
+
+
+def test_a_candidate_that_goes_on_ends_as_one_without_rungs(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same results, and what it had at each rung; one that is stopped has no accuracy, and is dropped."""
+    spec, heard = tiny().space.base, []
+
+    def judge(results: Results, rungs: Sequence[Rung]) -> str | None:
+        heard.append((sorted(results), [rung.share for rung in rungs]))
+        return "enough" if len(heard) == 5 else None
+
+    monkeypatch.setattr(evaluator, "measures", (MEASURES[0], MEASURES[2]))
+    expected = evaluator(spec)
+    monkeypatch.setattr(evaluator.bench, "rungs", (0.25, 0.5))
+    found, unjudged = evaluator(spec, judge=judge), evaluator(spec)
+    assert found.results == unjudged.results == expected.results
+    counts = ["flops", "params"]
+    assert heard == [(counts, []), (counts, [0.25]), (counts, [0.25, 0.5])]
+    assert [rung.share for rung in found.rungs] == [0.25, 0.5, 1.0]
+    assert [rung.value for rung in found.rungs] == [rung.value for rung in unjudged.rungs]
+    assert found.rungs[-1].value == -found.results["val_loss"]
+    assert (expected.rungs, found.stopped) == ((), None)
+    stopped = evaluator(spec, judge=judge)  # the fifth question is the one at its first rung
+    assert (stopped.stopped, [rung.share for rung in stopped.rungs]) == ("enough", [0.25])
+    assert sorted(stopped.results) == counts
+    with pytest.raises(TrialFailed, match="the training was lost between two rungs"):
+        evaluator.bench.ask("next_score")
+
+
+def test_a_worker_killed_between_two_rungs_fails_its_candidate(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the next one."""
+    monkeypatch.setattr(evaluator, "measures", MEASURES[2:])
+    monkeypatch.setattr(evaluator.bench, "rungs", (0.25, 0.5))
+
+    def kill(results: Results, rungs: Sequence[Rung]) -> None:
+        assert evaluator.bench.worker is not None
+        os.kill(evaluator.bench.worker.pid, signal.SIGKILL)
+
+    with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
+        evaluator(tiny().space.base, judge=kill)
+    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
