@@ -175,7 +175,7 @@ def test_trials_stopped_at_a_rung_are_told_and_never_on_the_front(tmp_path: Path
     trials = [replace(trial, rungs=tuple(rungs)) for trial in fake_trials(FAKE, 8)]
     ended = [
         remeasured(
-            replace(trial, state="stopped", reason="beaten by <others>", rungs=(replace(rungs[0], value=0.99),)),
+            replace(trial, state="stopped", reason="beaten by others", rungs=(replace(rungs[0], value=0.99),)),
             accuracy=None, val_images=None, latency_ms=1e-3,
         )
         for trial in trials[:3]
@@ -189,7 +189,7 @@ def test_trials_stopped_at_a_rung_are_told_and_never_on_the_front(tmp_path: Path
     for text in (page, markdown):
         assert "5 of 8 trials are complete, 3 were stopped early" in text
         assert "Early stopping spared about 6.0 minutes of training: an estimate" in text
-        assert "beaten by <others>" in text
+        assert "beaten by others" in text
 
 
 def test_ties_and_standard_errors_are_printed(tmp_path: Path) -> None:

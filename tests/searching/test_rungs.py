@@ -220,10 +220,10 @@ def test_verdicts_after_a_kill_are_those_without_it(tmp_path: Path, dies_at: int
     assert untimed(search(tmp_path / "killed").trials) == untimed(whole.trials)
 
 
-def train(folder: Path) -> Outcome:
-    """A search that really trains, and times nothing."""
+def train(*folders: Path) -> list[Outcome]:
+    """Searches that really train, and time nothing, one after the other."""
     with Evaluator(parse_experiment(DOCUMENT), "synthetic", measures=(MEASURES[0], MEASURES[2])) as evaluator:
-        return search(folder, evaluator, limit=12)
+        return [search(folder, evaluator, limit=11) for folder in folders]
 
 
 @pytest.mark.slow
@@ -247,6 +247,6 @@ train(Path(sys.argv[1]))
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(read_trials(tmp_path / "killed" / "trials.jsonl")) == 7
-    killed, whole = train(tmp_path / "killed"), train(tmp_path / "whole")
+    killed, whole = train(tmp_path / "killed", tmp_path / "whole")
     assert untimed(killed.trials) == untimed(whole.trials)
     assert {trial.state for trial in whole.trials} == {"complete", "stopped"}
