@@ -1,20 +1,20 @@
-"""Replays early stopping on fully trained networks: what it would have spared, and what of the final front it would have lost.
+"""Replays early stopping on fully trained networks: what it spares, and what of the final front it loses.
 
     python benchmarks/rungs.py [--table FILE] [--orders 40] [--trials 100]
 
-The table (`search_table.py`) has of every network what it had come to at a quarter, at half and at the end of its training,
-and the CPU seconds up to there. Each replay draws so many networks in a random order and judges them by
+The table (`search_table.py`) has of every network what it had come to at a quarter, at half and at the end of its
+training, and the CPU seconds up to there. Each replay draws so many networks in a random order and judges them by
 `searching/rungs.py` as a search would, each among those before it; the front that all of them have at their end is what
 may be lost. Printed for each set of rungs and each share to keep, as means over the orders:
 
 - spared: CPU seconds of training that the stopped ones would have taken, as a share of all;
 - stopped: share of the networks;
 - front: share of the members of the final front that were stopped;
-- front beyond noise: of them only those for which no network that went on is as small or smaller and within 1.96 standard
-  errors of the difference in accuracy (binomial);
+- front beyond noise: of them only those for which no network that went on is as small or smaller and within 1.96
+  standard errors of the difference in accuracy (binomial);
 - area: share of the final front's hypervolume that is lost, at the worst values made worse by a tenth of the range.
 
-`--spread` breaks ties within a front by crowding distance, and `--by accuracy` judges by accuracy in place of held-out loss.
+`--spread` breaks ties within a front by crowding distance, and `--by accuracy` judges by accuracy, not by held-out loss.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from modscale.analysis.pareto import hypervolume, pareto_front, reference_point
+from modscale.pareto import hypervolume, pareto_front, reference_point
 from modscale.runs.metrics import METRICS
 from modscale.runs.trials import Rung, Trial
 from modscale.searching import rungs as rule
@@ -117,7 +117,7 @@ def replay(
         1 - float(np.mean(went_on)),
         len(lost) / len(front),
         sum(not has_stand_in(i, values, went_on) for i in lost) / len(front),
-        1 - areas[1] / areas[0],
+        max(0.0, 1 - areas[1] / areas[0]),  # summed in another order, it may be a last digit below
     )
 
 
@@ -134,7 +134,7 @@ def has_stand_in(i: int, values: np.ndarray[Any, Any], went_on: list[bool]) -> b
 
 
 def ranks_with_spread(losses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Places by front, then by crowding distance within it, the most isolated first; those of one distance share a place."""
+    """Places by front, then by crowding distance within it, the most isolated first; equals share a place."""
     fronts = by_front(losses)
     distance = np.zeros(len(losses))
     for front in np.unique(fronts):
