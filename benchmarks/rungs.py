@@ -14,7 +14,7 @@ may be lost. Printed for each set of rungs and each share to keep, as means over
   standard errors of the difference in accuracy (binomial);
 - area: share of the final front's hypervolume that is lost, at the worst values made worse by a tenth of the range.
 
-`--spread` breaks ties within a front by crowding distance, and `--by accuracy` judges by accuracy, not by held-out loss.
+`--spread` breaks ties within a front by crowding distance; `--by accuracy` judges by accuracy, not by held-out loss.
 """
 
 from __future__ import annotations
