@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -221,9 +222,12 @@ def test_verdicts_after_a_kill_are_those_without_it(tmp_path: Path, dies_at: int
 
 
 def train(*folders: Path) -> list[Outcome]:
-    """Searches that really train, and time nothing, one after the other."""
-    with Evaluator(parse_experiment(DOCUMENT), "synthetic", measures=(MEASURES[0], MEASURES[2])) as evaluator:
-        return [search(folder, evaluator, limit=11) for folder in folders]
+    """Searches that really train, and time nothing, one after the other; short ones that judge after three trials."""
+    with (
+        mock.patch.object(rungs, "MIN_PEERS", 3),
+        Evaluator(parse_experiment(DOCUMENT), "synthetic", measures=(MEASURES[0], MEASURES[2])) as evaluator,
+    ):
+        return [search(folder, evaluator, limit=6) for folder in folders]
 
 
 @pytest.mark.slow
@@ -237,7 +241,7 @@ from tests.searching.test_rungs import train
 ask, seen = Bench.ask, []
 def dying(self, task, *arguments):
     seen.append(task)
-    if seen.count("next_score") == 16:
+    if seen.count("next_score") == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return ask(self, task, *arguments)
 Bench.ask = dying
@@ -246,7 +250,7 @@ train(Path(sys.argv[1]))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert len(read_trials(tmp_path / "killed" / "trials.jsonl")) == 7
+    assert len(read_trials(tmp_path / "killed" / "trials.jsonl")) == 2
     killed, whole = train(tmp_path / "killed", tmp_path / "whole")
     assert untimed(killed.trials) == untimed(whole.trials)
     assert {trial.state for trial in whole.trials} == {"complete", "stopped"}
