@@ -63,6 +63,31 @@ class Dataset:
         return len(self.class_names)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ChosenImages:
+    """The images of a task before any is decoded."""
+
+    name: str
+    """That of the folder or file."""
+    known: Labelled
+    """All images there are."""
+    train: Indices
+    """[N] indices of those to train on."""
+    val: Indices
+    """[M] indices of those held out."""
+    notes: tuple[str, ...]
+    """What the user should know of the choice, a line each."""
+
+    def bytes_at(self, resolution: int) -> int:
+        """Bytes that all of them take at so many pixels."""
+        return (len(self.train) + len(self.val)) * resolution * resolution * 3
+
+    def read_all(self, resolution: int) -> tuple[Images, list[str]]:
+        """The images [N + M, R, R, C], and what is to be told of them. Raises DataError."""
+        _check_memory(len(self.train) + len(self.val), resolution)
+        return self.known.read(np.concatenate([self.train, self.val]), resolution)
+
+
 def load_dataset(
     source: str,
     *,
@@ -90,6 +115,23 @@ def load_dataset(
             raise DataError(rule, file=source)
         *arrays, names = make_synthetic(num_train=numbers[0], num_val=numbers[1], resolution=resolution, seed=seed)
         return _dataset("synthetic", names, arrays, [])
+    chosen = choose_images(source, caps=caps, seed=seed, val_split=val_split)
+    with naming_file(path_text(source)):
+        x, read_notes = chosen.read_all(resolution)
+        sizes = [len(chosen.train), len(chosen.val)]
+        y = [chosen.known.labels[part] for part in (chosen.train, chosen.val)]
+        arrays = [x[: sizes[0]], y[0], x[sizes[0] :], y[1]]
+        return _dataset(chosen.name, chosen.known.class_names, arrays, [*chosen.notes, *read_notes])
+
+
+def choose_images(
+    source: str, *, caps: tuple[int | None, int | None] = (None, None), seed: int, val_split: float | None
+) -> ChosenImages:
+    """The images of a folder or a `.npz` that train and that validate, known and not yet decoded; see `load_dataset`.
+
+    Raises:
+        DataError: with the file, the rule and the value.
+    """
     path = Path(source)
     with naming_kind(path, "images", "arrays", "image"), reading(path):
         is_folder = path.is_dir()
@@ -100,12 +142,8 @@ def load_dataset(
         name = path_text(path.resolve().name)
         known = open_folder(path, may_split=val_split is not None) if is_folder else open_archive(path)
     with naming_file(path_text(path)):
-        chosen, notes = _choose(known, caps, seed, val_split)
-        sizes = [len(part) for part in chosen]
-        _check_memory(sum(sizes), resolution)
-        x, read_notes = known.read(np.concatenate(chosen), resolution)
-        arrays = [x[: sizes[0]], known.labels[chosen[0]], x[sizes[0] :], known.labels[chosen[1]]]
-        return _dataset(name, known.class_names, arrays, [*known.notes, *notes, *read_notes])
+        (train, val), notes = _choose(known, caps, seed, val_split)
+    return ChosenImages(name=name, known=known, train=train, val=val, notes=(*known.notes, *notes))
 
 
 def hold_out(known: Labelled, share: float, seed: int) -> tuple[Indices, Indices]:

@@ -114,6 +114,8 @@ def open_folder(root: Path, *, may_split: bool) -> Labelled:
         key=lambda index: f"{class_names[y[index]]}/{composed(files[index].name)}",
         read=lambda chosen, resolution: _decode(files, num_train, chosen, resolution),
         notes=tuple(notes),
+        read_one=lambda index, resolution: _read_one(files[index], resolution),
+        describe=lambda index: _describe(files[index]),
     )
 
 
@@ -267,6 +269,22 @@ def _decode(files: Sequence[Path], num_train: int, chosen: Indices, resolution: 
         for _ in pool.map(fill_again, others, chunksize=1):
             pass
     return x, [f"{len(levels)} images have more than 8 bits a pixel: {joined.describe()}"]
+
+
+def _read_one(file: Path, resolution: int) -> Images:
+    """One image [R, R, 3]. Raises DataError for one of more than 8 bits, whose scale is that of all of them."""
+
+    def refuse(levels: Levels) -> None:
+        rule = "has more than 8 bits a pixel, whose range must be known over the whole data set, and that is too large"
+        raise DataError(f"{rule} to be read at once; convert the images to 8 bits", file=path_text(file))
+
+    return read_image(file, resolution, found=refuse)
+
+
+def _describe(file: Path) -> str:
+    with reading(file):
+        status = file.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _is_small(files: Sequence[Path]) -> bool:

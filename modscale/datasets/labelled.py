@@ -44,6 +44,10 @@ class Labelled:
     """The images of some indices [n] at R pixels, [n, R, R, C], and what is to be told of them."""
     notes: tuple[str, ...]
     """What the user should know of how the data were found."""
+    read_one: Callable[[int, int], Images] | None = None
+    """The image of an index at R pixels, [R, R, C], from any thread; None where images cannot be had one by one."""
+    describe: Callable[[int], str] = str
+    """A line that changes where an image does, without decoding it."""
 
 
 def choose_name(names: Iterable[str], words: Sequence[str], *, what: str) -> str | None:
