@@ -18,6 +18,7 @@ from modscale.errors import InputError, RunError
 
 RUN_FILE = "run.yaml"
 FIDELITY_FILE = "fidelity.yaml"
+TRAIN_FILE = "train.yaml"
 SPEC_FILE = "spec.yaml"
 ONNX_FILE = "model.onnx"
 WEIGHTS_FILES = ("model.safetensors", "best.safetensors")

@@ -24,6 +24,7 @@ from modscale.cli.commands.report import report
 from modscale.cli.commands.scale import scale
 from modscale.cli.commands.search import search
 from modscale.cli.commands.space import space
+from modscale.cli.commands.train import train
 from modscale.cli.layout import ENCODING_ERRORS
 from modscale.errors import ModscaleError, UsageError, one_line
 
@@ -36,6 +37,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     count: "modscale count xxs --resolution 160 --check",
     latency: "modscale latency xxs s_conv --threads 2 --runs 400",
     report: "modscale report reports/mobile",
+    train: "modscale train reports/mobile --pick xs --data photos --hours 2 --out trained",
     export: "modscale export reports/mobile --pick xs --out backbone",
     models: "modscale models --json",
     fidelity: "modscale fidelity --data photos --proxy train --seeds 3",
@@ -108,7 +110,7 @@ def _mend_surroundings() -> None:
 
 def _interrupted(arguments: list[str]) -> int:
     """The exit code after Ctrl-C; what can go on is told by which command."""
-    if arguments[:1] in (["search"], ["fidelity"]):
+    if arguments[:1] in (["search"], ["fidelity"], ["train"]):
         _complain(f"to go on: {shlex.join(['modscale', *arguments])}")
     return INTERRUPTED
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Timer
 from typing import Any
@@ -16,6 +16,7 @@ from modscale.runs.scores import Scored
 from modscale.runs.trials import Trial
 from modscale.settings import LatencySettings
 from modscale.specs.spec import ModelSpec
+from modscale.training.job import Progress, best_score
 
 PATIENCE_S = 0.25
 """After which a count shows that it is under way."""
@@ -90,6 +91,50 @@ class Terminal:
         progress = WorkProgress("scoring", describe_scored, done=done, total=total)
         with progress.shown():
             yield progress
+
+    @contextmanager
+    def training(self, *, epochs: int, steps: int, done: int) -> Iterator[TrainProgress]:
+        progress = TrainProgress(epochs=epochs, steps=steps, done=done)
+        with progress.shown():
+            yield progress
+
+
+class TrainProgress:
+    """Follows a training: a bar of all its steps where there is a terminal, a line for each epoch everywhere."""
+
+    def __init__(self, *, epochs: int, steps: int, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.bar = make_bar("percent", "elapsed", "left", "stage", width=16, style="bold", per_second=1)
+        self.epochs, self.steps = epochs, steps
+        self.task = self.bar.add_task("training", total=epochs * steps, completed=done * steps, stage="", left="")
+        self.accuracy = ""
+        self.clock = clock
+        self.began: tuple[float, int] | None = None
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Draws the bar as long as the context lasts."""
+        return drawn(self.bar)
+
+    def moved(self, progress: Progress) -> None:
+        done = progress.epoch * self.steps + progress.step
+        loss = "" if progress.loss is None else f"loss {progress.loss:.3f}, "
+        stage = (
+            f"epoch {min(progress.epoch + 1, self.epochs)}/{self.epochs}: {loss}{self.accuracy}rate {progress.rate:.1e}"
+        )
+        self.bar.update(self.task, completed=done, stage=as_shown(err, stage), left=self.time_left(done))
+
+    def finished(self, row: Mapping[str, Any]) -> None:
+        self.accuracy = f"accuracy {100 * best_score(row):.1f} %, "
+        say(describe_epoch(row, self.epochs))
+
+    def time_left(self, done: int) -> str:
+        """How long the rest takes at the pace since the first look."""
+        if self.began is None:
+            self.began = (self.clock(), done)
+        since, first = self.began
+        if done == first:
+            return ""
+        seconds = (self.clock() - since) / (done - first) * (self.epochs * self.steps - done)
+        return f"about {duration_text(seconds)} left"
 
 
 class WorkProgress:
@@ -169,6 +214,13 @@ def describe_trial(label: str, trial: Trial) -> str:
     if trial.state == "complete":
         return f"{label:<9} {', '.join(known)}, {trial.seconds:.0f} s"
     return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({', '.join(known)})"
+
+
+def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
+    """A finished epoch in a line."""
+    averaged = f" (averaged {100 * row['ema_accuracy']:.1f} %)" if "ema_accuracy" in row else ""
+    learnt = f"loss {row['train_loss']:.3f}, accuracy {100 * row['accuracy']:.1f} %{averaged}"
+    return f"epoch {row['epoch']}/{epochs}: {learnt}, rate {row['learning_rate']:.1e}, {row['seconds']:.0f} s"
 
 
 def describe_scored(label: str, row: Scored) -> str:

@@ -222,6 +222,14 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
     note(f"weights  {result['weights']} ({weights})")
 
 
+def show_training(name: str, result: Mapping[str, Any]) -> None:
+    """What a training came to, and its files."""
+    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
+    note(f"{name}: accuracy {100 * result['accuracy']:.1f} % after epoch {result['best_epoch']} of {epochs}")
+    note(f"spec     {result['spec']}")
+    note(f"weights  {result['weights']} (the best), {result['last']} (the last)")
+
+
 def _loaded_text(loaded: Mapping[str, Any]) -> str:
     """What was loaded from where, and what was not."""
     where = "" if loaded["key"] == "." else f" under {loaded['key']}"

@@ -79,7 +79,7 @@ def load_weights(
     with naming_file(file):
         wanted = network.state_dict()
         parameters = [name for name, _ in network.named_parameters()]
-        candidates, leaves = find_candidates(_read(Path(file)), wanted, parameters)
+        candidates, leaves = find_candidates(read_document(Path(file)), wanted, parameters)
         chosen = choose(candidates, leaves, wanted, key)
         found, source = _with_buffers(chosen, candidates, wanted, parameters)
         inside, beside = extras(chosen, candidates, leaves)
@@ -118,7 +118,7 @@ def loaded_to_json(loaded: LoadedWeights) -> dict[str, object]:
     }
 
 
-def _read(path: Path) -> object:
+def read_document(path: Path) -> object:
     """What a file holds. Raises CheckpointError."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe might never end

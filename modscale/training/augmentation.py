@@ -28,9 +28,12 @@ from torch.nn import functional as F
 
 from modscale.training.settings import TrainSettings
 
-CROP_ASPECT = (3 / 4, 4 / 3)
+CROP_ASPECT = 4 / 3
+"""Of a crop's sides before it is scaled, at most, either way."""
 ERASE_AREA = (0.02, 1 / 3)
-ERASE_ASPECT = (0.3, 1 / 0.3)
+"""Share of the image that is erased."""
+ERASE_ASPECT = 1 / 0.3
+"""Of an erased rectangle's sides, at most, either way."""
 GREY = 0.5
 """What comes into an image from beyond its border where it is turned or moved."""
 
@@ -48,9 +51,7 @@ def _about_centre(images: Tensor, rows: tuple[Any, Any, Any, Any, Any, Any]) -> 
     matrix[:, :, 2] += centre - matrix[:, :, :2] @ centre
     fill = images.new_full((images.shape[1],), GREY)
     # warp_affine takes the matrix from the image to its result
-    return warp_affine(
-        images, matrix, (side, side), align_corners=True, padding_mode="fill", fill_value=fill
-    )
+    return warp_affine(images, matrix, (side, side), align_corners=True, padding_mode="fill", fill_value=fill)
 
 
 def _rotate(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
@@ -85,9 +86,9 @@ OPERATIONS: dict[str, Operation] = {
 def augment_images(images: Tensor, settings: TrainSettings, resolution: int, rng: np.random.Generator) -> Tensor:
     """Images [B, C, S, S] as training images [B, C, R, R], 0 to 1: all that is done to each of them alone."""
     images = crop_and_flip(images, resolution, rng, least=settings.crop or 1.0, flip=settings.flip)
-    if settings.randaugment:
+    if settings.randaugment_probability:
         for _ in range(settings.randaugment_layers):
-            images = rand_augment(images, rng, settings.randaugment, settings.randaugment_deviation)
+            images = rand_augment(images, rng, settings)
     return jitter_colours(images, rng, settings.jitter) if settings.jitter else images
 
 
@@ -99,7 +100,7 @@ def crop_and_flip(images: Tensor, resolution: int, rng: np.random.Generator, *, 
     number, side = len(images), images.shape[-1]
     if least < 1:
         area = rng.uniform(least, 1, number) * side * side
-        aspect = np.exp(rng.uniform(*np.log(CROP_ASPECT), number))
+        aspect = _aspects(rng, CROP_ASPECT, number)
         width = np.clip(np.rint(np.sqrt(area * aspect)), 1, side)
         height = np.clip(np.rint(np.sqrt(area / aspect)), 1, side)
         left = np.floor(rng.uniform(0, 1, number) * (side - width + 1))
@@ -118,13 +119,13 @@ def crop_and_flip(images: Tensor, resolution: int, rng: np.random.Generator, *, 
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def rand_augment(images: Tensor, rng: np.random.Generator, magnitude: float, deviation: float) -> Tensor:
-    """One of `OPERATIONS` on each of about half of the images [B, C, R, R]; the level is of 10."""
+def rand_augment(images: Tensor, rng: np.random.Generator, settings: TrainSettings) -> Tensor:
+    """One of `OPERATIONS` on each of the images [B, C, R, R] that are hit, in the paper about half of them."""
     number = len(images)
     chosen = rng.integers(len(OPERATIONS), size=number)
-    carried_out = rng.random(number) < 0.5
-    levels = np.clip(rng.normal(magnitude, deviation, number), 0, 10).astype(np.float32) / 10
-    signs = np.where(rng.random(number) < 0.5, -1, 1).astype(np.float32)
+    carried_out = rng.random(number) < (settings.randaugment_probability or 0.0)
+    levels = np.clip(rng.normal(settings.randaugment, settings.randaugment_deviation, number), 0, 10) / 10
+    signs = np.where(rng.random(number) < 0.5, -1, 1)
     out = images.clone()
     for index, operation in enumerate(OPERATIONS.values()):
         rows = np.flatnonzero((chosen == index) & carried_out)
@@ -150,7 +151,7 @@ def erase(images: Tensor, rng: np.random.Generator, probability: float) -> Tenso
         return images
     side = images.shape[-1]
     area = rng.uniform(*ERASE_AREA, len(hit)) * side * side
-    aspect = np.exp(rng.uniform(*np.log(ERASE_ASPECT), len(hit)))
+    aspect = _aspects(rng, ERASE_ASPECT, len(hit))
     width = np.clip(np.rint(np.sqrt(area * aspect)), 1, side)
     height = np.clip(np.rint(np.sqrt(area / aspect)), 1, side)
     left = np.floor(rng.uniform(0, 1, len(hit)) * (side - width + 1))
@@ -166,15 +167,13 @@ def erase(images: Tensor, rng: np.random.Generator, probability: float) -> Tenso
     return out
 
 
-def mix(
-    images: Tensor, targets: Tensor, settings: TrainSettings, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, targets: Tensor, settings: TrainSettings, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Images [B, C, R, R] and targets [B, K] mixed with those of the batch in the other order: mixup or cutmix.
 
     The targets are mixed by the share of each image that is left, for cutmix by its pixels.
     """
     alphas = [(name, alpha) for name, alpha in (("mixup", settings.mixup), ("cutmix", settings.cutmix)) if alpha]
-    if not alphas or rng.random() >= settings.mix_probability:
+    if not alphas or rng.random() >= (settings.mix_probability or 0.0):
         return images, targets
     name, alpha = alphas[int(rng.integers(len(alphas)))]
     share = float(rng.beta(alpha, alpha))
@@ -192,6 +191,11 @@ def mix(
         images[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
         share = 1 - float((bottom - top) * (right - left)) / (side * side)
     return images, share * targets + (1 - share) * targets.flip(0)
+
+
+def _aspects(rng: np.random.Generator, most: float, number: int) -> np.ndarray:
+    """Width by height, as likely as height by width."""
+    return np.exp(rng.uniform(-math.log(most), math.log(most), number))
 
 
 def _saturation(images: Tensor, factor: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ A setting that is None follows from the others, the number of images and the len
 - the batch, a power of two that leaves a hundred steps an epoch; the rate, from the paper's by the square root of the
   batch's share, as is usual for Adam (`rate_scaling: linear` is the other rule);
 - warm-up and EMA keep the paper's shares of the whole training, but no fewer steps than they need;
-- the augmentations have the paper's values times `strength`, which is 1 from 100 epochs on and less in proportion
-  below: a short training never sees enough of the images to need them all.
+- the augmentations are carried out as often as in the paper times `strength`, which is 1 from 100 epochs on and less in
+  proportion below: a short training never sees enough of the images to need them all.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ STEPS_AN_EPOCH = 100
 LEAST_WARMUP = 0.05
 """Share of the steps that a short training needs to warm up."""
 
-AUGMENTATIONS = {"jitter": 0.4, "randaugment": 9.0, "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0}
-"""The paper's values of what `strength` scales."""
+AUGMENTATIONS = {"jitter": 0.4, "randaugment_probability": 0.5, "erasing": 0.25, "mix_probability": 1.0}
+"""The paper's values of what `strength` scales: how often, or for jitter how much."""
 PAPER_CROP = 0.08
 """Least share of an image that a training crop keeps."""
 
@@ -105,19 +105,21 @@ class TrainSettings:
     """Probability of a mirror image; 0 for data in which left and right differ, such as text."""
     jitter: float | None = None
     """Range of brightness, contrast and saturation around 1."""
-    randaugment: float | None = None
-    """Magnitude of RandAugment's operations, of 10; 0 has none."""
+    randaugment: float = 9.0
+    """Magnitude of RandAugment's operations, of 10."""
     randaugment_deviation: float = 0.5
     """Standard deviation of that magnitude."""
     randaugment_layers: int = 2
-    """Operations an image, each carried out with probability a half."""
+    """Operations an image."""
+    randaugment_probability: float | None = None
+    """Of each of them to be carried out; 0 has none."""
     erasing: float | None = None
     """Probability that a rectangle of an image becomes noise."""
-    mixup: float | None = None
-    """Alpha of mixup's beta distribution; 0 mixes nothing."""
-    cutmix: float | None = None
-    """Alpha of cutmix's; a batch has one of the two, at even odds."""
-    mix_probability: float = 1.0
+    mixup: float = 0.8
+    """Alpha of mixup's beta distribution; 0 has none of it."""
+    cutmix: float = 1.0
+    """Alpha of cutmix's; where there are both, a batch has one of them, at even odds."""
+    mix_probability: float | None = None
     """Share of the batches that are mixed."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     """Used with a teacher."""
@@ -184,13 +186,14 @@ def parse_train(document: object, place: str = "") -> TrainSettings:
         crop=maybe("crop", above=0, high=1),
         flip=s.number("flip", default.flip, low=0, high=1),
         jitter=maybe("jitter", low=0, below=1),
-        randaugment=maybe("randaugment", low=0, high=10),
+        randaugment=s.number("randaugment", default.randaugment, low=0, high=10),
         randaugment_deviation=s.number("randaugment_deviation", default.randaugment_deviation, low=0, high=10),
         randaugment_layers=s.integer("randaugment_layers", default.randaugment_layers, high=15),
+        randaugment_probability=maybe("randaugment_probability", low=0, high=1),
         erasing=maybe("erasing", low=0, high=1),
-        mixup=maybe("mixup", low=0, high=100),
-        cutmix=maybe("cutmix", low=0, high=100),
-        mix_probability=s.number("mix_probability", default.mix_probability, low=0, high=1),
+        mixup=s.number("mixup", default.mixup, low=0, high=100),
+        cutmix=s.number("cutmix", default.cutmix, low=0, high=100),
+        mix_probability=maybe("mix_probability", low=0, high=1),
         distillation=_parse_distillation(s.raw("distillation"), s.at("distillation")),
         read_side=maybe_whole("read_side", low=8, high=8192),
         val_split=maybe("val_split", above=0, below=1),
@@ -241,6 +244,16 @@ def choose_batch(settings: TrainSettings, train_images: int, processes: int) -> 
     return batch
 
 
+def read_side(settings: TrainSettings, resolution: int) -> int:
+    """Side at which training images are held before they are cropped. Raises InputError for less than `resolution`."""
+    if settings.read_side is None:
+        return resolution if resolution < 128 else round(resolution * 8 / 7)  # a small image has no more pixels to give
+    if settings.read_side < resolution:
+        rule = f"must be at least the network's resolution, {resolution}"
+        raise InputError(rule, place="read_side", value=settings.read_side)
+    return settings.read_side
+
+
 def resolved(
     settings: TrainSettings, *, epochs: int, batch: int, train_images: int, channels: int, resolution: int
 ) -> TrainSettings:
@@ -256,21 +269,19 @@ def resolved(
     scale = batch / PAPER_BATCH
     rate = PAPER_RATE * (math.sqrt(scale) if settings.rate_scaling == "sqrt" else scale)
     horizon = max(1.0, steps / PAPER_STEPS / (1 - PAPER_EMA_DECAY))  # steps that the average looks back
-    side = resolution if resolution < 128 else round(resolution * 8 / 7)  # a small image has no more pixels to give
     mean, std = IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
     found = replace(
         settings,
         epochs=epochs,
+        hours=None,
         batch_size=batch,
         learning_rate=_or(settings.learning_rate, rate),
-        warmup_epochs=_or(settings.warmup_epochs, epochs * max(PAPER_WARMUP_EPOCHS / PAPER_EPOCHS, LEAST_WARMUP))
-        if epochs < PAPER_EPOCHS
-        else _or(settings.warmup_epochs, PAPER_WARMUP_EPOCHS),
+        warmup_epochs=_or(settings.warmup_epochs, min(float(PAPER_WARMUP_EPOCHS), epochs * LEAST_WARMUP)),
         ema_decay=_or(settings.ema_decay, min(PAPER_EMA_DECAY, 1 - 1 / horizon)),
         strength=strength,
         crop=_or(settings.crop, 1 - (1 - PAPER_CROP) * strength),
         **{key: _or(getattr(settings, key), value * strength) for key, value in AUGMENTATIONS.items()},
-        read_side=_or(settings.read_side, max(side, resolution)),
+        read_side=read_side(settings, resolution),
         mean=_or(settings.mean, mean),
         std=_or(settings.std, std),
         threads=_or(settings.threads, available_cores()),
@@ -278,9 +289,6 @@ def resolved(
     for key, values in (("mean", found.mean), ("std", found.std)):
         if values is not None and len(values) != channels:
             raise InputError(f"must have a number for each of the {channels} channels", place=key, value=list(values))
-    if found.read_side is not None and found.read_side < resolution:
-        rule = f"must be at least the network's resolution, {resolution}"
-        raise InputError(rule, place="read_side", value=found.read_side)
     return found
 
 
@@ -308,5 +316,3 @@ def _channels(section: Section, key: str, **bounds: float) -> tuple[float, ...] 
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError("must be a list of a number a channel", place=place, value=value)
     return tuple(check_number(item, f"{place}[{i}]", **bounds) for i, item in enumerate(value))
-
-

@@ -1,0 +1,166 @@
+"""The folder of `modscale train`: `train.yaml`, what a training is held to, and `metrics.jsonl`, a line an epoch.
+
+`train.yaml` has what was asked for and the settings that came of it, so that the same command goes on with the same
+schedule on whatever machine; the weights and `state.pt` are written by `training/full.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from modscale import __version__
+from modscale.document import dump_yaml, read_yaml
+from modscale.errors import InputError, RunError, naming_file
+from modscale.files import path_text, write_whole
+from modscale.kinds import SPEC_FILE, TRAIN_FILE
+from modscale.lines import append_line, read_lines
+from modscale.machine import describe_machine, describe_versions
+from modscale.runs.conditions import differences, told
+from modscale.runs.locking import locked_folder
+from modscale.specs.spec import spec_to_dict, spec_to_yaml
+from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, TrainJob, best_score
+from modscale.training.settings import TrainSettings, parse_train, train_to_dict
+
+METRICS_FILE = "metrics.jsonl"
+OUTPUTS = frozenset({TRAIN_FILE, SPEC_FILE, METRICS_FILE, BEST_FILE, LAST_FILE, STATE_FILE})
+"""What is written whole into the folder."""
+FREE = frozenset({"checkpoint_minutes", "log"})
+"""Settings that may be others when a training goes on: no weight depends on them."""
+
+
+def read_training(folder: Path) -> dict[str, Any] | None:
+    """The content of the folder's `train.yaml`; None where the folder is not there, or empty.
+
+    Raises:
+        RunError: it holds something else, or the file is broken.
+    """
+    file = folder / TRAIN_FILE
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise RunError("must be a folder, and is a file", file=folder)
+    if not file.exists():
+        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if others:
+            rule = f"must be empty or a folder of `modscale train`: it has {others[0]} and no {TRAIN_FILE}"
+            raise RunError(rule, file=folder)
+        return None
+    try:
+        document = read_yaml(file)
+    except InputError as error:
+        raise RunError(error.rule, file=error.file, place=error.place, value=error.value) from error
+    parts = ("asked", "settings", "data")
+    if not isinstance(document, dict) or not all(isinstance(document.get(key), dict) for key in parts):
+        raise RunError(
+            "is not what `modscale train` writes: it lacks what was asked, the settings or the data", file=file
+        )
+    return document
+
+
+def asked_to_dict(job: TrainJob) -> dict[str, Any]:
+    """What was asked for as plain values."""
+    return {
+        "spec": spec_to_dict(job.spec),
+        "settings": train_to_dict(job.settings),
+        "seed": job.seed,
+        "teacher": job.teacher,
+        "from": job.start_from,
+    }
+
+
+def check_asked(document: Mapping[str, Any], job: TrainJob, folder: Path) -> TrainSettings:
+    """The settings by which the training of the folder goes on.
+
+    Raises:
+        RunError: something else was asked for when it began.
+    """
+    for place, before, now in differences(document["asked"], asked_to_dict(job)):
+        if place.removeprefix("settings.") not in FREE:
+            rule = f"was asked for otherwise: its {place} is {told(before)}, and {told(now)} here; give another --out"
+            raise RunError(rule, file=folder)
+    with naming_file(folder / TRAIN_FILE):
+        return parse_train(document["settings"], "settings")
+
+
+def check_prepared(document: Mapping[str, Any], prepared: Prepared, folder: Path) -> list[str]:
+    """What is not as it was and may move the numbers, a line each.
+
+    Raises:
+        RunError: the data, the kind of device or the number of processes are others.
+    """
+    file = folder / TRAIN_FILE
+    kind, now = (str(text).partition(" ")[0] for text in (document.get("device"), prepared.device))
+    for place, old, new in (
+        ("data.fingerprint", document["data"].get("fingerprint"), prepared.data["fingerprint"]),
+        ("device", kind, now),
+        ("processes", document.get("processes"), prepared.processes),
+    ):
+        if old != new:
+            rule = f"belongs to another training: {told(old)} there, and {told(new)} here; give another --out"
+            raise RunError(rule, file=file, place=place)
+    here = {"cpu": describe_machine()["cpu"], "torch": describe_versions().get("torch")}
+    there = {key: (document.get(part) or {}).get(key) for key, part in (("cpu", "machine"), ("torch", "versions"))}
+    return [f"{key} was {told(there[key])} and is {told(here[key])}" for key in here if here[key] != there[key]]
+
+
+def write_training(job: TrainJob, prepared: Prepared) -> None:
+    """Records what is trained, by which settings and on what, and the network itself. Raises InputError."""
+    document = {
+        "modscale": __version__,
+        "asked": asked_to_dict(job),
+        "settings": train_to_dict(prepared.settings),
+        "data": {"source": path_text(job.source), **prepared.data},
+        "classes": list(prepared.class_names),
+        "preprocessing": dict(prepared.preprocessing),
+        "teacher": prepared.teacher,
+        "taken_over": prepared.taken_over,
+        "device": prepared.device,
+        "processes": prepared.processes,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_whole(job.folder / SPEC_FILE, spec_to_yaml(prepared.spec))
+    write_whole(job.folder / TRAIN_FILE, dump_yaml(document))
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`. Raises RunError."""
+    rows: list[dict[str, Any]] = []
+    for number, row in read_lines(folder / METRICS_FILE):
+        if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1:
+            rule = f"must be an object with `epoch: {len(rows) + 1}`"
+            raise RunError(rule, file=folder / METRICS_FILE, place=f"line {number}", value=row)
+        rows.append(row)
+    return rows
+
+
+def set_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Makes `metrics.jsonl` that of the state a training goes on from: a kill may have come before its last line."""
+    here = read_rows(folder)
+    if here == list(rows[: len(here)]):
+        for row in rows[len(here) :]:
+            add_row(folder, row)
+        return
+    (folder / METRICS_FILE).unlink()
+    for row in rows:
+        add_row(folder, row)
+
+
+def add_row(folder: Path, row: Mapping[str, Any]) -> None:
+    """Adds the line of an epoch. Raises RunError where it cannot be written."""
+    append_line(folder / METRICS_FILE, row)
+
+
+def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The line of the epoch whose weights are kept as the best: the first with the highest accuracy."""
+    return max(rows, key=best_score)
+
+
+def locked_training(folder: Path) -> AbstractContextManager[None]:
+    """As `locked_folder`, of a training."""
+    return locked_folder(folder, appended=(METRICS_FILE,), written=OUTPUTS, what="training")

@@ -1,0 +1,361 @@
+"""A full training: the loop that learns, scores, keeps the best, and can be killed at any moment.
+
+It runs in a process of its own (`processes.py`), which `api/train.py` asks for a second of work at a time; under
+`torchrun` in several of them, one a process of torchrun's, whose gradients torch averages.
+
+What is needed to go on stands in one file, `state.pt`, written whole at the end of each epoch and every few minutes
+in between. Nothing random is kept in it: what a step draws follows from its number (`classification.py`). So a killed
+training goes on to the same weights, bit for bit on a CPU with the same threads.
+
+Files are written in this order, so that whatever a kill leaves out is made up for: `best.safetensors`, `state.pt`,
+`last.safetensors`; the epoch's line of `metrics.jsonl` by whoever asked, from the rows in the state.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from modscale.errors import ProviderError, RunError, TrialFailed
+from modscale.files import write_whole
+from modscale.machine import available_cores
+from modscale.models.checkpoint import save_weights
+from modscale.models.transfer import take_over
+from modscale.specs.spec import ModelSpec
+from modscale.training.classification import EVAL_BATCH, TASKS, Batch, Place
+from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_score
+from modscale.training.proxy import out_of_memory_as
+from modscale.training.recipe import learning_rate_factor
+from modscale.training.settings import DEFAULT_HOURS, PAPER_EPOCHS, TrainSettings, choose_batch, read_side, resolved
+from modscale.training.teacher import load_teacher
+
+TIMED_STEPS = 8
+"""Steps by which the length of an epoch is told, after two that are not timed."""
+TIMED_S = 20.0
+"""Or so many seconds of them."""
+OVERHEAD = 1.05
+"""Of an epoch, for what is not timed: files, and the interpreter."""
+
+
+class FullTraining:
+    """One process's part of a training; `prepare`, then `advance` until it is over."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
+        rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        device = _device(job.settings)
+        self.place = Place(rank=rank, processes=processes, device=device)
+        if processes > 1:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        self.epoch = self.step = 0
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.saved_at = time.monotonic()
+        self.batches: Iterator[Batch] | None = None
+
+    def prepare(self) -> Prepared:
+        """Loads the data, fixes the settings and builds the network, or takes up where the folder's state stands.
+
+        Raises:
+            InputError: the data, the teacher, the weights to start from or the state cannot be used.
+        """
+        with out_of_memory_as(TrialFailed("out of memory in the training; lower batch_size or the resolution")):
+            return self._prepare()
+
+    def _prepare(self) -> Prepared:
+        self.job = job = self._agreed(self.job)
+        asked, place = job.settings, self.place
+        torch.set_num_threads(asked.threads or available_cores())
+        resolution = job.spec.resolution
+        side = read_side(asked, resolution)
+        self.task = task = TASKS[asked.task](
+            job.source, asked, resolution=resolution, side=side, seed=job.seed, place=place
+        )
+        batch = choose_batch(asked, task.train_items, place.processes)
+
+        def fixed(epochs: int) -> TrainSettings:
+            return resolved(
+                asked, epochs=epochs, batch=batch, train_images=task.train_items, channels=task.channels,
+                resolution=resolution,
+            )  # fmt: skip
+
+        task.settings = fixed(asked.epochs or PAPER_EPOCHS)
+        spec = task.fit(job.spec)
+        if job.teacher is not None:
+            task.teacher = load_teacher(
+                job.teacher, class_names=task.class_names, channels=task.channels, device=place.device
+            )
+        notes = []
+        if asked.epochs is None:
+            hours = asked.hours or DEFAULT_HOURS
+            epoch_s = self._time_epoch(spec)
+            task.settings = fixed(self._agreed(max(1, min(PAPER_EPOCHS, int(hours * 3600 / epoch_s)))))
+            notes.append(
+                f"an epoch takes about {epoch_s:.3g} s: {task.settings.epochs} epochs in {hours:g} h"
+                + (", the paper's number" if task.settings.epochs == PAPER_EPOCHS else "")
+            )
+        self.settings = task.settings
+        self.spec, taken = spec, None
+        self.steps = task.train_items // batch
+        network = task.build(spec)
+        state = self._read_state() if job.goes_on else None
+        if job.start_from is not None and state is None:
+            taken = take_over(network, job.start_from).describe()
+        self._set_up(network)
+        if state is not None:
+            self._resume(state)
+        return Prepared(
+            rank=place.rank, processes=place.processes, spec=spec, settings=self.settings, data=task.describe(),
+            class_names=task.class_names, preprocessing=task.preprocessing(), device=_device_text(place.device),
+            steps=self.steps, rows=tuple(self.rows), notes=tuple(notes), taken_over=taken,
+            teacher=None if task.teacher is None else task.teacher.text,
+        )  # fmt: skip
+
+    def advance(self, seconds: float) -> Progress:
+        """Trains for so long, or to the end of the epoch, which is scored and written down.
+
+        Raises:
+            TrialFailed: the loss is not finite, or memory ran out; what was written before stands.
+            InputError: a file cannot be written.
+        """
+        if self.epoch == self.settings.epochs:
+            return self._progress(None)
+        start = time.monotonic()
+        row = None
+        with out_of_memory_as(TrialFailed("out of memory in the training; lower batch_size or the resolution")):
+            while row is None:
+                self._step()
+                if self.step == self.steps:
+                    self.seconds += time.monotonic() - start
+                    row = self._finish_epoch()
+                elif time.monotonic() - start >= seconds:
+                    self.seconds += time.monotonic() - start
+                    self._check_losses(self.losses[: self.step])
+                    self._save_in_mid_epoch()
+                    break
+        return self._progress(row)
+
+    def _set_up(self, network: nn.Module) -> None:
+        """The network, its average, its optimiser and its schedule, as they stand before the first step."""
+        s, place = self.settings, self.place
+        self.network = network.to(place.device)
+        self.model: nn.Module = self.network
+        if place.processes > 1:
+            ids = [place.device.index or 0] if place.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.network, device_ids=ids)
+        assert s.epochs is not None and s.warmup_epochs is not None  # noqa: S101, PT018  # resolved
+        self.average = None
+        if s.ema_decay:
+            step = get_ema_multi_avg_fn(s.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves it without types
+            self.average = AveragedModel(self.network, multi_avg_fn=step, use_buffers=True)
+        self.optimiser = torch.optim.AdamW(self.task.parameter_groups(self.network), fused=True)
+        total, warmup = self.steps * s.epochs, min(1.0, s.warmup_epochs / s.epochs)
+        self.schedule = LambdaLR(self.optimiser, lambda step: learning_rate_factor(step, total, warmup))
+        self.losses = torch.zeros(self.steps, device=place.device)
+
+    def _step(self) -> None:
+        if self.batches is None:
+            self.batches = self.task.batches(self.epoch, self.step)
+            self.model.train()
+        self.losses[self.step] = self._learn(next(self.batches))
+        self.step += 1
+
+    def _learn(self, batch: Batch) -> Tensor:
+        kind = self.place.device.type
+        half = self.settings.precision == "bfloat16" or (self.settings.precision == "auto" and kind == "cuda")
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
+            outputs = self.model(batch.images)
+        loss = self.task.loss(outputs, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        self.optimiser.step()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss.detach()
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        """Scores the network and its average, and writes both down. Returns the line of the epoch."""
+        start = time.monotonic()
+        mean = self.losses.mean()
+        if self.place.processes > 1:
+            torch.distributed.all_reduce(mean)
+            mean /= self.place.processes
+        self._check_losses(self.losses)
+        score = self.task.score
+        found = self._evaluated(self.network)
+        averaged = None if self.average is None else self._evaluated(self.average.module)
+        self.batches = None
+        before = max((best_score(row, score) for row in self.rows), default=-1.0)
+        row: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "train_loss": mean.item(),
+            score: found[score],
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "seconds": 0.0,
+            **{key: value for key, value in found.items() if key != score},
+        }
+        if averaged is not None:
+            row |= {f"ema_{key}": value for key, value in averaged.items()}
+        self.seconds += time.monotonic() - start
+        row["seconds"] = round(self.seconds, 3)
+        self.rows.append(row)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        if self.place.rank == 0:
+            if best_score(row, score) > before:
+                is_average = averaged is not None and averaged[score] > found[score]
+                best = self.average.module if is_average and self.average is not None else self.network
+                save_weights(best, self.job.folder / BEST_FILE)
+            self._write_state()
+            save_weights(self.network, self.job.folder / LAST_FILE)
+        return row
+
+    def _evaluated(self, network: nn.Module) -> dict[str, float]:
+        try:
+            return self.task.evaluate(network)
+        except TrialFailed as error:
+            raise TrialFailed(f"{error} after epoch {self.epoch + 1}; {self._what_stands()}") from error
+
+    def _check_losses(self, losses: Tensor) -> None:
+        """Raises TrialFailed with the step at which a loss was not finite."""
+        finite = losses.isfinite()
+        if not bool(finite.all()):
+            step = int((~finite).nonzero()[0]) + 1
+            where = f"epoch {self.epoch + 1}, step {step} of {self.steps}"
+            raise TrialFailed(f"training diverged: the loss is not finite in {where}; {self._what_stands()}")
+
+    def _what_stands(self) -> str:
+        """What a training that diverged has left, and what can be done."""
+        remedy = "lower learning_rate, or set clip_norm, and give another --out"
+        if not self.rows:
+            return f"no epoch was finished before; {remedy}"
+        stands = f"{BEST_FILE} and {LAST_FILE} of epoch {len(self.rows)} stand"
+        return f"{stands}; {remedy} (--from {LAST_FILE} starts there)"
+
+    def _save_in_mid_epoch(self) -> None:
+        if time.monotonic() - self.saved_at >= 60 * self.settings.checkpoint_minutes and self.place.rank == 0:
+            self._write_state()
+
+    def _write_state(self) -> None:
+        """All that is needed to go on, whole or not at all. Raises InputError where it cannot be written."""
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rows": json.dumps(self.rows),
+            "losses": self.losses,
+            "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_whole(self.job.folder / STATE_FILE, content.getvalue())
+        self.saved_at = time.monotonic()
+
+    def _read_state(self) -> dict[str, Any] | None:
+        """What `state.pt` holds; None where a training has not come so far. Raises RunError."""
+        file = self.job.folder / STATE_FILE
+        if not file.exists():
+            return None
+        try:
+            return dict(torch.load(file, map_location=self.place.device, weights_only=True))
+        except Exception as error:
+            raise RunError(
+                f"is broken ({' '.join(str(error).split())[:100]}); remove it to begin again", file=file
+            ) from error
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        """Takes up the state. Raises RunError where it is that of another training."""
+        try:
+            self.epoch, self.step = int(state["epoch"]), int(state["step"])
+            self.seconds = float(state["seconds"])
+            self.rows = json.loads(state["rows"])
+            self.network.load_state_dict(state["network"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.losses.copy_(state["losses"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            rule = f"does not belong to this training ({' '.join(str(error).split())[:100]}); remove it to begin again"
+            raise RunError(rule, file=self.job.folder / STATE_FILE) from error
+        if self.place.rank == 0 and self.rows and self.step == 0:  # a kill may have come before it
+            save_weights(self.network, self.job.folder / LAST_FILE)
+
+    def _time_epoch(self, spec: ModelSpec) -> float:
+        """Seconds of an epoch, by a few steps and a part of the validation images; what they learn is thrown away."""
+        self.settings = self.task.settings
+        self.steps = self.task.train_items // (self.settings.batch_size or 1)
+        self._set_up(self.task.build(spec))
+        self.model.train()
+        took: list[float] = []
+        began = time.monotonic()
+        for batch in self.task.batches(0, 0):
+            self._learn(batch)
+            self._wait()
+            took.append(time.monotonic() - began - sum(took))  # reading and augmenting are a part of a step
+            if self._agreed(len(took) >= 2 + TIMED_STEPS or (len(took) > 2 and sum(took) > TIMED_S)):
+                break
+        images = len(self.task.images.y_val)
+        part = min(images, 2 * EVAL_BATCH)
+        start = time.monotonic()
+        self.task.evaluate(self.network, limit=part)
+        self._wait()
+        scoring_s = (time.monotonic() - start) / part * images * (1 if self.average is None else 2)
+        return float(self._agreed((statistics.median(took[2:] or took) * self.steps + scoring_s) * OVERHEAD))
+
+    def _wait(self) -> None:
+        if self._on_gpu():
+            torch.cuda.synchronize()
+
+    def _on_gpu(self) -> bool:
+        return self.place.device.type == "cuda"
+
+    def _agreed(self, value: Any) -> Any:
+        """The first process's value, in every process."""
+        if self.place.processes == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def _progress(self, row: Mapping[str, Any] | None) -> Progress:
+        return Progress(
+            epoch=self.epoch,
+            step=self.step,
+            loss=self.losses[: self.step].mean().item() if self.step else None,
+            rate=float(self.optimiser.param_groups[0]["lr"]),
+            row=row,
+            is_over=self.epoch == self.settings.epochs,
+        )
+
+
+def _device(settings: TrainSettings) -> torch.device:
+    """The device of this process. Raises ProviderError where CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise ProviderError("no CUDA device is available to torch", place="device", value="cuda")
+    if not available or settings.device == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _device_text(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
