@@ -29,7 +29,8 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.device.type == "cpu" and x.shape[-2] * x.shape[-1] <= MOST_TOKENS:
+        is_small = x.shape[-2] * x.shape[-1] <= MOST_TOKENS
+        if self.training and x.device.type == "cpu" and is_small and not torch.is_autocast_enabled("cpu"):
             out: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])  # type: ignore[no-untyped-call]
             return out
         return super().forward(x)
