@@ -35,6 +35,7 @@ from modscale.models.transfer import take_over
 from modscale.specs.spec import ModelSpec
 from modscale.training.classification import EVAL_BATCH, TASKS, Batch, Place
 from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_score
+from modscale.training.loggers import Log, open_log
 from modscale.training.proxy import out_of_memory_as
 from modscale.training.recipe import learning_rate_factor
 from modscale.training.settings import DEFAULT_HOURS, PAPER_EPOCHS, TrainSettings, choose_batch, read_side, resolved
@@ -106,7 +107,8 @@ class FullTraining:
                 + (", the paper's number" if task.settings.epochs == PAPER_EPOCHS else "")
             )
         self.settings = task.settings
-        self.spec, taken = spec, None
+        self.log: Log = open_log(self.settings.log if place.rank == 0 else "none", job.folder)
+        taken = None
         self.steps = task.train_items // batch
         network = task.build(spec)
         state = self._read_state() if job.goes_on else None
@@ -221,6 +223,7 @@ class FullTraining:
                 save_weights(best, self.job.folder / BEST_FILE)
             self._write_state()
             save_weights(self.network, self.job.folder / LAST_FILE)
+            self.log(row)
         return row
 
     def _evaluated(self, network: nn.Module) -> dict[str, float]:

@@ -1,0 +1,198 @@
+"""A training as a user runs it: killed in mid-epoch, gone on with, in two processes, and refused in a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny_training import write_data
+
+from modscale.cli.main import main
+from modscale.models.checkpoint import load_weights
+from modscale.models.efficientmod import build_network
+from modscale.specs.published import resolve_model
+
+pytestmark = pytest.mark.slow
+
+SPEC = {"name": "tiny", "resolution": 16, "stages": [{"dim": 8, "depth": 1, "mlp_ratios": [2]}]}
+SETTINGS = {"batch_size": 12, "threads": 1, "strength": 1.0, "ema_decay": 0.5, "learning_rate": 3.0e-3}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a spec, data, and settings of a short training."""
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    write_data(tmp_path / "data.npz")
+    return tmp_path
+
+
+def command(place: Path, *more: str, out: str = "out") -> list[str]:
+    return [
+        "train", str(place / "spec.yaml"), "--data", str(place / "data.npz"), "--out", str(place / out),
+        "--settings", str(place / "settings.yaml"), "--epochs", "3", *more,
+    ]  # fmt: skip
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line with which a command is refused, after what it was doing."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.splitlines()
+    complaints = [line for line in said if line.startswith("modscale: ")]
+    assert len(complaints) == 1
+    assert not any("Traceback" in line for line in said)
+    return complaints[0]
+
+
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL after its first epoch; the same command ends with the files and lines of one that nothing disturbed."""
+    assert main(command(place, "--json", out="straight")) == 0
+    straight = json.loads(capsys.readouterr().out)
+    slow = {**SETTINGS, "checkpoint_minutes": 1.0e-6}
+    (place / "settings.yaml").write_text(yaml.safe_dump(slow))
+    metrics = place / "out" / "metrics.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-m", "modscale", *command(place)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as first:
+        deadline = time.monotonic() + 120
+        while not metrics.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        first.kill()
+    assert main(command(place, "--json")) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert rows(place / "out") == rows(place / "straight")
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (place / "out" / name).read_bytes() == (place / "straight" / name).read_bytes()
+    assert {key: resumed[key] for key in ("accuracy", "epochs")} == {
+        key: straight[key] for key in ("accuracy", "epochs")
+    }
+    assert not (place / "out" / "state.pt").exists()
+
+
+def test_a_training_is_a_model_for_other_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights load into its spec, give the accuracy it reports, and are what `export` exports."""
+    assert main(command(place, "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    spec = resolve_model(str(place / "out"))
+    assert spec.num_classes == 4
+    network = build_network(spec).eval()
+    load_weights(network, result["weights"])
+    with np.load(place / "data.npz") as data:
+        images = torch.from_numpy(data["x_val"]).permute(0, 3, 1, 2).float() / 255
+        labels = torch.from_numpy(data["y_val"])
+    how = yaml.safe_load((place / "out" / "train.yaml").read_text())["preprocessing"]
+    mean, std = (torch.tensor(how[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        right = (network((images - mean) / std).argmax(1) == labels).float().mean()
+    assert float(right) == pytest.approx(result["accuracy"])
+    assert result["accuracy"] == max(max(row["accuracy"], row["ema_accuracy"]) for row in rows(place / "out"))
+    assert main(["export", str(place / "out"), "--out", str(place / "exported"), "--json"]) == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert exported["trained"]
+    assert exported["loaded"]["file"] == result["weights"]
+
+
+def test_a_finished_training_is_told_again_without_its_data(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(place, "--json")) == 0
+    first = json.loads(capsys.readouterr().out)
+    (place / "data.npz").unlink()
+    assert main(command(place, "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+def test_two_processes_learn_what_one_does(place: Path) -> None:
+    """Under torchrun, with nothing drawn but the order of the images: half of each batch each, gradients averaged."""
+    plain = {**SETTINGS, "strength": 0.0, "flip": 0.0, "ema_decay": 0.0, "weight_decay": 0.0}
+    (place / "settings.yaml").write_text(yaml.safe_dump(plain))
+    assert main(command(place)) == 0
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "modscale"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *torchrun, *command(place, out="two")], capture_output=True, text=True, env=environment,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_file(place / name / "last.safetensors") for name in ("out", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+    for here, there in zip(rows(place / "out"), rows(place / "two"), strict=True):
+        assert there["train_loss"] == pytest.approx(here["train_loss"], rel=1e-4)
+        assert there["accuracy"] == here["accuracy"]
+
+
+def test_what_was_taken_over_is_told_and_written_down(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a training's folder to a network of other width and with its own head."""
+    assert main(command(place, "--epochs", "1")) == 0
+    wide = {**SPEC, "stages": [{"dim": 12, "depth": 1, "mlp_ratios": [2]}]}
+    (place / "spec.yaml").write_text(yaml.safe_dump(wide))
+    capsys.readouterr()
+    assert main(command(place, "--from", str(place / "out"), "--teacher", str(place / "out"), out="wide")) == 0
+    said = capsys.readouterr().err
+    assert "tensors taken over" in said
+    assert "teacher: tiny of" in said
+    document = yaml.safe_load((place / "wide" / "train.yaml").read_text())
+    assert document["taken_over"].startswith("20 of 20 tensors taken over") or "in part" in document["taken_over"]
+    assert document["asked"]["from"] == str(place / "out" / "best.safetensors")
+
+
+def test_bad_input_is_one_line_and_leaves_nothing_behind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A teacher of other classes, weights of something else, settings that are none, lengths twice, no data."""
+    other = place / "other"
+    other.mkdir()
+    write_data(other / "data.npz")
+    assert main(command(place, "--epochs", "1", out="teacher")) == 0
+    with np.load(place / "data.npz") as data:
+        arrays = dict(data)
+    few = {key: values % 3 if key.startswith("y") else values for key, values in arrays.items()}
+    np.savez(place / "three.npz", **few)
+    (place / "odd.yaml").write_text("learning_rat: 3\n")
+    (place / "weights.pt").write_bytes(b"none")
+    for more, words in (
+        (["--data", str(place / "three.npz"), "--teacher", str(place / "teacher")], "has 4 classes, and the data have 3"),
+        (["--from", str(place / "weights.pt")], "weights.pt: "),
+        (["--from", str(place / "gone.pt")], "No such file or directory"),
+        (["--settings", str(place / "odd.yaml")], "odd.yaml: learning_rat: unknown key; did you mean learning_rate?"),
+        (["--hours", "1"], "--epochs: and --hours both say how long"),
+        (["--data", str(place / "nowhere")], "no such file or folder"),
+    ):  # fmt: skip
+        assert words in refused(capsys, command(place, *more))
+        assert not [path for path in (place / "out").glob("*") if path.name != ".lock"]
+
+
+def test_another_training_in_the_folder_is_refused_and_loses_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(place)) == 0
+    before = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
+    line = refused(capsys, command(place, "--seed", "8"))
+    assert "its seed is 0, and 8 here; give another --out" in line
+    assert {path.name: path.read_bytes() for path in (place / "out").iterdir()} == before
+
+
+def test_a_training_that_diverges_says_where_and_keeps_what_it_has(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rate of 10 without warm-up: the loss is soon no number."""
+    wild = {**SETTINGS, "learning_rate": 10.0, "warmup_epochs": 0.0, "weight_decay": 10.0}
+    (place / "settings.yaml").write_text(yaml.safe_dump(wild))
+    line = refused(capsys, command(place, "--epochs", "400"))
+    assert "not finite" in line
+    assert "epoch" in line
+    done = rows(place / "out") if (place / "out" / "metrics.jsonl").exists() else []
+    assert (place / "out" / "best.safetensors").exists() == bool(done)
