@@ -28,6 +28,7 @@ from modscale.specs.spec import ModelSpec
 from modscale.training import recipe
 from modscale.training.augmentation import augment_images, erase, mix
 from modscale.training.images import TrainingImages, open_images
+from modscale.training.place import Place
 from modscale.training.settings import TrainSettings
 from modscale.training.teacher import Teacher, distillation_loss
 
@@ -35,18 +36,6 @@ EVAL_BATCH = 100
 """Validation images a forward pass."""
 ORDER, STEP = 0, 1
 """What a stream of random numbers is for: the order of an epoch's images, and a step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a process stands among those that train one network together."""
-
-    rank: int
-    """0 to `processes` - 1; the first one writes."""
-    processes: int
-    """How many there are."""
-    device: torch.device
-    """This one's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -205,9 +194,7 @@ class Classification:
                 F.cross_entropy(logits, labels, reduction="sum").double(),
                 torch.tensor(float(len(rows)), dtype=torch.float64, device=place.device),
             ])  # fmt: skip
-        if place.processes > 1:
-            torch.distributed.all_reduce(totals)
-        correct, loss, number = totals.tolist()
+        correct, loss, number = place.total(totals).tolist()
         if not np.isfinite(loss):
             raise TrialFailed("the logits are not finite")
         return {"accuracy": correct / number, "val_loss": loss / number}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -27,15 +26,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from modscale.errors import ProviderError, RunError, TrialFailed
+from modscale.errors import RunError, TrialFailed
 from modscale.files import write_whole
 from modscale.machine import available_cores
 from modscale.models.checkpoint import save_weights
 from modscale.models.transfer import take_over
 from modscale.specs.spec import ModelSpec
-from modscale.training.classification import EVAL_BATCH, TASKS, Batch, Place
+from modscale.training.classification import EVAL_BATCH, TASKS, Batch
 from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_score
 from modscale.training.loggers import Log, open_log
+from modscale.training.place import take_place
 from modscale.training.proxy import out_of_memory_as
 from modscale.training.recipe import learning_rate_factor
 from modscale.training.settings import DEFAULT_HOURS, PAPER_EPOCHS, TrainSettings, choose_batch, read_side, resolved
@@ -54,11 +54,7 @@ class FullTraining:
 
     def __init__(self, job: TrainJob) -> None:
         self.job = job
-        rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        device = _device(job.settings)
-        self.place = Place(rank=rank, processes=processes, device=device)
-        if processes > 1:
-            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        self.place = take_place(job.settings.device)
         self.epoch = self.step = 0
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -75,7 +71,7 @@ class FullTraining:
             return self._prepare()
 
     def _prepare(self) -> Prepared:
-        self.job = job = self._agreed(self.job)
+        self.job = job = self.place.agreed(self.job)
         asked, place = job.settings, self.place
         torch.set_num_threads(asked.threads or available_cores())
         resolution = job.spec.resolution
@@ -101,7 +97,7 @@ class FullTraining:
         if asked.epochs is None:
             hours = asked.hours or DEFAULT_HOURS
             epoch_s = self._time_epoch(spec)
-            task.settings = fixed(self._agreed(max(1, min(PAPER_EPOCHS, int(hours * 3600 / epoch_s)))))
+            task.settings = fixed(self.place.agreed(max(1, min(PAPER_EPOCHS, int(hours * 3600 / epoch_s)))))
             notes.append(
                 f"an epoch takes about {epoch_s:.3g} s: {task.settings.epochs} epochs in {hours:g} h"
                 + (", the paper's number" if task.settings.epochs == PAPER_EPOCHS else "")
@@ -119,7 +115,7 @@ class FullTraining:
             self._resume(state)
         return Prepared(
             rank=place.rank, processes=place.processes, spec=spec, settings=self.settings, data=task.describe(),
-            class_names=task.class_names, preprocessing=task.preprocessing(), device=_device_text(place.device),
+            class_names=task.class_names, preprocessing=task.preprocessing(), device=place.describe(),
             steps=self.steps, rows=tuple(self.rows), notes=tuple(notes), taken_over=taken,
             teacher=None if task.teacher is None else task.teacher.text,
         )  # fmt: skip
@@ -192,10 +188,7 @@ class FullTraining:
     def _finish_epoch(self) -> dict[str, Any]:
         """Scores the network and its average, and writes both down. Returns the line of the epoch."""
         start = time.monotonic()
-        mean = self.losses.mean()
-        if self.place.processes > 1:
-            torch.distributed.all_reduce(mean)
-            mean /= self.place.processes
+        mean = self.place.total(self.losses.mean()) / self.place.processes
         self._check_losses(self.losses)
         score = self.task.score
         found = self._evaluated(self.network)
@@ -310,32 +303,17 @@ class FullTraining:
         began = time.monotonic()
         for batch in self.task.batches(0, 0):
             self._learn(batch)
-            self._wait()
+            self.place.wait()
             took.append(time.monotonic() - began - sum(took))  # reading and augmenting are a part of a step
-            if self._agreed(len(took) >= 2 + TIMED_STEPS or (len(took) > 2 and sum(took) > TIMED_S)):
+            if self.place.agreed(len(took) >= 2 + TIMED_STEPS or (len(took) > 2 and sum(took) > TIMED_S)):
                 break
         images = len(self.task.images.y_val)
         part = min(images, 2 * EVAL_BATCH)
         start = time.monotonic()
         self.task.evaluate(self.network, limit=part)
-        self._wait()
+        self.place.wait()
         scoring_s = (time.monotonic() - start) / part * images * (1 if self.average is None else 2)
-        return float(self._agreed((statistics.median(took[2:] or took) * self.steps + scoring_s) * OVERHEAD))
-
-    def _wait(self) -> None:
-        if self._on_gpu():
-            torch.cuda.synchronize()
-
-    def _on_gpu(self) -> bool:
-        return self.place.device.type == "cuda"
-
-    def _agreed(self, value: Any) -> Any:
-        """The first process's value, in every process."""
-        if self.place.processes == 1:
-            return value
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        return float(self.place.agreed((statistics.median(took[2:] or took) * self.steps + scoring_s) * OVERHEAD))
 
     def _progress(self, row: Mapping[str, Any] | None) -> Progress:
         return Progress(
@@ -346,19 +324,3 @@ class FullTraining:
             row=row,
             is_over=self.epoch == self.settings.epochs,
         )
-
-
-def _device(settings: TrainSettings) -> torch.device:
-    """The device of this process. Raises ProviderError where CUDA is asked for and absent."""
-    available = torch.cuda.is_available()
-    if settings.device == "cuda" and not available:
-        raise ProviderError("no CUDA device is available to torch", place="device", value="cuda")
-    if not available or settings.device == "cpu":
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
-
-
-def _device_text(device: torch.device) -> str:
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
