@@ -47,7 +47,7 @@ class Kind:
     """Which commands take it, as a sentence that may follow."""
 
 
-MODEL_TAKERS = "`modscale count`, `latency`, `scale` and `export` take it"
+MODEL_TAKERS = "`modscale count`, `latency`, `scale`, `train` and `export` take it"
 
 KINDS = {
     kind.name: kind
@@ -63,6 +63,11 @@ KINDS = {
             name="fidelity",
             text="a folder of `modscale fidelity`",
             takes="the `modscale fidelity` that made it goes on in it, and its fidelity.md tells what was found",
+        ),
+        Kind(
+            name="training",
+            text="a folder of `modscale train` whose first epoch is not over",
+            takes="the `modscale train` that made it goes on in it",
         ),
         Kind(name="network", text="the folder of one network", takes=MODEL_TAKERS),
         Kind(name="spec", text="a model spec", takes=MODEL_TAKERS),
@@ -139,6 +144,8 @@ def _folder_kind(place: Path) -> str:
     if (place / FIDELITY_FILE).is_file():
         return "fidelity"
     is_network = (place / SPEC_FILE).is_file() and any((place / name).is_file() for name in (ONNX_FILE, *WEIGHTS_FILES))
+    if not is_network and (place / TRAIN_FILE).is_file():
+        return "training"
     return "network" if is_network else ""
 
 

@@ -14,7 +14,18 @@ from modscale.document import read_yaml
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
-SLOW = {"test_session", "test_measures", "test_protocol", "test_proxy", "test_export", "test_scale", "test_front_door"}
+SLOW = {
+    "test_session",
+    "test_measures",
+    "test_protocol",
+    "test_proxy",
+    "test_export",
+    "test_scale",
+    "test_front_door",
+    "test_full",
+    "test_teacher",
+    "test_train",
+}
 """Files whose tests train, export or time whole networks."""
 
 settings.register_profile("modscale", derandomize=True, deadline=None, database=None)

@@ -20,11 +20,13 @@ SPACE = "name: tiny\nbase: {resolution: 32}\nstages: [{dim: [8, 16], depth: 1}]\
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, Path]:
     """A path of each kind."""
-    made = {name: tmp_path / name for name in ("run", "network", "data", "fidelity", "empty")}
+    made = {name: tmp_path / name for name in ("run", "network", "data", "fidelity", "training", "empty")}
     for folder in (*made.values(), made["data"] / "train" / "cat"):
         folder.mkdir(parents=True, exist_ok=True)
     (made["run"] / "run.yaml").write_text(f"space:\n  name: x\n{SPACE.partition('tiny')[2]}versions: {{}}\n")
     (made["fidelity"] / "fidelity.yaml").touch()
+    for name, text in {"train.yaml": "", "spec.yaml": SPEC}.items():
+        (made["training"] / name).write_text(text)
     (made["network"] / "spec.yaml").write_text(SPEC)
     (made["network"] / "model.onnx").touch()
     Image.new("RGB", (4, 4)).save(made["data"] / "train" / "cat" / "a.png")
@@ -40,7 +42,8 @@ def places(tmp_path: Path) -> dict[str, Path]:
 
 
 EXPECTED = {
-    "run": "run", "network": "network", "data": "images", "fidelity": "fidelity", "empty": None,
+    "run": "run", "network": "network", "data": "images", "fidelity": "fidelity",
+    "training": "training", "empty": None,
     "spec.yaml": "spec", "space.yaml": "space", "trials.jsonl": "run file", "notes.txt": None,
     "a.npz": "arrays", "m.onnx": "onnx", "w.pth": "checkpoint",
     "old.pth": "checkpoint", "w.safetensors": "checkpoint", "i.jpg": "image",
@@ -73,7 +76,7 @@ WRONG = [
     (["count", "{data}"], "is a folder of images; `modscale search SPACE.yaml --data` takes it"),
     (["export", "{data}", "--out", "{empty}/o"], "it looks like a folder of images"),
     (["count", "{space.yaml}"], "(it looks like a search space: `modscale search` and `modscale space` take it)"),
-    (["search", "{spec.yaml}"], "(it looks like a model spec: `modscale count`, `latency`, `scale` and `export` take"),
+    (["search", "{spec.yaml}"], "`modscale count`, `latency`, `scale`, `train` and"),
     (["search", "{run}"], "is a run's folder"),
     (["space", "{network}"], "is the folder of one network"),
     (["space", "{trials.jsonl}"], "is a file of a run; `modscale report` takes the run's folder"),

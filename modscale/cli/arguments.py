@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modscale.settings import LatencySettings
     from modscale.specs.spec import ModelSpec
 
-MODEL_HELP = "A published name (see `modscale models`), a spec file or an export's folder."
+MODEL_HELP = "A published name (see `modscale models`), a spec file, or a folder of `export` or `train`."
 ModelArgument = Annotated[str, argument("MODEL", MODEL_HELP, parser=user_text, completion=complete_model)]
 SpaceArgument = Annotated[str, argument("SPACE.yaml", "A search space.", parser=user_text)]
 JsonOption = Annotated[bool, option("Print one JSON document and nothing else.", "--json")]

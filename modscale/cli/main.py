@@ -37,7 +37,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     count: "modscale count xxs --resolution 160 --check",
     latency: "modscale latency xxs s_conv --threads 2 --runs 400",
     report: "modscale report reports/mobile",
-    train: "modscale train reports/mobile --pick xs --data photos --hours 2 --out trained",
+    train: "modscale train xs --data photos --hours 2 --out trained",
     export: "modscale export reports/mobile --pick xs --out backbone",
     models: "modscale models --json",
     fidelity: "modscale fidelity --data photos --proxy train --seeds 3",
