@@ -1,10 +1,11 @@
 """A network as an ONNX file that is proved equal to PyTorch before anything else may use it.
 
-The exporter is PyTorch's TorchScript-based one (about a second; opset 17). Three things are done to its graph:
+Four things are done to the graph that is traced (`onnx_graph.py`):
 
 - it is traced on *loud* weights, in which every branch counts. A fresh network would hide a broken branch: LayerScale
   starts at 1e-4, linear layers at a standard deviation of 0.02, and all biases at zero;
 - what depends on shapes alone is computed now, so that no node is left that a GPU provider would hand to the CPU;
+- the batch is opened and the normalisation folded in, where that is asked for;
 - the loud graph is run against PyTorch; only then are the real weights put in its place, by their names, and the
   result is run against PyTorch again.
 
@@ -15,28 +16,26 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
+import numpy.typing as npt
 import torch
-from onnx import numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from modscale.deploy import runtime
+from modscale.deploy import onnx_graph, runtime
+from modscale.deploy.facts import Facts, metadata, untrained_facts
 from modscale.errors import InputError, MismatchError, TooLargeError
-from modscale.files import scratch_folder, write_whole
+from modscale.files import write_whole
 from modscale.models.checkpoint import LoadedWeights, load_weights, save_weights
 from modscale.models.efficientmod import build_network
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, spec_to_yaml
 
-OPSET = 17
+Array = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-4
 """Largest error of a logit that is put down to rounding, as a share of the largest logit."""
@@ -46,13 +45,32 @@ MAX_BYTES = 2**31 - 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What an ONNX file takes and gives."""
+
+    batch: int | None = 1
+    """Images at once; None leaves that open."""
+    features: bool = False
+    """Whether the map of each stage is an output, `stage1` and so on, [B, C, H, W]."""
+    logits: bool = True
+    """Whether the logits are; without them the maps must be."""
+    folded: bool = False
+    """Whether it takes pixels scaled to 0..1 as they are: mean and deviation are dealt with inside."""
+
+    def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        maps = [onnx_graph.stage_name(i) for i in range(len(spec.stages))] if self.features else []
+        return (*([runtime.OUTPUT_NAME] if self.logits else []), *maps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExportResult:
     """What `export_model` wrote and found."""
 
     spec: Path
     """The spec file."""
     onnx: Path
-    """The ONNX file: input `image` [1, C, R, R], output `logits` [1, K]."""
+    """The ONNX file: input `image` [B, C, R, R], outputs `logits` [B, K] or the maps of stages, see `Form`."""
     weights: Path
     """The weights, safetensors."""
     params: int
@@ -60,7 +78,7 @@ class ExportResult:
     flops: int
     """Multiply-adds of one image."""
     max_abs_error: float
-    """Largest difference between a logit of ONNX Runtime and of PyTorch, real weights."""
+    """Largest difference between an output of ONNX Runtime and of PyTorch, real weights."""
     loaded: LoadedWeights | None
     """What was taken from a checkpoint; None where the network is freshly initialised."""
 
@@ -73,11 +91,14 @@ def export_model(
     key: str | None = None,
     fresh_head: bool = False,
     seed: int = 0,
+    form: Form | None = None,
+    facts: Facts | None = None,
 ) -> ExportResult:
     """Writes `spec.yaml`, `model.onnx` and `model.safetensors` into `out_dir`, which is created.
 
     Without `weights` the network is freshly initialised from `seed`; `key` and `fresh_head` are those of
-    `load_weights`.
+    `load_weights`. `form` says what the ONNX file takes and gives, by default one image and its logits; `facts` what
+    it says of itself.
 
     >>> import modscale
     >>> result = modscale.export_model(tiny_spec, folder)
@@ -104,7 +125,7 @@ def export_model(
     except OSError as error:
         raise InputError(f"cannot be created: {error.strerror or error}", file=out_dir) from error
     files = {name: folder / name for name in ("spec.yaml", "model.onnx", "model.safetensors")}
-    max_abs_error = export_onnx(network, spec, files["model.onnx"])
+    max_abs_error = export_onnx(network, spec, files["model.onnx"], form=form, facts=facts)
     save_weights(network, files["model.safetensors"], trained=loaded is not None and loaded.trained)
     write_whole(files["spec.yaml"], spec_to_yaml(spec))
     return ExportResult(
@@ -130,7 +151,9 @@ def fresh_network(spec: ModelSpec, *, seed: int) -> nn.Module:
     return network
 
 
-def export_onnx(network: nn.Module, spec: ModelSpec, file: str | Path) -> float:
+def export_onnx(
+    network: nn.Module, spec: ModelSpec, file: str | Path, *, form: Form | None = None, facts: Facts | None = None
+) -> float:
     """Writes the network of `spec` as ONNX and returns its largest absolute error against PyTorch.
 
     The network is left as it was found, in its mode and on its device.
@@ -140,6 +163,8 @@ def export_onnx(network: nn.Module, spec: ModelSpec, file: str | Path) -> float:
         TooLargeError: the network is too large for one ONNX file.
         MismatchError: ONNX Runtime and PyTorch disagree; nothing is written.
     """
+    form, facts = form or Form(), facts or untrained_facts(spec)
+    outputs = form.outputs(spec)
     network = copy.deepcopy(network).cpu().float().eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     _check_size(size)
@@ -148,19 +173,42 @@ def export_onnx(network: nn.Module, spec: ModelSpec, file: str | Path) -> float:
     torch.set_num_threads(1)  # a few single images: on a busy machine, waiting for a second thread costs far more
     try:
         loud = loud_copy(network, spec)
-        model = fold_shapes(_trace(loud, spec))
-        compare(loud, model.SerializeToString(), images, what="with weights that make every branch count")
-        set_weights(model, network)
-        onnx.checker.check_model(model, full_check=True)
-        content = model.SerializeToString()
-        max_abs_error = compare(network, content, images, what="with its own weights")
+        # Two at once in the trace of an open batch: what is written for one may be true of one alone.
+        model = onnx_graph.fold_shapes(onnx_graph.trace(loud, spec, batch=form.batch or 2, outputs=outputs))
+        if form.batch is None:
+            onnx_graph.open_batch(model)
+
+        def finish(model: onnx_graph.Graph, network: nn.Module, what: str) -> tuple[bytes, float]:
+            onnx_graph.set_weights(model, network)
+            if form.folded:
+                onnx_graph.fold_normalisation(model, facts.mean, facts.std)
+            onnx_graph.set_metadata(model, metadata(spec, facts, folded=form.folded))
+            content = onnx_graph.serialise(model)
+            return content, compare(_reference(network, form, facts, outputs), content, images, form.batch, what=what)
+
+        finish(copy.deepcopy(model), loud, "with weights that make every branch count")
+        content, max_abs_error = finish(model, network, "with its own weights")
     finally:
         torch.set_num_threads(threads)
     write_whole(file, content)
     return max_abs_error
 
 
-def probe_images(spec: ModelSpec, *, seed: int = 0) -> dict[str, np.ndarray]:
+def _reference(
+    network: nn.Module, form: Form, facts: Facts, outputs: Sequence[str]
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What PyTorch gives for an image as the file takes it, by output."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (facts.mean, facts.std))
+
+    def run(image: Tensor) -> dict[str, Tensor]:
+        image = (image - mean) / std if form.folded else image
+        given = onnx_graph.outputs_of(network, image, outputs) if form.features else (network(image),)
+        return dict(zip(outputs, given, strict=True))
+
+    return run
+
+
+def probe_images(spec: ModelSpec, *, seed: int = 0) -> dict[str, Array]:
     """Inputs [1, C, R, R] that the two sides are compared on: normal noise, a smooth image, and nothing at all."""
     generator = np.random.default_rng(seed)
     shape = (1, spec.in_chans, spec.resolution, spec.resolution)
@@ -219,70 +267,55 @@ def settle_norms(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> None:
             norm.running_var.clamp_(min=1.0)
 
 
-def compare(network: nn.Module, model: bytes, images: dict[str, np.ndarray], *, what: str) -> float:
-    """Largest absolute difference between the logits of ONNX Runtime and of PyTorch over `images`.
+def compare(
+    reference: Callable[[Tensor], Mapping[str, Tensor]],
+    model: bytes,
+    images: Mapping[str, Array],
+    batch: int | None,
+    *,
+    what: str,
+) -> float:
+    """Largest absolute difference between an output of ONNX Runtime and of PyTorch over `images`.
+
+    PyTorch takes them one by one; ONNX Runtime `batch` at once, or where that is open first each alone, then all.
 
     Raises:
-        MismatchError: it exceeds `TOLERANCE` of the largest logit, or a logit is not finite.
+        MismatchError: it exceeds `TOLERANCE` of the output's largest number, or a number is not finite.
     """
     with torch.inference_mode():
-        expected = {name: network(torch.from_numpy(image)).numpy() for name, image in images.items()}
-    scale = max(float(np.abs(logits).max()) for logits in expected.values())
-    if not math.isfinite(scale):
-        raise MismatchError(f"the network, {what}, gives logits that are not finite; it is neither written nor timed")
-    found = runtime.run_images(model, images)
-    error = max(float(np.abs(found[name] - expected[name]).max()) for name in images)
-    if not error <= TOLERANCE * scale:  # also when the error is not a number
-        raise MismatchError(
-            f"the exported model, {what}, differs from PyTorch by {error:.2g} where logits reach {scale:.2g} "
-            f"(at most {TOLERANCE:g} of that is rounding); it is neither written nor timed"
+        expected = {
+            name: {output: value.numpy() for output, value in reference(torch.from_numpy(image)).items()}
+            for name, image in images.items()
+        }
+    batches = _batches(tuple(images), batch)
+    fed = [np.concatenate([images[name] for name in names]) for names in batches]
+    found = list(runtime.run_batches(model, fed))
+    worst = 0.0
+    for output in next(iter(expected.values())):
+        scale = max(float(np.abs(one[output]).max()) for one in expected.values())
+        if not math.isfinite(scale):
+            raise MismatchError(
+                f"the network, {what}, gives {output} that are not finite; it is neither written nor timed"
+            )
+        error = max(
+            float(np.abs(given[output] - np.concatenate([expected[name][output] for name in names])).max())
+            for names, given in zip(batches, found, strict=True)
         )
-    return error
+        if not error <= TOLERANCE * scale:  # also when the error is not a number
+            raise MismatchError(
+                f"the exported model, {what}, differs from PyTorch by {error:.2g} where {output} reach {scale:.2g} "
+                f"(at most {TOLERANCE:g} of that is rounding); it is neither written nor timed"
+            )
+        worst = max(worst, error)
+    return worst
 
 
-def set_weights(model: onnx.ModelProto, network: nn.Module) -> None:
-    """Puts the state of `network` into `model`, tensor by tensor, by name. Raises MismatchError where one is absent."""
-    state: dict[str, Tensor] = {
-        name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    absent = [name for name in state if name not in stored]
-    if absent:
-        raise MismatchError(f"the exported model lacks {len(absent)} tensors of the network, {absent[0]} among them")
-    for name, tensor in state.items():
-        stored[name].CopyFrom(numpy_helper.from_array(tensor.detach().numpy(), name))
-
-
-def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with every value that follows from shapes alone computed once and stored, weights left as they are."""
-    graph = model.graph
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    types = {value.name: value.type for value in graph.input}
-    for tensor in graph.initializer:
-        types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
-    known: dict[str, np.ndarray] = {}
-    kept = []
-    for node in graph.node:
-        inputs = [name for name in node.input if name]
-        values: Any
-        if node.op_type == "Shape":
-            dims = types[node.input[0]].tensor_type.shape.dim
-            values = [np.array([dim.dim_value for dim in dims], dtype=np.int64)]
-        elif all(name in known for name in inputs):
-            values = ReferenceEvaluator(node, opsets=opsets).run(None, {name: known[name] for name in inputs})
-        else:
-            kept.append(node)
-            types.update(_output_types(node, inputs, types, known, model))
-            continue
-        for name, value in zip(node.output, values, strict=True):
-            known[name] = np.asarray(value)
-            data_type = onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype)
-            types[name] = onnx.helper.make_tensor_type_proto(data_type, known[name].shape)
-    used = {name for node in kept for name in node.input}
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in known.items() if name in used)
-    return model
+def _batches(names: tuple[str, ...], batch: int | None) -> list[tuple[str, ...]]:
+    """The names in batches of one size, as often as needed to fill them; or each alone, and all at once."""
+    if batch is None:
+        return [*((name,) for name in names), names]
+    endless = cycle(names)
+    return [tuple(islice(endless, batch)) for _ in range(-(-len(names) // batch))]
 
 
 def _check_size(size: int) -> None:
@@ -294,43 +327,3 @@ def export_all(specs: Sequence[ModelSpec], folders: Sequence[Path]) -> None:
     """Exports each spec, freshly initialised, into its folder; what a child process is asked. See `export_model`."""
     for spec, folder in zip(specs, folders, strict=True):
         export_model(spec, folder)
-
-
-def _output_types(
-    node: onnx.NodeProto,
-    inputs: list[str],
-    types: dict[str, Any],
-    known: dict[str, np.ndarray],
-    model: onnx.ModelProto,
-) -> dict[str, Any]:
-    return shape_inference.infer_node_outputs(
-        onnx.defs.get_schema(node.op_type, OPSET),
-        node,
-        {name: types[name] for name in inputs},
-        {name: numpy_helper.from_array(known[name]) for name in inputs if name in known},
-        opset_imports=list(model.opset_import),
-        ir_version=model.ir_version,
-    )
-
-
-def _trace(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """The exporter's graph, in which every parameter still bears its own name."""
-    image = torch.zeros(1, spec.in_chans, spec.resolution, spec.resolution)
-    with scratch_folder() as folder, warnings.catch_warnings():
-        file = folder / "model.onnx"
-        # The successor takes ten times as long and one more dependency; this one is kept for that, knowingly.
-        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
-        torch.onnx.export(
-            network,
-            (image,),
-            file,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[runtime.INPUT_NAME],
-            output_names=[runtime.OUTPUT_NAME],
-            # Neither fold weights nor fuse norms into convs: both would rename tensors, and ONNX Runtime does both.
-            do_constant_folding=False,
-            training=torch.onnx.TrainingMode.PRESERVE,
-        )
-        return onnx.load(file)

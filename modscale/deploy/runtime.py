@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,22 @@ def _new_session(model: str | bytes, provider: str, threads: int) -> Any:
 
 def run_images(model: str | bytes, images: Mapping[str, Any]) -> dict[str, Any]:
     """The logits of each image (float32, [B, C, R, R]) by name, on the CPU, with the optimisations that are timed."""
+    found = run_batches(model, list(images.values()))
+    return {name: given[OUTPUT_NAME] for name, given in zip(images, found, strict=True)}
+
+
+def run_batches(model: str | bytes, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """Every output by name for each batch of images (float32, [B, C, R, R]), one by one; see `run_images`."""
     session = open_session(model, threads=1)  # no pool beside the caller's own
-    return {name: session.run([OUTPUT_NAME], {INPUT_NAME: image})[0] for name, image in images.items()}
+    names = [output.name for output in session.get_outputs()]
+    for images in batches:
+        yield dict(zip(names, session.run(names, {INPUT_NAME: images}), strict=True))
+
+
+def read_metadata(model: str | bytes) -> dict[str, Any]:
+    """What a file of ours says of itself, by key; see `deploy/facts.py`."""
+    held = open_session(model).get_modelmeta().custom_metadata_map
+    return {key: json.loads(text) for key, text in held.items()}
 
 
 def input_shape(onnx_file: str, resolution: int | None) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ Shapes: B batch, R resolution, H x W tokens of a stage, C its channels, K classe
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +50,10 @@ class Stage(nn.Module):
             self.downsample = PatchEmbedding(stage.dim, next_dim, kernel_size=3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(x)
+        return self.reduce(self.blocks(x))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """What the blocks gave, as the next stage takes it."""
         return self.downsample(x) if hasattr(self, "downsample") else x
 
 
@@ -76,6 +81,18 @@ class EfficientMod(nn.Module):
         x = self.patch_embed(channels_last(x))  # [B, H, W, C]
         for layer in self.layers:
             x = layer(x)
+        return self._pool(x)
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The pooled features of `forward_features`, and what the blocks of each stage gave, [B, C, H, W] each."""
+        x = self.patch_embed(channels_last(x))
+        maps = []
+        for layer in cast("list[Stage]", self.layers):
+            maps.append(layer.blocks(x))
+            x = layer.reduce(maps[-1])
+        return self._pool(x), [channels_first(one) for one in maps]
+
+    def _pool(self, x: Tensor) -> Tensor:
         x = channels_first(self.norm(x))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 
 from modscale.cli.main import main
-from modscale.deploy import export
+from modscale.deploy import export, onnx_graph
 from modscale.deploy.export import export_model, export_onnx, fresh_network, probe_images
 from modscale.deploy.runtime import run_images
 from modscale.errors import CheckpointError, InputError, MismatchError, TooLargeError
@@ -95,14 +95,14 @@ def swap_operator(model: onnx.ModelProto, old: str, new: str, index: int) -> Non
 )
 def test_a_broken_branch_is_caught(monkeypatch, tmp_path, old, new, index):
     """One wrong operator in one branch is found, though LayerScale of 1e-4 would hide it in the fresh network."""
-    trace = export._trace
+    trace = onnx_graph.trace
 
-    def broken(*arguments):
-        model = trace(*arguments)
+    def broken(*arguments, **keywords):
+        model = trace(*arguments, **keywords)
         swap_operator(model, old, new, index)
         return model
 
-    monkeypatch.setattr(export, "_trace", broken)
+    monkeypatch.setattr(onnx_graph, "trace", broken)
     with pytest.raises(MismatchError, match="every branch count"):
         export_onnx(fresh_network(SMALL, seed=0), SMALL, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
@@ -111,8 +111,13 @@ def test_a_broken_branch_is_caught(monkeypatch, tmp_path, old, new, index):
 def test_wrong_weights_are_caught(monkeypatch, tmp_path):
     """A graph that is right but holds other weights than the network is found by the second comparison."""
     network = fresh_network(SMALL, seed=0)
-    put = export.set_weights
-    monkeypatch.setattr(export, "set_weights", lambda model, _: put(model, fresh_network(SMALL, seed=1)))
+    put = onnx_graph.set_weights
+    other = fresh_network(SMALL, seed=1)
+
+    def wrong(model, given):  # the loud weights, which come first, are left right
+        put(model, other if torch.equal(given.state_dict()["head.weight"], network.head.weight) else given)
+
+    monkeypatch.setattr(onnx_graph, "set_weights", wrong)
     with pytest.raises(MismatchError, match="its own weights"):
         export_onnx(network, SMALL, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

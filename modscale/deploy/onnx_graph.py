@@ -1,0 +1,230 @@
+"""An ONNX graph: traced from PyTorch, then rewritten for where it is to run. Only this module knows the onnx library.
+
+The exporter is PyTorch's TorchScript-based one (about a second; opset 17). It leaves every parameter its own
+name, so that the weights of another network of the same spec can be put in their place. All rewrites are exact but
+for rounding; `export.py` holds the result against PyTorch.
+
+Shapes: B batch, C channels, R resolution, D channels of the stem.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+from modscale import __version__
+from modscale.deploy import runtime
+from modscale.errors import MismatchError
+from modscale.files import scratch_folder
+from modscale.specs.spec import ModelSpec
+
+OPSET = 17
+
+STEM = "patch_embed.proj.weight"
+"""[D, C, k, k]: the weight that meets the pixels."""
+
+BEHIND_MAPS = ("norm.", "head.")
+"""Weights that no map of a stage depends on."""
+
+Graph = onnx.ModelProto
+
+
+def trace(network: nn.Module, spec: ModelSpec, *, batch: int, outputs: Sequence[str]) -> Graph:
+    """The exporter's graph for `batch` images, in which every parameter still bears its own name.
+
+    Args:
+        network: an EfficientMod network.
+        spec: its spec.
+        batch: images at once, fixed in the graph.
+        outputs: names as `outputs_of` has them.
+    """
+    image = torch.zeros(batch, spec.in_chans, spec.resolution, spec.resolution)
+    if tuple(outputs) != (runtime.OUTPUT_NAME,):
+        network = copy.copy(network)  # the parameters and their names are shared; what is computed is another thing
+        network.forward = MethodType(lambda self, image: outputs_of(self, image, outputs), network)
+    with scratch_folder() as folder, warnings.catch_warnings():
+        file = folder / "model.onnx"
+        # The successor takes ten times as long and one more dependency; this one is kept for that, knowingly.
+        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
+        torch.onnx.export(
+            network,
+            (image,),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[runtime.INPUT_NAME],
+            output_names=list(outputs),
+            # Neither fold weights nor fuse norms into convs: both would rename tensors, and ONNX Runtime does both.
+            do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+        return onnx.load(file)
+
+
+def outputs_of(network: Any, image: Tensor, outputs: Sequence[str]) -> tuple[Tensor, ...]:
+    """What a network gives for images [B, C, R, R], by the names of outputs: `logits`, `stage1`, and so on."""
+    pooled, maps = network.forward_maps(image)
+    known = {stage_name(i): one for i, one in enumerate(maps)}
+    if runtime.OUTPUT_NAME in outputs:
+        known[runtime.OUTPUT_NAME] = network.head(pooled)
+    return tuple(known[name] for name in outputs)
+
+
+def stage_name(index: int) -> str:
+    """The output with the map of the stage of this index, from 0: `stage1`."""
+    return f"stage{index + 1}"
+
+
+def set_weights(model: Graph, network: nn.Module) -> None:
+    """Puts the state of `network` into `model`, tensor by tensor, by name. Raises MismatchError where one is absent."""
+    state: dict[str, Tensor] = {
+        name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    without_logits = runtime.OUTPUT_NAME not in {value.name for value in model.graph.output}
+    state = {name: tensor for name, tensor in state.items() if not (without_logits and name.startswith(BEHIND_MAPS))}
+    absent = [name for name in state if name not in stored]
+    if absent:
+        raise MismatchError(f"the exported model lacks {len(absent)} tensors of the network, {absent[0]} among them")
+    for name, tensor in state.items():
+        stored[name].CopyFrom(numpy_helper.from_array(tensor.detach().numpy(), name))
+
+
+def fold_shapes(model: Graph) -> Graph:
+    """`model` with every value that follows from shapes alone computed once and stored, weights left as they are."""
+    graph = model.graph
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    types = {value.name: value.type for value in graph.input}
+    for tensor in graph.initializer:
+        types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+    known: dict[str, np.ndarray] = {}
+    kept = []
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        values: Any
+        if node.op_type == "Shape":
+            dims = types[node.input[0]].tensor_type.shape.dim
+            values = [np.array([dim.dim_value for dim in dims], dtype=np.int64)]
+        elif all(name in known for name in inputs):
+            values = ReferenceEvaluator(node, opsets=opsets).run(None, {name: known[name] for name in inputs})
+        else:
+            kept.append(node)
+            types.update(_output_types(node, inputs, types, known, model))
+            continue
+        for name, value in zip(node.output, values, strict=True):
+            known[name] = np.asarray(value)
+            data_type = onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype)
+            types[name] = onnx.helper.make_tensor_type_proto(data_type, known[name].shape)
+    used = {name for node in kept for name in node.input}
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in known.items() if name in used)
+    return model
+
+
+def open_batch(model: Graph) -> Graph:
+    """`model` for any number of images: every shape that a tensor is given takes its first length from that tensor.
+
+    That is right where images stay apart and their axis the first; that they do is seen when the file is run.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            shape = numpy_helper.to_array(stored[node.input[1]]).copy()
+            shape[0] = 0
+            stored[node.input[1]].CopyFrom(numpy_helper.from_array(shape, node.input[1]))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    return model
+
+
+def fold_normalisation(model: Graph, mean: Sequence[float], std: Sequence[float]) -> Graph:
+    """`model` for pixels scaled to 0..1, of which `mean` was taken and which were divided by `std` before.
+
+    The division goes into the stem's weights. Where the stem pads, zeros stand for pixels of the mean's colour: there
+    the mean is taken from the image; else it goes into the stem's bias.
+    """
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stem = next(node for node in graph.node if node.op_type == "Conv" and node.input[1] == STEM)
+    weight = numpy_helper.to_array(stored[STEM]).astype(np.float64) / np.asarray(std)[:, None, None]
+    stored[STEM].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), STEM))
+    pads = next((list(one.ints) for one in stem.attribute if one.name == "pads"), [0])
+    if not any(pads):
+        name = stem.input[2]
+        bias = numpy_helper.to_array(stored[name]) - np.einsum("dckl,c->d", weight, np.asarray(mean))
+        stored[name].CopyFrom(numpy_helper.from_array(bias.astype(np.float32), name))
+        return model
+    level = np.asarray(mean, dtype=np.float32)[:, None, None]
+    graph.initializer.append(numpy_helper.from_array(level, "image_mean"))
+    node = onnx.helper.make_node("Sub", [stem.input[0], "image_mean"], ["image_centred"], name="/image_centred")
+    stem.input[0] = node.output[0]
+    graph.node.insert(list(graph.node).index(stem), node)
+    return model
+
+
+def turn_weights(model: Graph) -> Graph:
+    """`model` with the transposes of weights done once and for all: quantisation looks for weights in the products."""
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    turned = {}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in stored]:
+        axes = next(list(one.ints) for one in node.attribute if one.name == "perm")
+        weight = np.ascontiguousarray(numpy_helper.to_array(stored[node.input[0]]).transpose(axes))
+        turned[node.input[0]] = numpy_helper.from_array(weight, node.output[0])
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for name, tensor in turned.items():
+        if name not in used:
+            graph.initializer.remove(stored[name])
+        graph.initializer.append(tensor)
+    return model
+
+
+def set_metadata(model: Graph, metadata: Mapping[str, object]) -> Graph:
+    """`model` that carries `metadata` in place of what it carried, each value as a JSON text."""
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    model.producer_name, model.producer_version = "modscale", __version__
+    return model
+
+
+def serialise(model: Graph) -> bytes:
+    """The file's content, once the onnx library has found nothing wrong in it."""
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def parse(content: bytes | str | Path) -> Graph:
+    """The graph in a file's content, or in a file."""
+    return onnx.load_from_string(content) if isinstance(content, bytes) else onnx.load(content)
+
+
+def _output_types(
+    node: onnx.NodeProto,
+    inputs: list[str],
+    types: dict[str, Any],
+    known: dict[str, np.ndarray],
+    model: Graph,
+) -> dict[str, Any]:
+    return shape_inference.infer_node_outputs(
+        onnx.defs.get_schema(node.op_type, OPSET),
+        node,
+        {name: types[name] for name in inputs},
+        {name: numpy_helper.from_array(known[name]) for name in inputs if name in known},
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+    )
