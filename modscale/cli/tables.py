@@ -220,6 +220,15 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
     note(f"spec     {result['spec']}")
     note(f"ONNX     {result['onnx']} ({error})")
     note(f"weights  {result['weights']} ({weights})")
+    if result.get("accuracy") is not None:
+        note(f"accuracy {result['accuracy']:.2%} of {result['val_images']} validation images, in ONNX Runtime")
+    if int8 := result.get("int8"):
+        note(f"int8     {int8['onnx']} ({int8['verdict']}: {int8['reason']})")
+    for name, timed in (("latency", result.get("latency")), ("in int8", (int8 or {}).get("latency"))):
+        if timed:
+            note(f"{name}  {timed['mean_ms']:.2f} ± {timed['ci95_ms']:.2f} ms, {timed['threads']} threads")
+    if result.get("card"):
+        note(f"card     {result['card']}")
 
 
 def show_training(name: str, result: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """A channel, red, green, blue, of pixels scaled to 0..1: what published checkpoints were trained with."""
 
-RESIZE = {"crop": "centre square", "filter": "bicubic", "antialias": True}
+RESIZE = "the centre square, to the input's side by an antialiased bicubic filter"
 """How an image of another size becomes one of the network's, as `datasets/images.py` does it."""
 
 
@@ -31,6 +31,8 @@ class Facts:
     """The same of the standard deviation, above 0."""
     classes: tuple[str, ...] | None = None
     """Names in the order of the logits; None where they are not known."""
+    resize: str = RESIZE
+    """How an image of another size becomes one of the network's."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """What is known of it: `accuracy`, `epochs`, `data` and the like; empty where nothing is."""
 
@@ -43,14 +45,14 @@ def untrained_facts(spec: ModelSpec) -> Facts:
 
 
 def metadata(spec: ModelSpec, facts: Facts, *, folded: bool) -> dict[str, object]:
-    """What stands in the file, by key. Where normalisation is folded in, `mean` is 0 and `std` 1: nothing is left to do."""
+    """What stands in the file, by key. With normalisation folded in, `mean` is 0 and `std` 1."""
     counted = count_model(spec)
     normalisation = {"mean": list(facts.mean), "std": list(facts.std)}
     taken = {"mean": [0.0] * spec.in_chans, "std": [1.0] * spec.in_chans} if folded else normalisation
     return {
         **taken,
         "input_size": [spec.in_chans, spec.resolution, spec.resolution],
-        "resize": RESIZE,
+        "resize": facts.resize,
         "classes": None if facts.classes is None else list(facts.classes),
         "spec": spec_to_dict(spec),
         "counts": {"params": counted.params, "flops": counted.flops},

@@ -195,6 +195,24 @@ def turn_weights(model: Graph) -> Graph:
     return model
 
 
+def weighted_nodes(model: Graph) -> dict[str, list[str]]:
+    """Names of the nodes that multiply by weights: `linear`, `conv` (a dense one), `depthwise` and `head`.
+
+    Products of two things that were computed, as in attention, are none of them.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found: dict[str, list[str]] = {"linear": [], "conv": [], "depthwise": [], "head": []}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in stored:
+            found["linear"].append(node.name)
+        elif node.op_type == "Gemm":
+            found["head"].append(node.name)
+        elif node.op_type == "Conv":
+            groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+            found["depthwise" if groups > 1 else "conv"].append(node.name)
+    return found
+
+
 def set_metadata(model: Graph, metadata: Mapping[str, object]) -> Graph:
     """`model` that carries `metadata` in place of what it carried, each value as a JSON text."""
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})

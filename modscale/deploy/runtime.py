@@ -181,6 +181,12 @@ def read_metadata(model: str | bytes) -> dict[str, Any]:
     return {key: json.loads(text) for key, text in held.items()}
 
 
+def fixed_batch(model: str | bytes) -> int | None:
+    """How many images a file of ours takes at once; None where that is open."""
+    first = open_session(model).get_inputs()[0].shape[0]
+    return first if isinstance(first, int) else None
+
+
 def input_shape(onnx_file: str, resolution: int | None) -> tuple[int, ...]:
     """The shape of the one input that an ONNX file of any origin is timed with.
 

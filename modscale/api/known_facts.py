@@ -1,0 +1,126 @@
+"""What is known of a network from the folder it comes from: a training's, or that of an earlier export."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modscale.deploy import runtime
+from modscale.deploy.facts import RESIZE, Facts, untrained_facts
+from modscale.document import read_yaml
+from modscale.errors import InputError, naming_file, printable
+from modscale.kinds import ONNX_FILE
+from modscale.lines import read_lines
+from modscale.specs.spec import ModelSpec
+
+TRAIN_FILE = "train.yaml"
+METRICS_FILE = "metrics.jsonl"
+SCORES = ("accuracy", "ema_accuracy")
+"""Keys of an epoch's scores; the best of all epochs is that of the weights that are exported."""
+
+
+def find_facts(weights: Path | None, spec: ModelSpec, *, fresh_head: bool = False) -> Facts:
+    """What stands beside the weights that are exported: in `train.yaml`, or in the ONNX file of an earlier export.
+
+    Where there is neither, or no weights, the facts of a published checkpoint.
+
+    Raises:
+        InputError: what stands there is broken, or not of a network of this many classes and channels.
+    """
+    default = untrained_facts(spec)
+    if weights is None:
+        return default
+    folder = weights.parent
+    if (folder / TRAIN_FILE).is_file():
+        facts, place = _of_training(folder), folder / TRAIN_FILE
+    elif (folder / ONNX_FILE).is_file() and weights.name == "model.safetensors":
+        facts, place = _of_export(folder / ONNX_FILE, default), folder / ONNX_FILE
+    else:
+        return default
+    if len(facts.mean) != spec.in_chans or len(facts.std) != spec.in_chans:
+        raise InputError(
+            f"must be a number for each of the {spec.in_chans} channels",
+            file=place,
+            place="mean, std",
+            value=facts.mean,
+        )
+    if fresh_head:
+        return Facts(mean=facts.mean, std=facts.std, resize=facts.resize)
+    if facts.classes is not None and len(facts.classes) != spec.num_classes:
+        rule = f"must name the {spec.num_classes} classes of the network"
+        raise InputError(rule, file=place, place="classes", value=len(facts.classes))
+    return facts
+
+
+def _of_training(folder: Path) -> Facts:
+    file = folder / TRAIN_FILE
+    with naming_file(file):
+        document = _mapping(read_yaml(file), "")
+        pre = _mapping(document.get("preprocessing"), "preprocessing")
+        data = _mapping(document.get("data", {}), "data")
+        training = {
+            key: data[key]
+            for key in ("train_images", "val_images", "fingerprint")
+            if isinstance(data.get(key), (int, str))
+        }
+        return Facts(
+            mean=_channels(pre.get("mean"), "preprocessing.mean"),
+            std=_channels(pre.get("std"), "preprocessing.std", above=0.0),
+            classes=_names(document.get("classes"), "classes"),
+            resize=printable(str(pre.get("resize", RESIZE))),
+            training={**_scores(folder / METRICS_FILE), "data": printable(str(data.get("name", ""))), **training},
+        )
+
+
+def _of_export(file: Path, default: Facts) -> Facts:
+    """Of a file that says nothing of itself, the default."""
+    with naming_file(file):
+        try:
+            held = runtime.read_metadata(str(file))
+        except Exception as error:  # ONNX Runtime raises a dozen kinds, and what stands there may be no JSON
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"is no model of an earlier export ({reason})") from error
+        if "spec" not in held:
+            return default
+        normalisation = held.get("folded") or held
+        training = held.get("training") or {}
+        return Facts(
+            mean=_channels(normalisation.get("mean"), "mean"),
+            std=_channels(normalisation.get("std"), "std", above=0.0),
+            classes=None if held.get("classes") is None else _names(held["classes"], "classes"),
+            resize=printable(str(held.get("resize", RESIZE))),
+            training=_mapping(training, "training"),
+        )
+
+
+def _scores(file: Path) -> dict[str, Any]:
+    """The best accuracy of all epochs, and how many there are."""
+    rows = [row for _, row in read_lines(file) if isinstance(row, Mapping)]
+    scores = [row[key] for row in rows for key in SCORES if isinstance(row.get(key), (int, float))]
+    epochs = [row["epoch"] for row in rows if isinstance(row.get("epoch"), int)]
+    return {"accuracy": max(scores, default=None), "epochs": max(epochs, default=None)}
+
+
+def _mapping(value: object, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError("must be a mapping, as `modscale train` writes it", place=place, value=value)
+    return value
+
+
+def _channels(value: object, place: str, *, above: float = -math.inf) -> tuple[float, ...]:
+    numbers = value if isinstance(value, list) else []
+    if not numbers or not all(
+        isinstance(one, (int, float)) and math.isfinite(one) and one > above and not isinstance(one, bool)
+        for one in numbers
+    ):
+        rule = f"must be a list of numbers{' above 0' if above == 0 else ''}, one a channel"
+        raise InputError(rule, place=place, value=value)
+    return tuple(float(one) for one in numbers)
+
+
+def _names(value: object, place: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError("must be a list of the classes' names", place=place, value=value)
+    return tuple(printable(str(name)) for name in value)
