@@ -40,6 +40,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 LIGHT = ("specs.", "spaces.", "runs.", "pareto", "analysis.front", "latency.settings", "training.settings")
 HEAVY = {"torch", "optuna", "onnxruntime", "onnx", "fvcore", "rich", "typer", "matplotlib", "PIL", "safetensors"}
 SHARED = {"torch", "numpy"}  # the two array libraries; every other one has a module to itself
+TOOLS = ("onnxruntime.quantization",)  # a library of its own that comes in another's package
 
 
 def module_name(path: Path) -> str:
@@ -76,7 +77,7 @@ def inner(module: str) -> set[str]:
 
 def outer(module: str) -> set[str]:
     """The third-party packages that `module` imports."""
-    tops = {name.partition(".")[0] for name in imports(module)}
+    tops = {next((tool for tool in TOOLS if name.startswith(tool)), name.partition(".")[0]) for name in imports(module)}
     return {top for top in tops if top and top not in sys.stdlib_module_names and top != "modscale"}
 
 

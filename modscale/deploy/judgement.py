@@ -49,9 +49,9 @@ def judge(
     total = len(labels)
     right, fp32_right = answers == labels, fp32_answers == labels
     accuracy, fp32_accuracy = float(right.mean()), float(fp32_right.mean())
-    lost = fp32_accuracy - accuracy
     # The two are right and wrong on the same images: only those where they differ tell them apart (McNemar).
     gone, come = int((fp32_right & ~right).sum()), int((right & ~fp32_right).sum())
+    lost = (gone - come) / total
     noise = Z95 * math.sqrt(max(gone + come - (gone - come) ** 2 / total, 0.0)) / total
     chance = float(np.bincount(labels).max()) / total
     verdict: Verdict = "good"

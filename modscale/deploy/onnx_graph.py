@@ -35,6 +35,9 @@ OPSET = 17
 STEM = "patch_embed.proj.weight"
 """[D, C, k, k]: the weight that meets the pixels."""
 
+HEAD = "head.weight"
+"""[K, C]: the weight of the classifier."""
+
 BEHIND_MAPS = ("norm.", "head.")
 """Weights that no map of a stage depends on."""
 
@@ -177,36 +180,58 @@ def fold_normalisation(model: Graph, mean: Sequence[float], std: Sequence[float]
     return model
 
 
-def turn_weights(model: Graph) -> Graph:
-    """`model` with the transposes of weights done once and for all: quantisation looks for weights in the products."""
+def as_gemm(model: Graph) -> Graph:
+    """`model` with each linear layer as one Gemm over [tokens, channels], its weight [out, in] as PyTorch has it.
+
+    ONNX Runtime makes the same of a product and a sum, but only after it has looked for products to compute in int8.
+    """
     graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    turned = {}
-    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in stored]:
-        axes = next(list(one.ints) for one in node.attribute if one.name == "perm")
-        weight = np.ascontiguousarray(numpy_helper.to_array(stored[node.input[0]]).transpose(axes))
-        turned[node.input[0]] = numpy_helper.from_array(weight, node.output[0])
-        graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    for name, tensor in turned.items():
-        if name not in used:
-            graph.initializer.remove(stored[name])
-        graph.initializer.append(tensor)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in shape_inference.infer_shapes(model).graph.value_info
+    }
+    stored = {tensor.name for tensor in graph.initializer}
+    turned = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.input[0] in stored}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    kept, gone = [], set()
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in turned:
+            kept.append(node)
+            continue
+        tokens, weight, product = node.input[0], turned[node.input[1]], node.output[0]
+        gone.add(weight.name)
+        inputs, output, name = [f"{product}/rows", weight.input[0]], product, node.name
+        after = readers[product]
+        if len(after) == 1 and after[0].op_type == "Add" and stored & set(after[0].input):
+            inputs.append(next(one for one in after[0].input if one in stored))
+            output = after[0].output[0]
+            gone.add(after[0].name)
+        rows, back = np.array([-1, shapes[tokens][-1]]), np.array([-1, *shapes[output][1:]])
+        graph.initializer.extend(
+            numpy_helper.from_array(shape, f"{product}/{what}") for what, shape in (("flat", rows), ("back", back))
+        )
+        kept += [
+            onnx.helper.make_node("Reshape", [tokens, f"{product}/flat"], inputs[:1], name=f"{name}/flat"),
+            onnx.helper.make_node("Gemm", inputs, [f"{product}/given"], name=name, transB=1),
+            onnx.helper.make_node("Reshape", [f"{product}/given", f"{product}/back"], [output], name=f"{name}/back"),
+        ]
+    del graph.node[:]
+    graph.node.extend(node for node in kept if node.name not in gone)
     return model
 
 
 def weighted_nodes(model: Graph) -> dict[str, list[str]]:
     """Names of the nodes that multiply by weights: `linear`, `conv` (a dense one), `depthwise` and `head`.
 
-    Products of two things that were computed, as in attention, are none of them.
+    `model` is one of `as_gemm`: products of two things that were computed, as in attention, are none of them.
     """
-    stored = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, list[str]] = {"linear": [], "conv": [], "depthwise": [], "head": []}
     for node in model.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in stored:
-            found["linear"].append(node.name)
-        elif node.op_type == "Gemm":
-            found["head"].append(node.name)
+        if node.op_type == "Gemm":
+            found["head" if node.input[1] == HEAD else "linear"].append(node.name)
         elif node.op_type == "Conv":
             groups = next((one.i for one in node.attribute if one.name == "group"), 1)
             found["depthwise" if groups > 1 else "conv"].append(node.name)

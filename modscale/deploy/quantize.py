@@ -2,9 +2,9 @@
 
 Static, in QDQ form: activations become uint8 by the ranges they had over the calibration images, weights int8 with a
 scale a channel. What stays float was decided by measurement (`benchmarks/int8.md`): LayerNorm, softmax, GELU, the
-modulating product, attention's own products and the depthwise convs, which took twice as long in int8; the outputs of
-what is quantised, which the next float operator would only turn back. Weights use 7 of their 8 bits: without VNNI a
-processor adds two products of 8 bits in 16, which overflows silently, and 41 % of the answers changed.
+modulating product, attention's own products and the depthwise convs, which were slower in int8; the outputs of linear
+layers, which the next float operator would only turn back. Weights use 7 of their 8 bits: without VNNI a processor adds
+two products of 8 bits in 16, which overflows silently, and 41 % of the answers changed.
 
 Whether a file is any good is judged on validation images (`judgement.py`); the first of `LEVELS` that passes is taken.
 """
@@ -40,7 +40,7 @@ def quantise(onnx_file: str | Path, out: str | Path, batches: Iterable[npt.NDArr
     Raises:
         InputError: `out` cannot be written.
     """
-    model = onnx_graph.turn_weights(onnx_graph.parse(Path(onnx_file)))
+    model = onnx_graph.as_gemm(onnx_graph.parse(Path(onnx_file)))
     kinds = onnx_graph.weighted_nodes(model)
     with scratch_folder() as folder, _quiet():
         source, target = folder / "float.onnx", folder / "int8.onnx"
@@ -54,9 +54,9 @@ def quantise(onnx_file: str | Path, out: str | Path, batches: Iterable[npt.NDArr
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Conv", "Gemm"],
+            op_types_to_quantize=["Gemm", "Conv"],
             nodes_to_quantize=[name for kind in LEVELS[level] for name in kinds[kind]],
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Conv", "Gemm"]},
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
         quantised = onnx_graph.parse(target)
     held = runtime.read_metadata(str(onnx_file))

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the one module that imports it, and the process in which a model is timed.
+"""ONNX Runtime: the one module that runs it, and the process in which a model is timed.
 
 `latency/protocol.py` has `answer_timing` called in a fresh process for every timing, so that no thread pool but the
 session's own is alive: that process imports neither torch nor anything else that starts threads, and counts them

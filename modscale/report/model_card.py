@@ -21,23 +21,22 @@ MOST_CLASSES = 1000
 """A card lists no more classes than this; the file has all."""
 
 SCRIPT = """\
-import json, sys, numpy, onnxruntime
-from PIL import Image, ImageOps
+import json, sys, numpy, onnxruntime, PIL.Image as Image, PIL.ImageOps as ImageOps
 session = onnxruntime.InferenceSession("model.onnx")
 known = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
-channels, side, _ = known["input_size"]
+side = known["input_size"][1]
 image = Image.open(sys.argv[1])
 image.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded no finer than it is used
-image = ImageOps.fit(ImageOps.exif_transpose(image).convert(MODE), (side, side), Image.Resampling.BICUBIC)
-pixels = (numpy.asarray(image).reshape(side, side, channels) / 255 - known["mean"]) / known["std"]
-images = pixels.transpose(2, 0, 1)[None].repeat(BATCH, axis=0).astype(numpy.float32)
+image = ImageOps.fit(ImageOps.exif_transpose(image).convert("MODE"), (side, side), Image.Resampling.BICUBIC)
+pixels = (numpy.asarray(image).reshape(side, side, -1) / 255 - known["mean"]) / known["std"]
+images = numpy.float32(pixels.transpose(2, 0, 1)[None].repeat(BATCH, axis=0))
 """
 """Up to the input; MODE and BATCH are the file's."""
 
 SCRIPT_CLASSES = """\
 logits = session.run(["logits"], {"image": images})[0][0]
 for i in logits.argsort()[:-6:-1]:
-    print(known["classes"][i] if known["classes"] else i, f"{logits[i]:.3f}")"""
+    print(known["classes"][i] if known["classes"] else i, logits[i])"""
 SCRIPT_MAPS = """\
 for output, found in zip(session.get_outputs(), session.run(None, {"image": images})):
     print(output.name, found.shape)"""
@@ -84,10 +83,9 @@ def write_card(
         ("model.onnx", "the network for ONNX Runtime, checked against PyTorch"),
         *([(measured.int8_file, _int8_name(measured.int8))] if measured.int8 else []),
         ("model.safetensors", "its weights, by the names of the authors' code"),
-        ("spec.yaml", "its architecture: `modscale` builds the network from it"),
+        ("spec.yaml", "its architecture, from which modscale builds the network"),
     ]
-    mode = {1: "L", 3: "RGB"}.get(spec.in_chans)
-    script = SCRIPT.replace("BATCH", str(form.batch or 1)).replace("MODE", repr(mode or "RGB"))
+    script = SCRIPT.replace("BATCH", str(form.batch or 1)).replace("MODE", {1: "L"}.get(spec.in_chans, "RGB"))
     script += SCRIPT_CLASSES if form.logits else SCRIPT_MAPS
     names = facts.classes or ()
     more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
@@ -100,7 +98,7 @@ def write_card(
         "files": files,
         "int8": _int8(measured, measured.int8) if measured.int8 else "",
         "usage": "The best five classes of a photograph:" if form.logits else "The maps of a photograph:",
-        "script": script,
+        "script": script.splitlines(),
         "classes": ", ".join(names[:MOST_CLASSES]) + more,
     }
     return render_page("model_card.md.j2", context, MOST_CLASSES)

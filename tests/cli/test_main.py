@@ -192,8 +192,8 @@ def test_a_home_folder_is_expanded_in_every_path(
     monkeypatch.chdir(here)
     (home / "net.yaml").write_text("resolution: 32\nnum_classes: 3\nstages: [{dim: 8, depth: 1}]\n")
     (home / "space.yaml").write_text(SPACE)
-    assert main(["export", "~/net.yaml", "--out=~/x"]) == 0
-    assert main(["export", "~/net.yaml", "--weights", "~/x/model.safetensors", "--out", "~/y"]) == 0
+    assert main(["export", "~/net.yaml", "--out=~/x", "--no-latency"]) == 0
+    assert main(["export", "~/net.yaml", "--weights", "~/x/model.safetensors", "--out", "~/y", "--no-latency"]) == 0
     assert main(["scale", "~/x", "--params", "20k", "--out=~/scaled.yaml"]) == 0
     assert main(["count", "~/scaled.yaml"]) == 0
     assert main(["space", "~/space.yaml"]) == 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
+from tiny_specs import SMALL, SPECS, small
 
 from modscale.cli.main import main
 from modscale.deploy import export, onnx_graph
@@ -18,9 +19,8 @@ from modscale.deploy.runtime import run_images
 from modscale.errors import CheckpointError, InputError, MismatchError, TooLargeError
 from modscale.models.checkpoint import load_weights, save_weights
 from modscale.models.efficientmod import build_network
-from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.counts import count_model
-from modscale.specs.spec import ModelSpec, load_spec, parse_spec
+from modscale.specs.spec import load_spec, parse_spec
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,30 +30,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def small(*stages, **fields) -> ModelSpec:
-    return parse_spec({"resolution": 32, "num_classes": 5, **fields, "stages": list(stages)})
-
-
-SMALL = small({"dim": 8, "depth": 2}, {"dim": 12, "depth": 2, "attention_depth": 1})
-
-SPECS = {
-    **{block: small({"dim": 8, "depth": 2, "block": block}) for block in BLOCKS},
-    "modulation": SMALL,
-    "sum": small({"dim": 8, "depth": 2, "fusion": "sum"}),
-    "context f": small({"dim": 8, "depth": 2, "context": ["f"]}),
-    "context conv": small({"dim": 8, "depth": 2, "context": ["conv"], "kernel_size": [3, 5, 7]}),
-    "context g": small({"dim": 8, "depth": 2, "context": ["g"]}),
-    "mbconv": small({"dim": 8, "depth": 2, "block": "mbconv"}, {"dim": 8, "depth": 1, "block": "mbconv"}),
-    "mbconv, two kernels": small({"dim": 8, "depth": 1, "block": "mbconv", "kernel_size": [3, 5]}),
-    "no LayerScale": small({"dim": 8, "depth": 2}, layer_scale=None),
-    "isotropic, odd side": small(
-        {"dim": 10, "depth": 2, "mlp_ratios": [6]}, stem={"kernel_size": 14, "stride": 14}, resolution=98
-    ),
-    "one channel of everything": small({"dim": 1, "depth": 1}, in_chans=1, num_classes=1),
-    "attention first": small({"dim": 8, "depth": 1, "attention_depth": 2, "attention_mlp_ratio": 2.5}, resolution=33),
-}
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -230,6 +206,7 @@ def test_an_export_tells_what_it_loaded(tmp_path: Path, capsys: pytest.CaptureFi
     raw, averaged = (fresh_network(load_spec(spec_file), seed=seed).state_dict() for seed in (1, 2))
     torch.save({"model": raw, "ema": {**averaged, "n_averaged": torch.tensor(3)}}, tmp_path / "w.pth")
     command = ["export", str(spec_file), "--weights", str(tmp_path / "w.pth"), "--out", str(tmp_path / "out")]
+    command.append("--no-latency")
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["trained"] is True

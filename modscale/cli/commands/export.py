@@ -53,7 +53,7 @@ def export(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write the spec, ONNX (checked against torch), weights and a model card, in a folder that stands alone."""
+    """Write a folder that stands alone: ONNX, weights, model card."""
     from modscale.api.session import choose_spec, choose_weights
 
     spec = at_resolution(choose_spec(model, pick=pick, trial=trial), resolution)
