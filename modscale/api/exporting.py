@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modscale.api.known_facts import TRAIN_FILE, find_facts
+from modscale.api.known_facts import find_facts
 from modscale.datasets.dataset import Dataset, find_classes, load_dataset
 from modscale.deploy.classify import classify, feed
 from modscale.deploy.export import ExportResult, Form, export_model
@@ -18,7 +18,7 @@ from modscale.deploy.facts import Facts
 from modscale.deploy.judgement import Judgement, judge
 from modscale.errors import DataError, InputError
 from modscale.files import path_text, scratch_folder, write_whole
-from modscale.kinds import FIDELITY_FILE, RUN_FILE, naming_kind
+from modscale.kinds import FIDELITY_FILE, RUN_FILE, TRAIN_FILE, naming_kind
 from modscale.latency.protocol import Latency, OnnxModel, measure_files
 from modscale.machine import describe_machine
 from modscale.models.checkpoint import loaded_to_json

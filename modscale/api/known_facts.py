@@ -11,11 +11,10 @@ from modscale.deploy import runtime
 from modscale.deploy.facts import RESIZE, Facts, untrained_facts
 from modscale.document import read_yaml
 from modscale.errors import InputError, naming_file, printable
-from modscale.kinds import ONNX_FILE
+from modscale.kinds import ONNX_FILE, TRAIN_FILE
 from modscale.lines import read_lines
 from modscale.specs.spec import ModelSpec
 
-TRAIN_FILE = "train.yaml"
 METRICS_FILE = "metrics.jsonl"
 SCORES = ("accuracy", "ema_accuracy")
 """Keys of an epoch's scores; the best of all epochs is that of the weights that are exported."""
