@@ -15,7 +15,7 @@ from modscale.machine import available_cores
 
 PROVIDERS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("surrogate", "tpe", "random")
 MAX_THREADS = 1024
 PUBLISHED = ("xxs", "xs", "s", "s_conv")
 
@@ -83,10 +83,10 @@ class SearchSettings:
 
     trials: int = 16
     """Finished trials, failed ones included."""
-    startup_trials: int = 8
+    startup_trials: int = 4
     """Trials drawn at random before the sampler learns from them."""
-    sampler: str = "tpe"
-    """`tpe` (multi-objective tree-structured Parzen estimator) or `random`."""
+    sampler: str = "surrogate"
+    """`surrogate` (expected gain in hypervolume, by a model of the trials), `tpe` (Optuna's) or `random`."""
     references: tuple[str, ...] = ("xxs", "xs", "s", "s_conv")
     """Published networks measured the same way, for comparison."""
     rungs: tuple[float, ...] = ()

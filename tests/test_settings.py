@@ -56,7 +56,7 @@ def test_an_empty_section_is_all_defaults(name):
         ("search", {"trials": 0}, "search.trials: must be 1 or more, got 0"),
         ("search", {"seed": -1}, "search.seed: must be 0 or more, got -1"),
         ("search", {"seed": 2**32}, "search.seed: must be 4294967295 or less, got 4294967296"),
-        ("search", {"sampler": "grid"}, "search.sampler: must be one of tpe, random, got 'grid'"),
+        ("search", {"sampler": "grid"}, "search.sampler: must be one of surrogate, tpe, random, got 'grid'"),
         ("search", {"references": "s"}, "search.references: must be a list of published networks, got 's'"),
         ("search", {"references": ["xl"]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got 'xl'"),
         ("search", {"references": ["s", "s"]}, "search.references[1]: must not repeat a network, got 's'"),

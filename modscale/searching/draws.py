@@ -116,6 +116,27 @@ class Draws:
             found = np.concatenate([found, batch[self.tables.feasible(batch)]])
         return found[:n]
 
+    def neighbours(self, rng: np.random.Generator, rows: IntArray, n: int) -> IntArray:
+        """[at most n, S] feasible architectures that differ from one of `rows` in one or two searched parameters."""
+        shapes = [stage.shape for stage in self.tables.stages]
+        sizes = np.array([options for shape in shapes for options in shape])
+        searched = np.flatnonzero(sizes > 1)
+        if not len(searched):
+            return rows[:0]
+        picked = rows[rng.integers(0, len(rows), size=n)]
+        places = np.concatenate(
+            [np.stack(np.unravel_index(picked[:, i], shape), axis=1) for i, shape in enumerate(shapes)], axis=1
+        )
+        line, first = np.arange(n), searched[rng.integers(0, len(searched), size=n)]
+        second = searched[rng.integers(0, len(searched), size=n)]
+        for column, moves in ((first, np.ones(n, dtype=bool)), (second, second != first)):
+            step = rng.integers(1, sizes[column]) * moves  # never all the way round
+            places[line, column] = (places[line, column] + step) % sizes[column]
+        ends = np.cumsum([len(shape) for shape in shapes])[:-1]
+        stages = zip(np.split(places, ends, axis=1), shapes, strict=True)
+        moved = np.stack([np.ravel_multi_index(tuple(part.T), shape) for part, shape in stages], axis=1)
+        return moved[self.tables.feasible(moved)]
+
     @cached_property
     def _listed(self) -> IntArray:
         """The feasible architectures, `MAX_LISTED` at most."""

@@ -31,13 +31,17 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from modscale.arrays import IntArray
 from modscale.errors import RunError
+from modscale.pareto import losses_of
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import METRICS, result_rules
 from modscale.runs.trials import Trial, rungs_to_list
 from modscale.searching.draws import Draws, SpaceExhausted
+from modscale.searching.surrogate import propose
 from modscale.spaces.space import Parameter, Space
 from modscale.spaces.tables import SpaceTables
+from modscale.specs.counts import COUNT_METRICS
 from modscale.specs.spec import ModelSpec, spec_to_dict
 
 STUDY_NAME = "modscale"
@@ -196,6 +200,9 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.settings = experiment.search
         self.draws = draws
         self.distributions = {parameter.name: _distribution(parameter) for parameter in self.space.searched}
+        self.objectives = experiment.objectives
+        self.proposals = {"tpe": self._by_tpe, "surrogate": self._by_surrogate}
+        self.rows: dict[int, IntArray] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.distributions
@@ -207,8 +214,9 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if trial.number < self.settings.startup_trials:
             options = self.draws.spread(rng, trial.number)
-        elif self.settings.sampler == "tpe" and len(complete) >= 2 and search_space:
-            options = self._propose(rng, study, trial, search_space) or self.draws.uniform(rng)
+        elif len(complete) >= 2 and search_space and self.settings.sampler in self.proposals:
+            propose = self.proposals[self.settings.sampler]
+            options = propose(rng, study, trial, search_space) or self.draws.uniform(rng)
         else:
             options = self.draws.uniform(rng)
         return {p.name: p.label(options[p.name]) for p in self.space.searched}
@@ -218,7 +226,25 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         raise KeyError(param_name)  # every parameter is drawn together with the others
 
-    def _propose(
+    def _by_surrogate(
+        self, rng: np.random.Generator, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The feasible, new architecture that is expected to add most to the hypervolume (`surrogate.py`)."""
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for told in complete:
+            if told.number not in self.rows:
+                options = {p.name: p.option(told.params[p.name]) for p in self.space.searched}
+                self.rows[told.number] = self.draws.tables.row(options)
+        return propose(
+            self.draws,
+            rng,
+            np.array([self.rows[told.number] for told in complete]),
+            losses_of([told.values for told in complete], list(self.objectives.values())),
+            counts=[COUNT_METRICS.index(metric) if METRICS[metric].is_count else None for metric in self.objectives],
+            costs=[direction == "minimize" for direction in self.objectives.values()],
+        )
+
+    def _by_tpe(
         self, rng: np.random.Generator, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
     ) -> dict[str, Any] | None:
         """A feasible, new architecture from multivariate, multi-objective TPE, if it finds one."""
@@ -227,7 +253,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         )
         for _ in range(TPE_ATTEMPTS):
             params = tpe.sample_relative(study, trial, search_space)
-            options = {p.name: _nearest(p, params[p.name]) for p in self.space.searched}
+            options = {p.name: nearest_option(p, params[p.name]) for p in self.space.searched}
             if self.draws.is_new(options) and self.draws.is_feasible(options):
                 return options
         return None
@@ -293,7 +319,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return CategoricalDistribution([str(label) for label in labels])
 
 
-def _nearest(parameter: Parameter, value: Any) -> Any:
+def nearest_option(parameter: Parameter, value: Any) -> Any:
     """The option nearest to a drawn number, or the one that a drawn category names."""
     if isinstance(value, str):
         return parameter.option(value)

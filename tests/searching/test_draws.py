@@ -98,3 +98,19 @@ def test_every_feasible_network_is_drawn_once(draw: Callable[..., dict[str, Any]
     assert len(drawn) == len(expected)
     with pytest.raises(SpaceExhausted):
         draw(draws, np.random.default_rng(0))
+
+
+def test_neighbours_are_feasible_and_differ_in_one_or_two_parameters() -> None:
+    """Every network one step away is found, none that breaks a constraint, and none is the one itself."""
+    space = parse_space(SPACE)
+    tables = build_tables(space)
+    draws = draws_of(tables)
+    start = next(iter_feasible(tables))
+    own = tables.choice(start)
+    found = [tables.choice(row) for row in draws.neighbours(np.random.default_rng(0), start[None], 2000)]
+    distances = [sum(options[name] != own[name] for name in own) for options in found]
+    assert set(distances) == {1, 2}
+    assert all(draws.is_feasible(options) for options in found)
+    listed = [tables.choice(row) for row in iter_feasible(tables)]
+    near = [options for options in listed if 1 <= sum(options[name] != own[name] for name in own) <= 2]
+    assert {tuple(options.values()) for options in found} == {tuple(options.values()) for options in near}
