@@ -20,36 +20,10 @@ from modscale.analysis.fidelity import GROUPS
 from modscale.analysis.rank_correlation import kendall_tau, spearman_rho
 from modscale.specs.counts import count_model
 from modscale.specs.known import KnownNetwork, published_networks
-from modscale.specs.spec import ModelSpec, StageSpec
+from modscale.specs.receptive_field import share_seen
 
 SPLITS = 400
 EXPONENTS = (0.0, 0.1, 0.2, 0.3, 0.5)
-
-
-def kernels_of(stage: StageSpec) -> list[int] | None:
-    """Sides of the depthwise convs that one block applies one after the other; None where it sees everything."""
-    largest = max(stage.kernel_size)
-    if stage.block == "focal":
-        return None  # its last level is the mean over the image
-    if stage.block == "van":
-        return [5, 19, 3]  # 7 taps, 3 apart; the last in the MLP
-    if stage.block in ("modulation", "separate_mlp") and "conv" not in stage.context:
-        return []
-    return [largest]
-
-
-def share_seen(spec: ModelSpec) -> float:
-    """How much of the image's side the last stage's receptive field spans, 0 to 1."""
-    field, jump = spec.stem.kernel_size, spec.stem.stride
-    for i, stage in enumerate(spec.stages):
-        kernels = kernels_of(stage)
-        if kernels is None or stage.attention_depth:
-            return 1.0
-        field += stage.depth * sum(kernel - 1 for kernel in kernels) * jump
-        if i + 1 < len(spec.stages):
-            field += 2 * jump  # 3 x 3, stride 2
-            jump *= 2
-    return min(1.0, field / spec.resolution)
 
 
 def combined(flops_exponent: float, seen_exponent: float) -> Callable[[KnownNetwork], float]:

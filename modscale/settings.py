@@ -24,9 +24,15 @@ PUBLISHED = ("xxs", "xs", "s", "s_conv")
 class ProxySettings:
     """What stands in for the real training: by default, a short one."""
 
-    method: str = "train"
-    """How a network is scored: a key of `PROXIES`, see `training/proxies.py`."""
-    resolution: int = 32
+    method: str = "thin"
+    """How a network is scored: a key of `PROXIES`, see `training/proxies.py` and `training/estimate.py`."""
+    width: float = 0.125
+    """Share of its channels with which each stage is trained, 8 at the least."""
+    replace_batch_norm: bool = True
+    """Whether GroupNorm of one group stands in for BatchNorm, which learns faster and would put its blocks first."""
+    replace_attention: bool = True
+    """Whether convolutional blocks stand in for attention blocks, which learn late and have few places to attend to."""
+    resolution: int = 64
     """Side of the training and validation images, pixels."""
     epochs: int = 2
     """Passes over the training images."""
@@ -44,10 +50,10 @@ class ProxySettings:
     """Share at which every residual branch starts: initial LayerScale, or else a factor on its last layer."""
     flip: bool = True
     """Mirror training images left to right at random; false for data in which left and right differ, such as text."""
-    train_images: int | None = 3000
+    train_images: int | None = 4000
     """At most this many training images, the same number a class; None takes all."""
-    val_images: int | None = 2000
-    """At most this many validation images; None takes all."""
+    val_images: int | None = 3000
+    """At most this many validation images, training images that are left over among them; None takes all of the set."""
     val_split: float | None = None
     """Share of each class's training images set aside where the data have no validation set; None takes 0.1."""
     device: str = "auto"
@@ -97,7 +103,19 @@ class SearchSettings:
     """Seed of the sampler, the initial weights and the order of the batches."""
 
 
-PROXIES = {"train": ProxySettings(method="train")}
+PROXIES = {
+    "thin": ProxySettings(),
+    "train": ProxySettings(
+        method="train",
+        width=1.0,
+        replace_batch_norm=False,
+        replace_attention=False,
+        resolution=32,
+        epochs=2,
+        train_images=3000,
+        val_images=2000,
+    ),
+}
 """Each proxy by its name, with its settings where nothing else is said; `training/proxies.py` has what it does."""
 
 SETTINGS = {"proxy": ProxySettings, "latency": LatencySettings, "search": SearchSettings}
@@ -110,6 +128,9 @@ def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOW
     default = PROXIES[section.choice("method", default.method, tuple(PROXIES))]
     return ProxySettings(
         method=default.method,
+        width=section.number("width", default.width, above=0, high=1),
+        replace_batch_norm=_boolean(section, "replace_batch_norm", default.replace_batch_norm),
+        replace_attention=_boolean(section, "replace_attention", default.replace_attention),
         resolution=section.integer("resolution", default.resolution, low=8, high=1024),
         epochs=section.integer("epochs", default.epochs, high=10_000),
         batch_size=section.integer("batch_size", default.batch_size, low=2, high=65_536),

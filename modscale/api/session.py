@@ -19,6 +19,7 @@ from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
+from modscale.report.text import fidelity_sentence
 from modscale.runs.conditions import check_same_data
 from modscale.runs.experiment import Experiment, mismatch_note
 from modscale.runs.folder import (
@@ -137,6 +138,7 @@ def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
         "spared_seconds": spared_seconds(run.trials),
         "files": {key: str(path) for key, path in files.items()},
         **front_to_json(run.front, run.growth),
+        "proxy_fidelity": fidelity_sentence(run),
     }
 
 

@@ -145,7 +145,7 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         _figures("trial"), *(_figures(metric.heading, spare=metric.spare) for metric in columns),
         _figures("on front", spare=1), Column(heading="pick of", is_text=True, may_move=True),
     ]  # fmt: skip
-    show_table("Pareto front; accuracy is the proxy's, not ImageNet's", headings, rows)
+    show_table("Pareto front; accuracy is the ImageNet top-1 expected of full training", headings, rows)
     for metric in columns:
         _show_doubts(metric, [trial.results for trial in members])
     for band, pick in summary["bands"].items():
@@ -155,6 +155,8 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         spared = summary["spared_seconds"]
         estimate = "" if spared is None else f", which spared about {spared:.0f} s of training (an estimate)"
         note(f"{summary['stopped']} of {summary['trials']} trials were stopped early{estimate}")
+    if summary["proxy_fidelity"]:
+        note(summary["proxy_fidelity"])
     note(f"report: {summary['files']['html']} (opens in a browser, offline)")
 
 

@@ -237,7 +237,22 @@ def _choose(
         with _naming(part):
             subset = balanced_subset(labels, caps[number], int(labels.max()) + 1, np.random.default_rng([seed, number]))
         chosen.append(indices[subset])
+    more = _left_over(known, np.setdiff1d(train, chosen[0]), caps[1], len(chosen[1]), seed)
+    if len(more):
+        chosen[1] = np.concatenate([chosen[1], more])
+        notes.append(
+            f"{len(more)} training images that are not trained on are held out too: {len(chosen[1])} validation images"
+        )
     return chosen, notes
+
+
+def _left_over(known: Labelled, unused: Indices, cap: int | None, there: int, seed: int) -> Indices:
+    """Of the training images that are not trained on, those that bring the validation images up to their cap."""
+    classes = np.unique(known.labels[unused], return_inverse=True)[1].astype(np.int64)
+    missing = 0 if cap is None else cap - there
+    if not len(unused) or missing <= classes.max():
+        return unused[:0]
+    return unused[balanced_subset(classes, missing, int(classes.max()) + 1, np.random.default_rng([seed, 2]))]
 
 
 def _check_memory(number: int, resolution: int) -> None:

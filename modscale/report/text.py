@@ -14,6 +14,7 @@ from modscale.analysis.design_reading import DesignReading, Half, Interval, Para
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import Front, limits_text, objective_values
 from modscale.analysis.proxy_ranking import check_ranking, published_top1
+from modscale.analysis.proxy_records import record_sentence
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.pareto import pareto_front
@@ -55,6 +56,8 @@ def write_context(
         "started": str(run.document.get("started", "not recorded")),
         "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
         "proxy_sentence": _proxy_sentence(run),
+        "fidelity_sentence": fidelity_sentence(run),
+        "noise_note": _noise_note(run),
         "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
         "front": [rows[t.number] for t in front.members],
@@ -130,14 +133,48 @@ def _plot_note(objectives: Sequence[str]) -> str:
     return f"Drawn by {seen} alone: a trial may be on the front for its {rest}, which the plot does not show."
 
 
+def _is_estimate(run: Run) -> bool:
+    """Whether the accuracies are estimates of full training; in older runs they are those of the short training."""
+    return any("accuracy_standard_error" in results for results in _all_results(run))
+
+
 def _proxy_sentence(run: Run) -> str:
     data, proxy = section(run.document, "data"), run.experiment.proxy
     known = {key: data.get(key, "an unknown number of") for key in ("classes", "train_images", "val_images")}
+    epochs = f"{proxy.epochs} epoch{'' if proxy.epochs == 1 else 's'}"
+    if not _is_estimate(run):
+        return (
+            f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
+            f" classes that a network gets right after {epochs} on {known['train_images']} training images at"
+            f" {proxy.resolution} px. It ranks the candidates of this run against each other. It is not ImageNet"
+            " accuracy, and a network that learns slowly may rank lower here than it would after full training."
+        )
     return (
-        f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
-        f" classes that a network gets right after {proxy.epochs} epochs on {known['train_images']} training images at"
-        f" {proxy.resolution} px. It ranks the candidates of this run against each other. It is not ImageNet accuracy,"
-        " and a network that learns slowly may rank lower here than it would after full training."
+        "The accuracy here is an estimate of the ImageNet-1K top-1 that full training (300 epochs, as in the paper)"
+        f" would reach: from the network's size, the share of the image that it sees, and its loss on"
+        f" {known['val_images']} held-out images of {known['classes']} classes after {epochs} on"
+        f" {known['train_images']} training images at {proxy.resolution} px, {proxy.width:g} of its width."
+        " It ranks the candidates against each other; what they would reach on other data is another number."
+    )
+
+
+def fidelity_sentence(run: Run) -> str:
+    """How well the run's proxy is known to rank; empty where the accuracies are no estimates, or there are none."""
+    if "accuracy" not in run.experiment.objectives or not _is_estimate(run):
+        return ""
+    return record_sentence(run.experiment.proxy, str(section(run.document, "data").get("name")))
+
+
+def _noise_note(run: Run) -> str:
+    """What ± after an accuracy means, and what it leaves out."""
+    if _is_estimate(run):
+        return (
+            "± after an accuracy is the standard error of the estimate: what size and a short training leave open, by"
+            " networks of known accuracy. Two networks of like build differ by less than that."
+        )
+    return (
+        "± after an accuracy is its standard error over the validation images. Noise between training seeds is not in"
+        " it: a run trains each candidate once."
     )
 
 

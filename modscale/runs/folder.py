@@ -64,7 +64,11 @@ def read_run_experiment(folder: Path) -> Experiment:
 def run_experiment(document: Mapping[str, Any], folder: Path) -> Experiment:
     """The experiment in a `run.yaml`: nothing of its space is left to the data. Raises RunError."""
     try:
-        experiment = parse_experiment(document["space"])
+        space = document["space"]
+        proxy = space.get("proxy")
+        if isinstance(proxy, Mapping) and "width" not in proxy:  # older runs trained at full width alone
+            space = space | {"proxy": {"method": "train"} | dict(proxy)}
+        experiment = parse_experiment(space)
         return replace(experiment, space=replace(experiment.space, from_data=()))
     except RunError:
         raise

@@ -80,10 +80,12 @@ class Metric:
 
 
 def _accuracy_error(results: Results) -> float | None:
-    """Binomial; None where accuracy or images are unknown.
+    """That of the estimate, or in older runs binomial; None where accuracy or images are unknown.
 
     None or all of the n images right counts as half an image off, since an error of exactly 0 would claim certainty.
     """
+    if "accuracy_standard_error" in results:
+        return results["accuracy_standard_error"]
     if "accuracy" not in results or "val_images" not in results:
         return None
     images = results["val_images"]
@@ -112,10 +114,16 @@ ACCURACY = Metric(
     noun="accuracy",
     unit="%",
     limit="an accuracy of {}",
-    axis="proxy accuracy, %",
+    axis="expected top-1, %",
     axis_factor=100.0,
     rule=partial(check_number, low=0, high=1),
-    details={"val_images": partial(check_integer, low=1), "val_loss": partial(check_number, low=0)},
+    details={
+        "accuracy_standard_error": partial(check_number, low=0),
+        "trained_accuracy": partial(check_number, low=0, high=1),
+        "val_images": partial(check_integer, low=1),
+        "val_loss": partial(check_number, low=0),
+        "anchor_loss": partial(check_number, low=0),
+    },
     text=_percent,
     short=_short_accuracy,
     full=_full_accuracy,

@@ -18,6 +18,8 @@ class BlockKind:
 
     kernels: Callable[[Kernels], Kernels] | None = None
     """From `kernel_size` to the block's kernels, the same for all that make the same block; None: it has no effect."""
+    reach: Callable[[Kernels], int | None]
+    """From the block's kernels to the places along an axis, besides its own, that one output sees; None: all."""
     has_context: bool = False
     """Whether `context` and `fusion` have an effect, and `kernel_size` only with `conv` in `context`."""
     has_layer_scale: bool = False
@@ -34,11 +36,19 @@ def focal_kernels(sizes: Kernels) -> Kernels:
     return sizes if len(sizes) > 1 else tuple(range(min(3, sizes[0]), sizes[0] + 1, 2))
 
 
+def parallel_reach(kernels: Kernels) -> int:
+    """Of branches side by side, the widest's."""
+    return max(kernels) - 1
+
+
+VAN_REACH = (5 - 1) + 3 * (7 - 1) + (3 - 1)
+"""A 5x5, then a 7x7 of dilation 3, then a 3x3 in the MLP."""
+
 BLOCKS: Mapping[str, BlockKind] = {
-    "modulation": BlockKind(kernels=parallel_kernels, has_context=True, has_layer_scale=True),
-    "mbconv": BlockKind(kernels=parallel_kernels),
-    "van": BlockKind(),
-    "focal": BlockKind(kernels=focal_kernels),
-    "separate_mlp": BlockKind(kernels=parallel_kernels, has_context=True, has_layer_scale=True),
+    "modulation": BlockKind(kernels=parallel_kernels, reach=parallel_reach, has_context=True, has_layer_scale=True),
+    "mbconv": BlockKind(kernels=parallel_kernels, reach=parallel_reach),
+    "van": BlockKind(reach=lambda kernels: VAN_REACH),
+    "focal": BlockKind(kernels=focal_kernels, reach=lambda kernels: None),
+    "separate_mlp": BlockKind(kernels=parallel_kernels, reach=parallel_reach, has_context=True, has_layer_scale=True),
 }
 """Name in a spec to what it heeds."""

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from modscale.errors import TrialFailed
 from modscale.settings import ProxySettings
+from modscale.specs.published import published
+from modscale.specs.sameness import network_key
 from modscale.specs.spec import ModelSpec
+from modscale.training.estimate import ANCHOR
 
 if TYPE_CHECKING:
-    from modscale.training.proxy import ProxyData
+    from modscale.training.proxy import ProxyData, ProxyResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,22 +44,69 @@ class ProxyScore:
 def score_by_training(
     spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float]
 ) -> Iterator[ProxyScore]:
-    """Accuracy on held-out images after a short training (`training/proxy.py`), and on its way; binomial error."""
-    from modscale.training.proxy import train_to_rungs
+    """The top-1 to be expected of full training (`estimate.py`) by a short one (`proxy.py`), and on its way."""
+    from modscale.training.estimate import estimate_accuracy, evidence_of
 
-    for result in train_to_rungs(spec, data, settings, seed=seed, rungs=rungs):
-        # None or all of n right counts as half an image off, since an error of exactly 0 would claim certainty.
-        share = min(max(result.accuracy, 0.5 / result.val_images), 1 - 0.5 / result.val_images)
+    anchors = _train_anchor(data, settings, seed, tuple(rungs))
+    for result, anchor in zip(_train(spec, data, settings, seed, tuple(rungs)), anchors, strict=True):
+        estimate = estimate_accuracy(
+            spec,
+            method=settings.method,
+            evidence=evidence_of(result.val_loss, anchor.val_loss),
+            evidence_error=result.val_loss_error / max(result.val_loss, result.val_loss_error, 1e-6),
+        )
         yield ProxyScore(
-            score=result.accuracy,
-            standard_error=sqrt(share * (1 - share) / result.val_images),
-            rung_value=-result.val_loss,
-            results={"accuracy": result.accuracy, "val_images": result.val_images, "val_loss": result.val_loss},
+            score=estimate.accuracy,
+            standard_error=estimate.noise,
+            rung_value=estimate.accuracy,
+            results={
+                "accuracy": estimate.accuracy,
+                "accuracy_standard_error": estimate.standard_error,
+                "trained_accuracy": result.accuracy,
+                "val_images": result.val_images,
+                "val_loss": result.val_loss,
+                "anchor_loss": anchor.val_loss,
+            },
         )
 
 
+def _train_anchor(
+    data: ProxyData, settings: ProxySettings, seed: int, rungs: tuple[float, ...]
+) -> tuple[ProxyResult, ...]:
+    """What the anchor came to on these data, trained when it is asked for the first time.
+
+    Raises:
+        TrialFailed: it cannot be trained with these settings, and so no network can be compared with it.
+    """
+    from modscale.training.proxy import train_to_rungs
+
+    key = (seed, rungs)
+    if key not in data.known:
+        try:
+            data.known[key] = tuple(train_to_rungs(_anchor(), data, settings, seed=seed, rungs=rungs))
+        except TrialFailed as failure:
+            raise TrialFailed(f"the anchor {ANCHOR}, to which it would be compared: {failure}") from failure
+    return data.known[key]
+
+
+def _train(
+    spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int, rungs: tuple[float, ...]
+) -> Iterator[ProxyResult]:
+    """A network's results, a rung after the other; the anchor's stand already."""
+    from modscale.training.proxy import proxy_spec, train_to_rungs
+
+    if network_key(proxy_spec(spec, data, settings)) == network_key(proxy_spec(_anchor(), data, settings)):
+        return iter(data.known[seed, rungs])
+    return train_to_rungs(spec, data, settings, seed=seed, rungs=rungs)
+
+
+def _anchor() -> ModelSpec:
+    return published(ANCHOR)
+
+
 SCORES: dict[str, Callable[[ModelSpec, ProxyData, ProxySettings, int, Sequence[float]], Iterator[ProxyScore]]] = {
-    "train": score_by_training
+    "thin": score_by_training,
+    "train": score_by_training,
 }
 """Each takes a spec, the data, the settings, a seed and the rungs, rising shares that end in 1; gives a score a rung.
 

@@ -15,7 +15,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,13 @@ from modscale.errors import ModscaleError, ProviderError, TrialFailed
 from modscale.machine import available_cores
 from modscale.models.efficientmod import build_network
 from modscale.settings import ProxySettings
-from modscale.specs.spec import ModelSpec
+from modscale.specs.spec import ModelSpec, StageSpec
 from modscale.training import recipe
 
 EVAL_BATCH = 250
 """Validation images a forward pass."""
+LEAST_WIDTH = 8
+"""Channels below which no stage is thinned."""
 LAST_STEPS = 50
 """Steps over which the final training loss is averaged."""
 
@@ -53,6 +56,8 @@ class ProxyData:
     """[C, 1, 1], float32, over the training images; at least 1, so that a constant channel stays finite."""
     num_classes: int
     """Outputs of the head."""
+    known: dict[Any, tuple[ProxyResult, ...]] = field(default_factory=dict)
+    """Trainings on these data whose results are wanted again, see `proxies.py`."""
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +80,8 @@ class ProxyResult:
     """Validation images."""
     val_loss: float
     """Mean cross-entropy over the validation images, nats; without label smoothing."""
+    val_loss_error: float
+    """Its standard error over the validation images, nats."""
     train_loss: float
     """Mean label-smoothed cross-entropy over the last `LAST_STEPS` steps."""
     steps: int
@@ -183,17 +190,20 @@ def _legs(
 ) -> Iterator[ProxyResult]:
     """What stands at each rung, its seconds left open; draws from the global random state."""
     network = build_network(spec, seed=seed)
+    if settings.replace_batch_norm:
+        recipe.replace_batch_norm(network)
     recipe.rescale_weights(network)
     recipe.damp_branches(network, settings.layer_scale)
     network.to(data.device)
     for losses in _train(network, data, settings, seed, rungs):
-        correct, val_loss = _evaluate(network, data)
+        correct, val_loss, val_loss_error = _evaluate(network, data)
         total = len(data.y_val)
         yield ProxyResult(
             accuracy=correct / total,
             correct=correct,
             val_images=total,
             val_loss=val_loss,
+            val_loss_error=val_loss_error,
             train_loss=torch.cat(losses)[-LAST_STEPS:].mean().item(),
             steps=sum(map(len, losses)),
             seconds=0.0,
@@ -202,7 +212,7 @@ def _legs(
 
 
 def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> ModelSpec:
-    """The network that is trained in place of `spec`: the task's input and classes, and the proxy's LayerScale.
+    """The network that is trained in place of `spec`: the task's input and classes, the proxy's widths and LayerScale.
 
     Raises:
         TrialFailed: the stem's kernel is larger than the proxy's images.
@@ -210,6 +220,7 @@ def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> Mod
     channels, side = data.x_train.shape[1:3]
     small = replace(
         spec,
+        stages=tuple(_proxy_stage(stage, settings) for stage in spec.stages),
         resolution=side,
         in_chans=channels,
         num_classes=data.num_classes,
@@ -218,6 +229,13 @@ def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> Mod
     if small.sides()[0] < 1:
         raise TrialFailed(f"the stem's {spec.stem.kernel_size} px kernel does not fit the proxy's {side} px images")
     return small
+
+
+def _proxy_stage(stage: StageSpec, settings: ProxySettings) -> StageSpec:
+    thin = replace(stage, dim=min(stage.dim, max(LEAST_WIDTH, round(stage.dim * settings.width))))
+    if not settings.replace_attention:
+        return thin
+    return replace(thin, depth=stage.depth + stage.attention_depth, attention_depth=0)
 
 
 def _train(
@@ -266,19 +284,20 @@ def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def _evaluate(network: nn.Module, data: ProxyData) -> tuple[int, float]:
-    """How many validation images it gets right, and the mean cross-entropy over them."""
+def _evaluate(network: nn.Module, data: ProxyData) -> tuple[int, float, float]:
+    """How many validation images it gets right, the mean cross-entropy over them, and its standard error."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.device)
-    loss = torch.zeros((), dtype=torch.float64, device=data.device)
+    losses = []
     for first in range(0, len(data.y_val), EVAL_BATCH):
         batch = slice(first, first + EVAL_BATCH)
         logits = network(data.normalise(data.x_val[batch]))
         if not logits.isfinite().all():
             raise TrialFailed("training diverged: the logits are not finite")
         correct += (logits.argmax(1) == data.y_val[batch]).sum()
-        loss += F.cross_entropy(logits, data.y_val[batch], reduction="sum")
-    return int(correct), loss.item() / len(data.y_val)
+        losses.append(F.cross_entropy(logits, data.y_val[batch], reduction="none").double())
+    loss = torch.cat(losses)
+    return int(correct), loss.mean().item(), (loss.std(correction=0) / math.sqrt(len(loss))).item()
 
 
 @contextmanager

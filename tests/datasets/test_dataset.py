@@ -157,6 +157,19 @@ def test_fingerprint_tells_data_apart(tmp_path: Path) -> None:
     assert len(set(prints)) == 4
 
 
+def test_training_images_that_are_left_over_are_held_out_too(tmp_path: Path) -> None:
+    """Up to the cap on validation images, evenly over the classes, none of them trained on; without a cap, none."""
+    root = write_folder(tmp_path, train=5, val=1)
+    found = load(root, train=4, val=6)
+    assert sorted(found.y_val.tolist()) == [0, 0, 0, 1, 1, 1]
+    assert sorted(found.y_train.tolist()) == [0, 0, 1, 1]
+    assert found.leaked == 0
+    assert found.notes == ("4 training images that are not trained on are held out too: 6 validation images",)
+    assert len(load(root, train=4, val=2).y_val) == len(load(root, train=4).y_val) == 2
+    assert len(load(root, val=6).y_val) == 2
+    assert load(root, train=4, val=6).fingerprint == found.fingerprint
+
+
 def test_synthetic_is_capped_and_named() -> None:
     """The generated set has the numbers asked for and both its shares of each class."""
     found = load("synthetic", resolution=16, train=40, val=20)

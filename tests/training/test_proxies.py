@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from math import sqrt
+from dataclasses import replace
+from math import log
 
 import numpy as np
 import pytest
@@ -12,10 +13,15 @@ import pytest
 from modscale.datasets.dataset import Dataset
 from modscale.errors import InputError, TrialFailed
 from modscale.settings import PROXIES, ProxySettings, parse_proxy
+from modscale.specs.published import published
 from modscale.specs.spec import ModelSpec, StageSpec
 from modscale.training import proxy
+from modscale.training.estimate import ANCHOR, WEIGHTS, estimate_accuracy
 from modscale.training.proxies import SCORES, ProxyScore, score_network, score_to_rungs
-from modscale.training.proxy import ProxyResult, prepare, train_proxy
+from modscale.training.proxy import prepare, train_proxy
+
+SETTINGS = ProxySettings(resolution=16, epochs=1, batch_size=8, device="cpu", threads=1)
+SMALL = ModelSpec(name="small", stages=(StageSpec(dim=8, depth=1),))
 
 
 def two_colours(count: int) -> Dataset:
@@ -30,55 +36,78 @@ def test_every_proxy_has_its_settings_and_what_it_does() -> None:
     assert list(SCORES) == list(PROXIES)
     for name, settings in PROXIES.items():
         assert settings == parse_proxy({"method": name}, "proxy")
-    assert PROXIES["train"] == ProxySettings()
-    with pytest.raises(InputError, match=r"proxy.method: must be one of train.*, got 'guess'"):
+        assert name in WEIGHTS.evidence
+    assert PROXIES["thin"] == ProxySettings()
+    with pytest.raises(InputError, match=r"proxy.method: must be one of thin, train, got 'guess'"):
         parse_proxy({"method": "guess"}, "proxy")
 
 
-def test_the_short_training_is_scored_by_its_accuracy() -> None:
-    """The same accuracy as the training alone gives, and what a search writes down of it."""
-    settings = ProxySettings(resolution=16, epochs=1, batch_size=8, device="cpu", threads=1)
-    spec = ModelSpec(stages=(StageSpec(dim=8, depth=1),))
-    data = prepare(two_colours(40), settings)
-    found = score_network(spec, data, settings, seed=3)
-    result = train_proxy(spec, data, settings, seed=3)
-    assert found.score == result.accuracy
-    assert found.results == {"accuracy": result.accuracy, "val_images": 40, "val_loss": result.val_loss}
+def test_the_short_training_is_scored_by_what_it_says_beside_the_anchors() -> None:
+    """The training's own figures are written down; the score is the estimate from them, and from the network's size."""
+    data = prepare(two_colours(40), SETTINGS)
+    found = score_network(SMALL, data, SETTINGS, seed=3)
+    result, anchor = (train_proxy(spec, data, SETTINGS, seed=3) for spec in (SMALL, published(ANCHOR)))
+    estimate = estimate_accuracy(
+        SMALL,
+        method="thin",
+        evidence=log(anchor.val_loss / result.val_loss),
+        evidence_error=result.val_loss_error / result.val_loss,
+    )
+    assert found.score == estimate.accuracy
+    assert found.standard_error == estimate.noise
+    assert found.results == {
+        "accuracy": estimate.accuracy,
+        "accuracy_standard_error": estimate.standard_error,
+        "trained_accuracy": result.accuracy,
+        "val_images": 40,
+        "val_loss": result.val_loss,
+        "anchor_loss": anchor.val_loss,
+    }
+
+
+def test_the_anchor_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all networks of one seed, itself among them, whose evidence is then none."""
+    data = prepare(two_colours(40), SETTINGS)
+    trained = []
+    train = proxy.train_to_rungs
+    monkeypatch.setattr(
+        proxy, "train_to_rungs", lambda spec, *a, **k: trained.append(spec.name) or train(spec, *a, **k)
+    )
+    small, itself = (score_network(spec, data, SETTINGS, seed=3) for spec in (SMALL, published(ANCHOR)))
+    assert trained == [ANCHOR, SMALL.name]
+    assert itself.results["val_loss"] == itself.results["anchor_loss"] == small.results["anchor_loss"]
+    assert itself.score == estimate_accuracy(published(ANCHOR), method="thin", evidence=0.0).accuracy
+
+
+def test_an_anchor_that_cannot_be_trained_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(spec: ModelSpec, *arguments: object, **more: object) -> None:
+        raise TrialFailed("diverged")
+
+    monkeypatch.setattr(proxy, "train_to_rungs", fail)
+    with pytest.raises(TrialFailed, match="the anchor xxs, to which it would be compared: diverged"):
+        score_network(SMALL, prepare(two_colours(40), SETTINGS), SETTINGS, seed=3)
 
 
 def test_a_score_is_given_at_each_rung_and_no_further_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last is the score that the network has without rungs."""
-    settings = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
-    spec = ModelSpec(stages=(StageSpec(dim=8, depth=1),))
+    settings = replace(SETTINGS, epochs=2)
     data = prepare(two_colours(40), settings)
-    scores = list(score_to_rungs(spec, data, settings, seed=3, rungs=(0.2, 0.5, 1.0)))
-    assert scores[-1] == score_network(spec, data, settings, seed=3)
+    scores = list(score_to_rungs(SMALL, data, settings, seed=3, rungs=(0.2, 0.5, 1.0)))
+    last, whole = scores[-1], score_network(SMALL, data, settings, seed=3)
+    assert last == whole
     assert len({score.results["val_loss"] for score in scores}) == 3
     steps = []
     monkeypatch.setattr(proxy.recipe, "learning_rate_factor", lambda step, *_: steps.append(step) or 0.1)
-    next(score_to_rungs(spec, data, settings, seed=3, rungs=(0.2, 0.5, 1.0)))
+    next(score_to_rungs(SMALL, data, settings, seed=3, rungs=(0.2, 0.5, 1.0)))
     assert steps == [0, 1]
-
-
-@pytest.mark.parametrize(("correct", "counted"), [(0, 0.5), (40, 39.5), (10, 10)])
-def test_no_score_claims_certainty(monkeypatch: pytest.MonkeyPatch, correct: int, counted: float) -> None:
-    """None or all of 40 right counts as half an image off in the error, and as what it is in the score."""
-    result = ProxyResult(
-        accuracy=correct / 40, correct=correct, val_images=40, val_loss=1.0, train_loss=1.0, steps=1, seconds=1.0,
-        epoch_losses=(1.0,),
-    )  # fmt: skip
-    monkeypatch.setattr(proxy, "train_to_rungs", lambda *arguments, **more: iter([result]))
-    found = score_network(ModelSpec(stages=(StageSpec(dim=8, depth=1),)), None, ProxySettings(), seed=0)  # type: ignore[arg-type]
-    assert found.score == correct / 40
-    assert found.standard_error == pytest.approx(sqrt(counted / 40 * (1 - counted / 40) / 40))
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_a_failure(monkeypatch: pytest.MonkeyPatch, score: float) -> None:
     """Of whatever proxy: there is no place for it in an order."""
-    monkeypatch.setitem(SCORES, "train", lambda *arguments: iter([ProxyScore(score=score, standard_error=None)]))
-    with pytest.raises(TrialFailed, match=r"the proxy train gave no finite score: (nan|inf)"):
-        score_network(ModelSpec(stages=(StageSpec(dim=8, depth=1),)), None, ProxySettings(), seed=0)  # type: ignore[arg-type]
+    monkeypatch.setitem(SCORES, "thin", lambda *arguments: iter([ProxyScore(score=score, standard_error=None)]))
+    with pytest.raises(TrialFailed, match=r"the proxy thin gave no finite score: (nan|inf)"):
+        score_network(SMALL, None, SETTINGS, seed=0)  # type: ignore[arg-type]
 
 
 def test_a_score_can_be_read_without_torch() -> None:

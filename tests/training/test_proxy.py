@@ -141,10 +141,12 @@ def test_held_out_loss_is_the_mean_cross_entropy(data: ProxyData) -> None:
     """By its definition in double precision, over batches of unequal size."""
     many = replace(data, x_val=data.x_val.repeat(7, 1, 1, 1), y_val=data.y_val.repeat(7))
     network = EfficientMod(proxy.proxy_spec(small_spec(), data, SETTINGS))
-    correct, loss = proxy._evaluate(network, many)
+    correct, loss, error = proxy._evaluate(network, many)
     logits = network(many.normalise(many.x_val)).detach().double().numpy()
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert loss == pytest.approx(-np.log(shares[np.arange(280), many.y_val.numpy()]).mean(), abs=1e-6)
+    losses = -np.log(shares[np.arange(280), many.y_val.numpy()])
+    assert loss == pytest.approx(losses.mean(), abs=1e-6)
+    assert error == pytest.approx(losses.std() / 280**0.5, abs=1e-6)
     assert correct == (logits.argmax(1) == many.y_val.numpy()).sum()
 
 

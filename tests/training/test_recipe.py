@@ -12,7 +12,14 @@ from modscale.models.efficientmod import build_network
 from modscale.settings import ProxySettings
 from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.spec import ModelSpec, StageSpec, parse_spec
-from modscale.training.recipe import branch_ends, damp_branches, learning_rate_factor, parameter_groups, rescale_weights
+from modscale.training.recipe import (
+    branch_ends,
+    damp_branches,
+    learning_rate_factor,
+    parameter_groups,
+    replace_batch_norm,
+    rescale_weights,
+)
 
 SETTINGS = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
 
@@ -110,3 +117,19 @@ def test_a_damped_branch_learns_as_behind_a_constant_layer_scale(block: str) -> 
         return network(images)
 
     torch.testing.assert_close(trained(damped=True), trained(damped=False), rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_is_replaced_by_a_norm_that_needs_no_batch() -> None:
+    """With its scale and shift; one image then gives the same alone and in a batch, in training too."""
+    network = build_network(ModelSpec(stages=(StageSpec(dim=8, depth=2, block="mbconv"),), num_classes=3), seed=0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(3.0)
+    replace_batch_norm(network)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert len(norms) == 6
+    assert all(bool((norm.weight == 3.0).all()) for norm in norms)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(network.train()(images)[:1], network(images[:1]))

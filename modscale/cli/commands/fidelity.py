@@ -27,7 +27,7 @@ def fidelity(
             parser=user_text,
             completion=complete_proxy,
         ),
-    ] = "train",
+    ] = "thin",
     models: Annotated[
         list[str] | None,
         option(

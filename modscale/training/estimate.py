@@ -1,0 +1,104 @@
+"""What a network is expected to reach after full training: what is known on paper, and what a short training adds.
+
+A short training alone ranks networks worse than their params do, for it measures what starts fast. So the two are put
+together, on the scale of the paper's networks (ImageNet-1K, 300 epochs, no distillation):
+
+    log-odds of top-1 = intercept + size x ln(P S / F^0.2)  +  evidence x ln(anchor's loss / the network's loss)
+
+P and F are params and FLOPs, each over those of s_conv, and S is the share of the image that the network can see. That
+S counts like params is set, not fitted: what never sees most of the image is as good as not there. The exponent of F is
+kept below half of what least squares gives, for few networks speak for it: of two networks of one size the one that
+spends more FLOPs a weight was not the better one, but it is isotropic networks and other kinds of block that say so.
+The weight of the training is a third of what least squares gives: its noise, and what it holds against a block that
+merely starts slowly, cost more order among networks of one size than a larger weight brings elsewhere.
+
+The loss is that of held-out images after the short training; the anchor is one network that is trained in the same way
+on the same data, so that neither the number of classes nor how hard they are moves the estimate. A full-width training
+at 32 px (`train`) tells nothing of the rank (tau +0.04), and weighs nothing. `benchmarks/proxy_weights.py` makes all of
+these figures, also of networks that had no part in choosing the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, hypot, log
+
+from modscale.specs.counts import count_model
+from modscale.specs.receptive_field import share_seen
+from modscale.specs.spec import ModelSpec
+
+ANCHOR = "xxs"
+"""The published network to whose loss the others' are compared."""
+CENTRE_PARAMS, CENTRE_FLOPS = 12_872_336, 1_478_400_776
+"""Of s_conv, where the fit is centred."""
+FLOPS_EXPONENT = 0.2
+"""Of F above."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """The fit, in log-odds of top-1."""
+
+    intercept: float
+    """Of a network of s_conv's params that sees the whole image and learns like the anchor."""
+    size: float
+    """By the logarithm of P S / F^0.2."""
+    evidence: Mapping[str, float]
+    """By the logarithm of the anchor's loss over the network's, for each method of training."""
+    residual: float
+    """What a fit misses of kinds of networks that had no part in it, root mean square."""
+    size_error: float
+    """By how much `size` differs where a kind of networks is left out of the fit."""
+
+
+WEIGHTS = Weights(
+    intercept=1.364,
+    size=0.3,
+    evidence={"thin": 0.5, "train": 0.0},
+    residual=0.09,
+    size_error=0.04,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """The top-1 that a network is expected to reach."""
+
+    accuracy: float
+    """A fraction, 0 to 1."""
+    standard_error: float
+    """Of the estimate, as a fraction: of what size and training leave open, and of the training's own noise."""
+    noise: float
+    """The part of it that one more training with another seed would show, as far as the held-out images tell."""
+
+
+def evidence_of(loss: float, anchor_loss: float) -> float:
+    """What a training says for a network: above 0 where its held-out loss is below the anchor's."""
+    tiny = 1e-6
+    return log(max(anchor_loss, tiny) / max(loss, tiny))
+
+
+def size_of(spec: ModelSpec) -> float:
+    """What is known of a network without training it: ln(P S / F^0.2), see above; 0 for s_conv."""
+    count = count_model(spec)
+    return log(count.params * share_seen(spec) / CENTRE_PARAMS) - FLOPS_EXPONENT * log(count.flops / CENTRE_FLOPS)
+
+
+def estimate_accuracy(
+    spec: ModelSpec, *, method: str, evidence: float, evidence_error: float = 0.0, weights: Weights = WEIGHTS
+) -> Estimate:
+    """The expected top-1 of a network; `spec` at its full width and resolution.
+
+    `evidence` is `evidence_of` its training by `method`, with its standard error over the held-out images.
+    """
+    weight, size = weights.evidence[method], size_of(spec)
+    odds = weights.intercept + weights.size * size + weight * evidence
+    accuracy = 1 / (1 + exp(-odds))
+    slope = accuracy * (1 - accuracy)
+    noise = weight * evidence_error
+    return Estimate(
+        accuracy=accuracy,
+        standard_error=slope * hypot(weights.residual, weights.size_error * size, noise),
+        noise=slope * noise,
+    )
