@@ -94,10 +94,9 @@ def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reac
     for share in shares:
         if share != shares[0]:
             score = bench.ask("next_score")
-        value = score.score if score.rung_value is None else score.rung_value
         if bench.rungs:
             try:
-                reached(Rung(share=share, value=value, seconds=time.perf_counter() - start))
+                reached(Rung(share=share, value=score.score, seconds=time.perf_counter() - start))
             except Stopped:
                 bench.ask("drop_score")
                 raise

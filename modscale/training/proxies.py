@@ -35,8 +35,6 @@ class ProxyScore:
     """Higher is better; in any unit."""
     standard_error: float | None
     """Of the score, as far as one scoring knows it: from the number of held-out images, say. None where it does not."""
-    rung_value: float | None = None
-    """What a rung is to compare instead of the score, where that orders networks finer; higher is better."""
     results: Mapping[str, float] = field(default_factory=dict)
     """What a search writes down of it, by the keys of `runs/metrics.py`; one that seeks accuracy needs one here."""
 
@@ -58,7 +56,6 @@ def score_by_training(
         yield ProxyScore(
             score=estimate.accuracy,
             standard_error=estimate.noise,
-            rung_value=estimate.accuracy,
             results={
                 "accuracy": estimate.accuracy,
                 "accuracy_standard_error": estimate.standard_error,

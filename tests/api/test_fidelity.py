@@ -160,7 +160,7 @@ def test_scores_of_other_data_or_settings_are_refused(place: Path, capsys: pytes
     lines = (place / "out" / "fidelity.jsonl").read_bytes()
     setup = choose_setup(str(place / "space.yaml"))
     other = FidelitySetup(proxy=ProxySettings(), latency=setup.latency, drop_path_rate=0.1, seed=3)
-    with pytest.raises(RunError, match=r"its proxy.resolution is 16, and 32 here; give another --out"):
+    with pytest.raises(RunError, match=r"its proxy.resolution is 16, and 64 here; give another --out"):
         run(place, other)
     write_data(place / "data.npz", seed=1)
     with pytest.raises(RunError, match=r"fidelity.yaml: data.fingerprint: belongs to other data"):
@@ -212,7 +212,7 @@ def test_data_that_cannot_be_used_leaves_an_empty_folder(place: Path) -> None:
 
 def test_what_a_proxy_stands_for(place: Path) -> None:
     """A name has its own settings; a space gives its proxy, latency, seed and drop path; the rest is a line."""
-    by_name = choose_setup("train")
+    by_name = choose_setup("thin")
     assert (by_name.proxy, by_name.drop_path_rate, by_name.seed) == (ProxySettings(), 0.0, 0)
     of_space = choose_setup(str(place / "space.yaml"))
     assert (of_space.proxy.resolution, of_space.latency.runs, of_space.drop_path_rate, of_space.seed) == (
@@ -222,7 +222,7 @@ def test_what_a_proxy_stands_for(place: Path) -> None:
         3,
     )
     with pytest.raises(
-        InputError, match=r"--proxy: must be a proxy \(train.*\) or the file of a search space; did you"
+        InputError, match=r"--proxy: must be a proxy \(thin, train\) or the file of a search space; did you"
     ):
         choose_setup("trian")
     with pytest.raises(InputError, match=r"nowhere.yaml: cannot be read"):

@@ -76,7 +76,7 @@ def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
     evaluation = evaluator(spec, stages.append)
     count = count_model(spec)
     assert (evaluation.results["params"], evaluation.results["flops"]) == (count.params, count.flops)
-    assert evaluation.results["accuracy"] == 1.0
+    assert evaluation.results["trained_accuracy"] == 1.0
     assert evaluation.results["val_images"] == 40
     assert evaluation.results["latency_ms"] > 0
     assert stages == ["export", "latency", "training"]
@@ -97,7 +97,7 @@ def test_a_killed_worker_fails_its_candidate_and_not_the_next(evaluator: Evaluat
     os.kill(evaluator.bench.worker.pid, signal.SIGKILL)
     with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
         evaluator(tiny().space.base)
-    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
+    assert evaluator(tiny().space.base).results["trained_accuracy"] == 1.0
 
 
 def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evaluator) -> None:
@@ -106,7 +106,7 @@ def test_an_unforeseen_error_ends_the_worker_and_not_the_search(evaluator: Evalu
     before = evaluator.bench.worker.pid
     with pytest.raises(TrialFailed, match="score: the worker process: ValueError: invalid literal"):
         evaluator.bench.ask("score", tiny().space.base, "not a seed")
-    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
+    assert evaluator(tiny().space.base).results["trained_accuracy"] == 1.0
     assert evaluator.bench.worker.pid != before
 
 
@@ -215,7 +215,7 @@ def test_a_candidate_that_goes_on_ends_as_one_without_rungs(
     assert heard == [(counts, []), (counts, [0.25]), (counts, [0.25, 0.5])]
     assert [rung.share for rung in found.rungs] == [0.25, 0.5, 1.0]
     assert [rung.value for rung in found.rungs] == [rung.value for rung in unjudged.rungs]
-    assert found.rungs[-1].value == -found.results["val_loss"]
+    assert found.rungs[-1].value == found.results["accuracy"]
     assert (expected.rungs, found.stopped) == ((), None)
     stopped = evaluator(spec, judge=judge)  # the fifth question is the one at its first rung
     assert (stopped.stopped, [rung.share for rung in stopped.rungs]) == ("enough", [0.25])
@@ -237,4 +237,4 @@ def test_a_worker_killed_between_two_rungs_fails_its_candidate(
 
     with pytest.raises(TrialFailed, match="ended by SIGKILL, as when memory runs out"):
         evaluator(tiny().space.base, judge=kill)
-    assert evaluator(tiny().space.base).results["accuracy"] == 1.0
+    assert evaluator(tiny().space.base).results["trained_accuracy"] == 1.0

@@ -66,7 +66,7 @@ def test_without_options_it_is_the_default_proxy_on_all(
     assert main(["fidelity"]) == 0
     assert len(asked["names"]) == 27
     assert (asked["source"], asked["seeds"], asked["times"]) == ("synthetic", 1, True)
-    assert (asked["folder"], asked["setup"].proxy.method) == (Path("reports/fidelity"), "train")
+    assert (asked["folder"], asked["setup"].proxy.method) == (Path("reports/fidelity"), "thin")
     assert "The proxy orders these 27 networks with tau" in capsys.readouterr().out
 
 
@@ -75,7 +75,7 @@ def test_without_options_it_is_the_default_proxy_on_all(
     [
         (["--models", "xxxs"], "did you mean xxs"),
         (["--models", "spaces/mobile.yaml"], "must be a list of 1 to 1000 networks"),
-        (["--proxy", "zen"], "--proxy: must be a proxy (train"),
+        (["--proxy", "zen"], "--proxy: must be a proxy (thin, train)"),
         (["--seeds", "0"], "--seeds"),
         (["xxs", "--models", "xxs"], "must not name two networks alike, got 'xxs'"),
         (["--out", str(Path(__file__).parent)], "must be empty or a folder of `modscale fidelity`"),
