@@ -105,8 +105,8 @@ def record_sentence(settings: ProxySettings, data: str) -> str:
     name = f"The proxy {settings.method}"
     if record is None:
         return (
-            f"{name}: how well it ranks with these settings on such data HAS NOT BEEN MEASURED; "
-            "`modscale fidelity --proxy SPACE.yaml --data DATA` does so."
+            f"{name}: how well it ranks with these settings on such data HAS NOT BEEN MEASURED;"
+            " modscale fidelity --proxy SPACE.yaml --data DATA does so."
         )
     where = f"on {record.data}" + ("" if record.data == data else ", not on these data")
     return f"{name}, measured {where}: {record.sentence()}."

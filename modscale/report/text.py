@@ -27,7 +27,10 @@ from modscale.runs.trials import Trial, complete_trials
 from modscale.spaces.space import DATA_KEYS
 from modscale.specs.published import is_published, published
 from modscale.specs.spec import architecture_text
+from modscale.training.estimate import FITTED_PARAMS
 
+SIZE_MARGIN = 1.5
+"""Factor in params by which a network may lie beyond those of known accuracy before that is said."""
 SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
 
 
@@ -155,6 +158,23 @@ def _proxy_sentence(run: Run) -> str:
         f" {known['val_images']} held-out images of {known['classes']} classes after {epochs} on"
         f" {known['train_images']} training images at {proxy.resolution} px, {proxy.width:g} of its width."
         " It ranks the candidates against each other; what they would reach on other data is another number."
+        + _extrapolation(run)
+    )
+
+
+def _extrapolation(run: Run) -> str:
+    """That the run's networks are of other sizes than those whose accuracies are known; empty where they are not."""
+    sizes = [results["params"] for results in _all_results(run)]
+    least, most = FITTED_PARAMS
+    if min(sizes) >= least / SIZE_MARGIN and max(sizes) <= most * SIZE_MARGIN:
+        return ""
+    ours, theirs = (
+        " to ".join(metric_text("params", value) for value in pair)
+        for pair in ((min(sizes), max(sizes)), FITTED_PARAMS)
+    )
+    return (
+        f" The networks here have {ours} params, those of known accuracy {theirs}: beyond these it is extrapolated, an"
+        " order rather than a number."
     )
 
 

@@ -32,6 +32,8 @@ ANCHOR = "xxs"
 """The published network to whose loss the others' are compared."""
 CENTRE_PARAMS, CENTRE_FLOPS = 12_872_336, 1_478_400_776
 """Of s_conv, where the fit is centred."""
+FITTED_PARAMS = (4_102_088, 13_057_808)
+"""The fewest and the most of a network of the fit."""
 FLOPS_EXPONENT = 0.2
 """Of F above."""
 

@@ -20,6 +20,7 @@ import pytest
 from fake_runs import SPACE, fake_references, fake_trials, read_json, remeasured, write_run
 from PIL import Image
 
+from modscale.analysis.proxy_records import find_record
 from modscale.analysis.results import load_run
 from modscale.api.session import report_run
 from modscale.errors import RunError
@@ -69,6 +70,40 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def raw_trials(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+
+
+def test_an_estimate_is_told_as_one(tmp_path: Path) -> None:
+    """With its error, what is known of its proxy, and that small networks lie beyond those of known accuracy."""
+    trials = [
+        remeasured(trial, accuracy_standard_error=0.02, trained_accuracy=0.4, val_loss=1.0, anchor_loss=1.1)
+        for trial in fake_trials(FAKE, 12)
+    ]
+    build_report(load_run(write_run(tmp_path / "run", trials, [])), draws=2)
+    sizes = sorted(count_model(trial.spec).params for trial in trials)
+    for file in ("report.html", "report.md"):
+        text = " ".join((tmp_path / "run" / file).read_text().replace("\\", "").split())
+        assert "an estimate of the ImageNet-1K top-1 that full training" in text
+        assert "± 2.0 %" in text
+        assert "HAS NOT BEEN MEASURED" in text
+        assert "It is not ImageNet accuracy" not in text
+        assert (
+            f"have {sizes[0] / 1e6:.4g} M to {sizes[-1] / 1e6:.4g} M params, those of known accuracy 4.102 M to 13.06 M"
+            in text
+        )
+
+
+def test_the_record_of_the_default_proxy_stands_in_its_report(tmp_path: Path) -> None:
+    """Of the space's own settings, on such data, with its interval and what params would do."""
+    space = SPACE | {"proxy": {}}
+    trials = [remeasured(trial, accuracy_standard_error=0.02) for trial in fake_trials(parse_experiment(space), 4)]
+    build_report(load_run(write_run(tmp_path / "run", trials, [], space=space)), draws=2)
+    record = find_record(parse_experiment(space).proxy, "synthetic")
+    assert record is not None
+    text = " ".join((tmp_path / "run" / "report.md").read_text().replace("\\", "").split())
+    assert (
+        f"measured on synthetic: it ranks 27 networks of known ImageNet top-1 with Kendall's tau {record.tau:+.2f}"
+        in text
+    )
 
 
 def test_front_is_brute_force_over_the_raw_file(run: Path) -> None:

@@ -14,6 +14,7 @@ from modscale.specs.published import published
 from modscale.training.estimate import (
     CENTRE_FLOPS,
     CENTRE_PARAMS,
+    FITTED_PARAMS,
     FLOPS_EXPONENT,
     WEIGHTS,
     estimate_accuracy,
@@ -26,6 +27,8 @@ def test_the_fit_is_centred_on_s_conv() -> None:
     count = count_model(published("s_conv"))
     assert (count.params, count.flops) == (CENTRE_PARAMS, CENTRE_FLOPS)
     assert size_of(published("s_conv")) == 0.0
+    sizes = [count_model(network.spec).params for network in published_networks()]
+    assert (min(sizes), max(sizes)) == FITTED_PARAMS
 
 
 def test_on_paper_the_published_networks_stand_better_than_by_params() -> None:
