@@ -80,10 +80,8 @@ class ProxyRecord:
 @cache
 def proxy_records() -> tuple[ProxyRecord, ...]:
     """All of them."""
-    return tuple(
-        ProxyRecord(**(row | {key: tuple(row[key]) for key in ("tau_ci95", "gain_ci95")}))
-        for row in read_yaml(RECORDS_FILE)
-    )
+    rows: Any = read_yaml(RECORDS_FILE)
+    return tuple(ProxyRecord(**(row | {key: tuple(row[key]) for key in ("tau_ci95", "gain_ci95")})) for row in rows)
 
 
 def settings_of_record(settings: ProxySettings) -> dict[str, Any]:
