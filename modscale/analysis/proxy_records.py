@@ -108,3 +108,14 @@ def record_sentence(settings: ProxySettings, data: str) -> str:
         )
     where = f"on {record.data}" + ("" if record.data == data else ", not on these data")
     return f"{name}, measured {where}: {record.sentence()}."
+
+
+def ranking_doubt(settings: ProxySettings, data: str) -> str:
+    """What a headline has to say against a run's ranking; empty where the proxy was measured to be better than params."""
+    record = find_record(settings, data)
+    if record is None:
+        return "How well its proxy ranks with these settings has not been measured."
+    if record.verdict == "better":
+        return ""
+    than = "was measured to do so worse than" if record.verdict == "worse" else "is not shown to do so better than"
+    return f"The proxy that ranks these networks {than} their number of params."

@@ -14,7 +14,7 @@ from modscale.analysis.design_reading import DesignReading, Half, Interval, Para
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import Front, limits_text, objective_values
 from modscale.analysis.proxy_ranking import check_ranking, published_top1
-from modscale.analysis.proxy_records import record_sentence
+from modscale.analysis.proxy_records import ranking_doubt, record_sentence
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.pareto import pareto_front
@@ -110,7 +110,9 @@ def _headline(run: Run, front: Front) -> str:
     best = max(front.members, key=lambda t: (t.value("accuracy") or 0.0, -(t.value("latency_ms") or 0.0)), default=None)
     if best is None:
         return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
-    return f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
+    said = f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
+    doubt = ranking_doubt(run.experiment.proxy, _data_name(run)) if fidelity_sentence(run) else ""
+    return f"{said} {doubt}".rstrip()
 
 
 def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
@@ -182,7 +184,11 @@ def fidelity_sentence(run: Run) -> str:
     """How well the run's proxy is known to rank; empty where the accuracies are no estimates, or there are none."""
     if "accuracy" not in run.experiment.objectives or not _is_estimate(run):
         return ""
-    return record_sentence(run.experiment.proxy, str(section(run.document, "data").get("name")))
+    return record_sentence(run.experiment.proxy, _data_name(run))
+
+
+def _data_name(run: Run) -> str:
+    return str(section(run.document, "data").get("name"))
 
 
 def _noise_note(run: Run) -> str:

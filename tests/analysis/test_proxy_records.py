@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from modscale.analysis import proxy_records
-from modscale.analysis.proxy_records import ProxyRecord, find_record, record_sentence, settings_of_record
+from modscale.analysis.proxy_records import ProxyRecord, find_record, ranking_doubt, record_sentence, settings_of_record
 from modscale.settings import PROXIES
 
 
@@ -21,15 +21,23 @@ def record(**keys: object) -> ProxyRecord:
 
 
 @pytest.mark.parametrize(
-    ("interval", "verdict", "words"),
+    ("interval", "verdict", "words", "doubt"),
     [
-        ((0.02, 0.3), "better", "better than params alone (+0.64"),
-        ((-0.02, 0.3), "unclear", "NOT SHOWN TO BE BETTER than params alone"),
-        ((-0.3, -0.02), "worse", "WORSE THAN PARAMS ALONE"),
+        ((0.02, 0.3), "better", "better than params alone (+0.64", ""),
+        ((-0.02, 0.3), "unclear", "NOT SHOWN TO BE BETTER than params alone", "is not shown to do so better than"),
+        ((-0.3, -0.02), "worse", "WORSE THAN PARAMS ALONE", "was measured to do so worse than"),
     ],
 )
-def test_the_verdict_needs_the_whole_interval(interval: tuple[float, float], verdict: str, words: str) -> None:
+def test_the_verdict_needs_the_whole_interval(
+    interval: tuple[float, float], verdict: str, words: str, doubt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a headline says what speaks against the ranking."""
     found = record(gain_ci95=interval)
+    monkeypatch.setattr(proxy_records, "proxy_records", lambda: (found,))
+    said = ranking_doubt(PROXIES["thin"], "photographs")
+    assert doubt in said
+    assert bool(doubt) == bool(said)
+    assert "has not been measured" in ranking_doubt(PROXIES["train"], "photographs")
     assert found.verdict == verdict
     assert words in found.sentence()
 
