@@ -111,7 +111,7 @@ def record_sentence(settings: ProxySettings, data: str) -> str:
 
 
 def ranking_doubt(settings: ProxySettings, data: str) -> str:
-    """What a headline has to say against a run's ranking; empty where the proxy was measured to be better than params."""
+    """What a headline has to say against a run's ranking; empty where it is better than params."""
     record = find_record(settings, data)
     if record is None:
         return "How well its proxy ranks with these settings has not been measured."
