@@ -78,7 +78,8 @@ def test_an_estimate_is_told_as_one(tmp_path: Path) -> None:
         remeasured(trial, accuracy_standard_error=0.02, trained_accuracy=0.4, val_loss=1.0, anchor_loss=1.1)
         for trial in fake_trials(FAKE, 12)
     ]
-    build_report(load_run(write_run(tmp_path / "run", trials, [])), draws=2)
+    space = SPACE | {"proxy": {"epochs": 5}}
+    build_report(load_run(write_run(tmp_path / "run", trials, [], space=space)), draws=2)
     sizes = sorted(count_model(trial.spec).params for trial in trials)
     for file in ("report.html", "report.md"):
         text = " ".join((tmp_path / "run" / file).read_text().replace("\\", "").split())
