@@ -38,7 +38,10 @@ def make_job(place: Path, name: str = "out", *, spec: ModelSpec = SPEC, seed: in
     data = place / "data.npz"
     if not data.exists():
         write_data(data)
-    values = {"epochs": 3, "batch_size": 12, "threads": 1, "strength": 1.0, "ema_decay": 0.5, "learning_rate": 3e-3}
+    values: dict[str, Any] = {
+        "epochs": 3, "batch_size": 12, "threads": 1, "strength": 1.0, "ema_decay": 0.5, "learning_rate": 3e-3,
+        "start": "authors",
+    }  # fmt: skip
     return TrainJob(
         spec=spec, source=str(data), settings=TrainSettings(**(values | settings)), seed=seed, folder=folder
     )

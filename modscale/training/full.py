@@ -17,7 +17,7 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -84,11 +84,10 @@ class FullTraining:
         def fixed(epochs: int) -> TrainSettings:
             return resolved(
                 asked, epochs=epochs, batch=batch, train_images=task.train_items, channels=task.channels,
-                resolution=resolution,
+                resolution=resolution, is_fresh=job.start_from is None,
             )  # fmt: skip
 
         task.settings = fixed(asked.epochs or PAPER_EPOCHS)
-        spec = task.fit(job.spec)
         if job.teacher is not None:
             task.teacher = load_teacher(
                 job.teacher, class_names=task.class_names, channels=task.channels, device=place.device
@@ -96,7 +95,7 @@ class FullTraining:
         notes = []
         if asked.epochs is None:
             hours = asked.hours or DEFAULT_HOURS
-            epoch_s = self._time_epoch(spec)
+            epoch_s = self._time_epoch(task.fit(job.spec))
             task.settings = fixed(self.place.agreed(max(1, min(PAPER_EPOCHS, int(hours * 3600 / epoch_s)))))
             notes.append(
                 f"an epoch takes about {epoch_s:.3g} s: {task.settings.epochs} epochs in {hours:g} h"
@@ -106,6 +105,7 @@ class FullTraining:
         self.log: Log = open_log(self.settings.log if place.rank == 0 else "none", job.folder)
         taken = None
         self.steps = task.train_items // batch
+        spec = task.fit(job.spec)
         network = task.build(spec)
         state = self._read_state() if job.goes_on else None
         if job.start_from is not None and state is None:
@@ -159,7 +159,8 @@ class FullTraining:
             self.average = AveragedModel(self.network, multi_avg_fn=step, use_buffers=True)
         self.optimiser = torch.optim.AdamW(self.task.parameter_groups(self.network), fused=True)
         total, warmup = self.steps * s.epochs, min(1.0, s.warmup_epochs / s.epochs)
-        self.schedule = LambdaLR(self.optimiser, lambda step: learning_rate_factor(step, total, warmup))
+        self.factor: Callable[[int], float] = lambda step: learning_rate_factor(step, total, warmup)
+        self.schedule = LambdaLR(self.optimiser, self.factor)
         self.losses = torch.zeros(self.steps, device=place.device)
 
     def _step(self) -> None:
@@ -199,7 +200,7 @@ class FullTraining:
             "epoch": self.epoch + 1,
             "train_loss": mean.item(),
             score: found[score],
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "learning_rate": self._rate(),
             "seconds": 0.0,
             **{key: value for key, value in found.items() if key != score},
         }
@@ -315,12 +316,16 @@ class FullTraining:
         scoring_s = (time.monotonic() - start) / part * images * (1 if self.average is None else 2)
         return float(self.place.agreed((statistics.median(took[2:] or took) * self.steps + scoring_s) * OVERHEAD))
 
+    def _rate(self) -> float:
+        """Of the next step, for a parameter that learns at the whole rate."""
+        return (self.settings.learning_rate or 0.0) * self.factor(self.schedule.last_epoch)
+
     def _progress(self, row: Mapping[str, Any] | None) -> Progress:
         return Progress(
             epoch=self.epoch,
             step=self.step,
             loss=self.losses[: self.step].mean().item() if self.step else None,
-            rate=float(self.optimiser.param_groups[0]["lr"]),
+            rate=self._rate(),
             row=row,
             is_over=self.epoch == self.settings.epochs,
         )

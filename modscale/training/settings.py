@@ -6,6 +6,9 @@ smoothing 0.1, LayerScale 1e-4, drop path 0 to 0.02, EMA 0.9998.
 
 A setting that is None follows from the others, the number of images and the length of the training:
 
+- the start, below 100 epochs and without weights to start from: that of the proxy (`training/recipe.py`), at its rate
+  of 4e-3, for with the authors' a short training spends its steps on leaving a plateau
+  (`benchmarks/training_start.md`);
 - the batch, a power of two that leaves a hundred steps an epoch; the rate, from the paper's by the square root of the
   batch's share, as is usual for Adam (`rate_scaling: linear` is the other rule);
 - warm-up and EMA keep the paper's shares of the whole training, but no fewer steps than they need;
@@ -29,6 +32,9 @@ PAPER_EPOCHS = 300
 PAPER_BATCH = 2048
 PAPER_RATE = 4e-3
 PAPER_WARMUP_EPOCHS = 5
+TRANSFERRED_RATE = 4e-3
+"""Peak of the proxy's start at `TRANSFERRED_BATCH` images a step and more, where it was measured."""
+TRANSFERRED_BATCH = 32
 PAPER_EMA_DECAY = 0.9998
 PAPER_STEPS = 1_281_167 // PAPER_BATCH * PAPER_EPOCHS
 """Of the paper's whole training, on ImageNet-1K."""
@@ -89,7 +95,7 @@ class TrainSettings:
     """Share of the target spread over all classes."""
     clip_norm: float | None = None
     """Largest norm of the gradient; None clips nothing, as the paper."""
-    start: str = "authors"
+    start: str | None = None
     """`authors`: their initial weights and one rate; `transferred`: those of the proxy, see `training/recipe.py`."""
     layer_scale: float | None = None
     """Initial LayerScale of modulation blocks; None takes the spec's, or for `transferred` the proxy's 0.1."""
@@ -178,7 +184,7 @@ def parse_train(document: object, place: str = "") -> TrainSettings:
         warmup_epochs=maybe("warmup_epochs", low=0, high=100_000),
         label_smoothing=s.number("label_smoothing", default.label_smoothing, low=0, below=1),
         clip_norm=maybe("clip_norm", above=0, high=1e6),
-        start=s.choice("start", default.start, STARTS),
+        start=None if s.raw("start") is None else s.choice("start", None, STARTS),
         layer_scale=maybe("layer_scale", above=0, high=1000),
         drop_path=maybe("drop_path", low=0, below=1),
         ema_decay=maybe("ema_decay", low=0, below=1),
@@ -255,9 +261,18 @@ def read_side(settings: TrainSettings, resolution: int) -> int:
 
 
 def resolved(
-    settings: TrainSettings, *, epochs: int, batch: int, train_images: int, channels: int, resolution: int
+    settings: TrainSettings,
+    *,
+    epochs: int,
+    batch: int,
+    train_images: int,
+    channels: int,
+    resolution: int,
+    is_fresh: bool = True,
 ) -> TrainSettings:
     """The settings with every None filled in but those that the spec or the data have (drop path, LayerScale, split).
+
+    `is_fresh`: no weights of another network are taken over.
 
     Raises:
         InputError: `mean` or `std` has another number of channels than the images.
@@ -267,7 +282,11 @@ def resolved(
         strength = min(1.0, epochs / FULL_STRENGTH_EPOCHS)
     steps = train_images // batch * epochs
     scale = batch / PAPER_BATCH
-    rate = PAPER_RATE * (math.sqrt(scale) if settings.rate_scaling == "sqrt" else scale)
+    start = settings.start or ("transferred" if is_fresh and epochs < FULL_STRENGTH_EPOCHS else "authors")
+    if start == "transferred":
+        rate = TRANSFERRED_RATE * math.sqrt(min(1.0, batch / TRANSFERRED_BATCH))
+    else:
+        rate = PAPER_RATE * (math.sqrt(scale) if settings.rate_scaling == "sqrt" else scale)
     horizon = max(1.0, steps / PAPER_STEPS / (1 - PAPER_EMA_DECAY))  # steps that the average looks back
     mean, std = IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
     found = replace(
@@ -275,6 +294,7 @@ def resolved(
         epochs=epochs,
         hours=None,
         batch_size=batch,
+        start=start,
         learning_rate=_or(settings.learning_rate, rate),
         warmup_epochs=_or(settings.warmup_epochs, min(float(PAPER_WARMUP_EPOCHS), epochs * LEAST_WARMUP)),
         ema_decay=_or(settings.ema_decay, min(PAPER_EMA_DECAY, 1 - 1 / horizon)),

@@ -25,7 +25,14 @@ from modscale.specs.published import resolve_model
 pytestmark = pytest.mark.slow
 
 SPEC = {"name": "tiny", "resolution": 16, "stages": [{"dim": 8, "depth": 1, "mlp_ratios": [2]}]}
-SETTINGS = {"batch_size": 12, "threads": 1, "strength": 1.0, "ema_decay": 0.5, "learning_rate": 3.0e-3}
+SETTINGS = {
+    "start": "authors",
+    "batch_size": 12,
+    "threads": 1,
+    "strength": 1.0,
+    "ema_decay": 0.5,
+    "learning_rate": 3.0e-3,
+}
 
 
 def furnish(folder: Path) -> Path:

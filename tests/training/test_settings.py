@@ -51,6 +51,20 @@ def test_a_smaller_batch_has_the_rate_of_its_square_root_or_of_its_share() -> No
     assert made(batch=128, learning_rate=0.5).learning_rate == 0.5
 
 
+def test_a_short_training_starts_as_the_proxy_does() -> None:
+    """At its measured rate, smaller for smaller batches; not from 100 epochs on, nor from another network's weights."""
+    short = made(epochs=6, batch=128)
+    assert (short.start, short.learning_rate) == ("transferred", 4e-3)
+    assert made(epochs=6, batch=8).learning_rate == pytest.approx(2e-3)
+    assert made(epochs=100).start == "authors"
+    asked = TrainSettings(start="authors")
+    tuned = [
+        resolved(one, epochs=6, batch=128, train_images=6400, channels=3, resolution=32, is_fresh=fresh)
+        for one, fresh in ((TrainSettings(), False), (asked, True))
+    ]
+    assert [(one.start, one.learning_rate) for one in tuned] == [("authors", pytest.approx(1e-3))] * 2
+
+
 def test_a_short_training_augments_as_much_less_as_it_is_shorter() -> None:
     """25 epochs are a quarter of those at which all is carried out; what is asked for stays."""
     found = made(epochs=25, erasing=0.2)
