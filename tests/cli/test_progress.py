@@ -109,3 +109,29 @@ def test_a_count_draws_a_bar_on_a_terminal_and_takes_it_away(on_a_terminal: Call
     assert "counting line" in text
     assert "\x1b[2K" in text.split("counting line")[-1]
     assert "800,000" in text.split("\x1b[2K")[-1]
+
+
+def test_a_training_tells_its_loss_accuracy_rate_and_time_left(capsys):
+    """Two of eight steps in ten seconds: six more take thirty; a finished epoch is a line."""
+    from modscale.cli.progress import TrainProgress
+    from modscale.training.job import Progress
+
+    now = iter([100.0, 110.0])
+    progress = TrainProgress(epochs=2, steps=4, done=0, clock=lambda: next(now))
+    row = {
+        "epoch": 1,
+        "train_loss": 1.25,
+        "accuracy": 0.5,
+        "ema_accuracy": 0.625,
+        "learning_rate": 1e-3,
+        "seconds": 9.6,
+    }
+    for step, loss in ((0, None), (2, 1.5)):
+        progress.moved(Progress(epoch=0, step=step, loss=loss, rate=1e-3, row=None, is_over=False))
+    (task,) = progress.bar.tasks
+    assert (task.completed, task.total) == (2, 8)
+    assert task.fields["stage"] == "epoch 1/2: loss 1.500, rate 1.0e-03"
+    assert task.fields["left"] == "about 30 s left"
+    progress.finished(row)
+    line = "epoch 1/2: loss 1.250, accuracy 50.0 % (averaged 62.5 %), rate 1.0e-03, 10 s"
+    assert capsys.readouterr().err.splitlines() == [line]
