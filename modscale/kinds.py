@@ -47,7 +47,7 @@ class Kind:
     """Which commands take it, as a sentence that may follow."""
 
 
-MODEL_TAKERS = "`modscale count`, `latency`, `scale`, `train` and `export` take it"
+MODEL_TAKERS = "`modscale count`, `latency`, `scale`, `train`, `export` and `context` take it"
 
 KINDS = {
     kind.name: kind
@@ -73,10 +73,10 @@ KINDS = {
         Kind(name="spec", text="a model spec", takes=MODEL_TAKERS),
         Kind(name="space", text="a search space", takes="`modscale search` and `modscale space` take it"),
         Kind(name="onnx", text="an ONNX model", takes="`modscale latency` takes it"),
-        Kind(name="checkpoint", text="a checkpoint", takes="`modscale export MODEL --weights` takes it"),
+        Kind(name="checkpoint", text="a checkpoint", takes="`modscale export MODEL --weights` and `context` take it"),
         Kind(name="arrays", text="a file of arrays", takes="`modscale search SPACE.yaml --data` takes it"),
         Kind(name="images", text="a folder of images", takes="`modscale search SPACE.yaml --data` takes it"),
-        Kind(name="image", text="an image", takes="`modscale search SPACE.yaml --data` takes folders of them"),
+        Kind(name="image", text="an image", takes="`modscale context MODEL` takes it, `search --data` folders of them"),
     )
 }  # fmt: skip
 

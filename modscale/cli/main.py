@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 
 from modscale.cli.app import build_app, call_app
+from modscale.cli.commands.context import context
 from modscale.cli.commands.count import count
 from modscale.cli.commands.export import export
 from modscale.cli.commands.fidelity import fidelity
@@ -39,6 +40,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     report: "modscale report reports/mobile",
     train: "modscale train xs --data photos --hours 2 --out trained",
     export: "modscale export reports/mobile --pick xs --out backbone",
+    context: "modscale context trained photos/val/cat/1.jpg --out seen",
     models: "modscale models --json",
     fidelity: "modscale fidelity --data photos --proxy train --seeds 3",
     scale: "modscale scale xxs --params 9e6 --out bigger.yaml",

@@ -57,6 +57,8 @@ class Block(nn.Module):
 
     branch_ends: ClassVar[tuple[str, ...]]
     """The last layer of each residual branch, before its LayerScale; training without LayerScale starts them small."""
+    context_layer: ClassVar[str] = ""
+    """The layer that gives the context [B, H, W, C] by which the values are modulated; empty where there is none."""
 
 
 class Mlp(nn.Module):
@@ -118,6 +120,7 @@ class ModulationBlock(Block):
     """The paper's block: modulation and MLP fused, one residual connection, optional LayerScale."""
 
     branch_ends = ("mlp.fc2",)
+    context_layer = "mlp.context_layer"
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -134,6 +137,7 @@ class SeparateMlpBlock(Block):
     """Modulation at ratio 1, then an MLP at the block's ratio, each residual (Appendix L)."""
 
     branch_ends = ("modulation.fc2", "mlp.fc2")
+    context_layer = "modulation.context_layer"
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -207,6 +211,7 @@ class VanBlock(Block):
     """VAN: large-kernel attention, then the MLP with a depthwise conv, each residual after BatchNorm."""
 
     branch_ends = ("attn.proj_2", "mlp.fc2")
+    context_layer = "attn.conv1"
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
@@ -247,6 +252,7 @@ class FocalBlock(Block):
     """FocalNet: focal modulation, then a GELU MLP, each residual after LayerNorm."""
 
     branch_ends = ("modulation.proj", "mlp.fc2")
+    context_layer = "modulation.h"
 
     def __init__(self, stage: StageSpec, ratio: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
