@@ -2,14 +2,14 @@
 
     python benchmarks/search_replay.py --seeds 20                    # all samplers and scores; resumes
     python benchmarks/search_replay.py --summary                     # prints the tables and replays nothing
-    python benchmarks/search_replay.py --scores combined --samplers random surrogate --first-seed 100 --out other.jsonl
+    python benchmarks/search_replay.py --scores estimate --samplers random surrogate --first-seed 100 --out other.jsonl
 
 Every search is the real `SearchStudy`; only its proposals differ, and each is asked again until what it proposes is
 feasible and new, as a search does. A trial's values are looked up. One JSON line a finished replay; one that stands in
 the file is not repeated. Hypervolumes are shares of the whole table's, with its worst values plus a tenth of their
 ranges as the reference point, after both objectives are scaled to their ranges in the table.
 
-`combined` stands in for a score that joins a prior by counts with what was trained; half known on paper, it is easy for
+`estimate` is what a search ranks by, with the table's own training as its evidence; mostly known on paper, it is easy for
 whoever models counts. `accuracy` and `loss` are what was trained alone.
 """
 
@@ -34,6 +34,7 @@ from modscale.runs.experiment import Experiment, load_experiment
 from modscale.runs.trials import Trial
 from modscale.searching.study import TPE_ATTEMPTS, SearchStudy, nearest_option
 from modscale.spaces.tables import build_tables
+from modscale.training.estimate import FLOPS_EXPONENT, WEIGHTS
 
 OUT = Path(__file__).parent / "search_replay.jsonl"
 BUDGET = 100
@@ -43,14 +44,14 @@ RESAMPLES = 2000
 Row = Mapping[str, Any]
 
 
-def combined_score(row: Row) -> float:
-    """A prior by counts (benchmarks/proxy.md) with a small part of what was trained."""
-    accuracy = row["rungs"][-1]["accuracy"]
-    return math.log(row["params"]) - 0.2 * math.log(row["flops"]) + 0.3 * math.log(accuracy / (1 - accuracy))
+def estimate(row: Row) -> float:
+    """What a search ranks by (`training/estimate.py`), up to a constant: all networks of the table see the whole image."""
+    size = math.log(row["params"]) - FLOPS_EXPONENT * math.log(row["flops"])
+    return WEIGHTS.size * size - WEIGHTS.evidence["thin"] * math.log(row["rungs"][-1]["loss"])
 
 
 SCORES: dict[str, Callable[[Row], float]] = {
-    "combined": combined_score,
+    "estimate": estimate,
     "loss": lambda row: -row["rungs"][-1]["loss"],
     "accuracy": lambda row: row["rungs"][-1]["accuracy"],
 }

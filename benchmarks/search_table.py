@@ -92,7 +92,7 @@ def score_all(experiment: Experiment, options: argparse.Namespace) -> None:
                 row["rungs"].append(
                     {
                         "share": share,
-                        "accuracy": found.results["accuracy"],
+                        "accuracy": found.results["trained_accuracy"],
                         "loss": round(found.results["val_loss"], 6),
                         "cpu_seconds": round(time.process_time() - cpu, 3),
                     }
