@@ -150,6 +150,18 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(tmp_path: Path) -> None
     assert read_run(tmp_path)["data"] == {"classes": 7, "notes": ["a note"]}
 
 
+def test_a_run_from_before_thin_proxies_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    """At full width, with what its run.yaml says; and the thin proxy of today is another one."""
+    write_toy(tmp_path)
+    document = read_run(tmp_path)
+    document["space"]["proxy"] = {"resolution": 32, "epochs": 3, "batch_size": 64}
+    (tmp_path / RUN_FILE).write_text(yaml.safe_dump(document))
+    proxy = read_run_experiment(tmp_path).proxy
+    assert (proxy.method, proxy.width, proxy.replace_batch_norm, proxy.epochs) == ("train", 1.0, False, 3)
+    with pytest.raises(RunError, match=r"belongs to another space: its proxy\.method is 'train', and 'thin' here"):
+        check_folder(tmp_path, toy())
+
+
 def test_a_run_is_not_continued_on_another_machine(tmp_path: Path) -> None:
     """Latencies of two processors have no common front; so of GPUs, where the run used one."""
     for device, latency, part, held in (
