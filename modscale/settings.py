@@ -26,7 +26,7 @@ class ProxySettings:
 
     method: str = "thin"
     """How a network is scored: a key of `PROXIES`, see `training/proxies.py` and `training/estimate.py`."""
-    width: float = 0.125
+    width_factor: float = 0.125
     """Share of its channels with which each stage is trained, 8 at the least."""
     replace_batch_norm: bool = True
     """Whether GroupNorm of one group stands in for BatchNorm, which learns faster and would put its blocks first."""
@@ -107,7 +107,7 @@ PROXIES = {
     "thin": ProxySettings(),
     "train": ProxySettings(
         method="train",
-        width=1.0,
+        width_factor=1.0,
         replace_batch_norm=False,
         replace_attention=False,
         resolution=32,
@@ -128,7 +128,7 @@ def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOW
     default = PROXIES[section.choice("method", default.method, tuple(PROXIES))]
     return ProxySettings(
         method=default.method,
-        width=section.number("width", default.width, above=0, high=1),
+        width_factor=section.number("width_factor", default.width_factor, above=0, high=1),
         replace_batch_norm=_boolean(section, "replace_batch_norm", default.replace_batch_norm),
         replace_attention=_boolean(section, "replace_attention", default.replace_attention),
         resolution=section.integer("resolution", default.resolution, low=8, high=1024),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import pytest
 from hypothesis import settings
 
 from modscale.document import read_yaml
+
+for name in ("COLUMNS", "LINES"):  # pytest-xdist's workers are told of a terminal that they do not have
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.pop(name, None)
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

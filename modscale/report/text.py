@@ -158,7 +158,7 @@ def _proxy_sentence(run: Run) -> str:
         "The accuracy here is an estimate of the ImageNet-1K top-1 that full training (300 epochs, as in the paper)"
         f" would reach: from the network's size, the share of the image that it sees, and its loss on"
         f" {known['val_images']} held-out images of {known['classes']} classes after {epochs} on"
-        f" {known['train_images']} training images at {proxy.resolution} px, {proxy.width:g} of its width."
+        f" {known['train_images']} training images at {proxy.resolution} px, {proxy.width_factor:g} of its width."
         " It ranks the candidates against each other; what they would reach on other data is another number."
         + _extrapolation(run)
     )

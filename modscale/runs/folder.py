@@ -66,7 +66,7 @@ def run_experiment(document: Mapping[str, Any], folder: Path) -> Experiment:
     try:
         space = document["space"]
         proxy = space.get("proxy")
-        if isinstance(proxy, Mapping) and "width" not in proxy:  # older runs trained at full width alone
+        if isinstance(proxy, Mapping) and "width_factor" not in proxy:  # older runs trained at full width alone
             space = space | {"proxy": {"method": "train"} | dict(proxy)}
         experiment = parse_experiment(space)
         return replace(experiment, space=replace(experiment.space, from_data=()))

@@ -232,7 +232,7 @@ def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> Mod
 
 
 def _proxy_stage(stage: StageSpec, settings: ProxySettings) -> StageSpec:
-    thin = replace(stage, dim=min(stage.dim, max(LEAST_WIDTH, round(stage.dim * settings.width))))
+    thin = replace(stage, dim=min(stage.dim, max(LEAST_WIDTH, round(stage.dim * settings.width_factor))))
     if not settings.replace_attention:
         return thin
     return replace(thin, depth=stage.depth + stage.attention_depth, attention_depth=0)

@@ -157,7 +157,7 @@ def test_a_run_from_before_thin_proxies_is_read_as_it_was_trained(tmp_path: Path
     document["space"]["proxy"] = {"resolution": 32, "epochs": 3, "batch_size": 64}
     (tmp_path / RUN_FILE).write_text(yaml.safe_dump(document))
     proxy = read_run_experiment(tmp_path).proxy
-    assert (proxy.method, proxy.width, proxy.replace_batch_norm, proxy.epochs) == ("train", 1.0, False, 3)
+    assert (proxy.method, proxy.width_factor, proxy.replace_batch_norm, proxy.epochs) == ("train", 1.0, False, 3)
     with pytest.raises(RunError, match=r"belongs to another space: its proxy\.method is 'train', and 'thin' here"):
         check_folder(tmp_path, toy())
 

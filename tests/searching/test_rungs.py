@@ -143,9 +143,9 @@ DOCUMENT: dict[str, Any] = {
         {"dim": [8, 16, 24], "depth": [1, 2, 3], "expansion": [2, 4]},
         {"dim": {"low": 24, "high": 48, "step": 8}, "depth": [1, 2]},
     ],
-    "objectives": {"accuracy": "maximize", "params": "minimize"},
+    "objectives": {"accuracy": "maximize"},
     "proxy": {"resolution": 16, "epochs": 1, "train_images": 64, "val_images": 40, "threads": 1},
-    "search": {"sampler": "random", "startup_trials": 4, "references": [], "rungs": [0.25, 0.5], "keep": 0.4},
+    "search": {"sampler": "random", "startup_trials": 4, "references": [], "rungs": [0.25, 0.5], "keep": 0.3},
 }
 
 
