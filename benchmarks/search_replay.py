@@ -9,8 +9,8 @@ feasible and new, as a search does. A trial's values are looked up. One JSON lin
 the file is not repeated. Hypervolumes are shares of the whole table's, with its worst values plus a tenth of their
 ranges as the reference point, after both objectives are scaled to their ranges in the table.
 
-`estimate` is what a search ranks by, with the table's own training as its evidence; mostly known on paper, it is easy for
-whoever models counts. `accuracy` and `loss` are what was trained alone.
+`estimate` is what a search ranks by, with the table's own training as its evidence; mostly known on paper, it is easy
+for whoever models counts. `accuracy` and `loss` are what was trained alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Row = Mapping[str, Any]
 
 
 def estimate(row: Row) -> float:
-    """What a search ranks by (`training/estimate.py`), up to a constant: all networks of the table see the whole image."""
+    """What a search ranks by (`training/estimate.py`), up to a constant: all of the table see the whole image."""
     size = math.log(row["params"]) - FLOPS_EXPONENT * math.log(row["flops"])
     return WEIGHTS.size * size - WEIGHTS.evidence["thin"] * math.log(row["rungs"][-1]["loss"])
 
