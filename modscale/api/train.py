@@ -28,7 +28,7 @@ from modscale.runs.train_folder import (
     set_rows,
     write_training,
 )
-from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_score
+from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_scores
 from modscale.training.settings import TrainSettings, parse_train, set_length
 
 ASKED_S = 1.0
@@ -85,7 +85,7 @@ def choose_start(start_from: Path | None) -> str | None:
 
 
 def train_network(job: TrainJob, *, watcher: Watcher | None = None, debug: bool = False) -> dict[str, Any]:
-    """Trains, or goes on with it, in the job's folder; returns the accuracy of the best weights and where they are.
+    """Trains, or goes on with it, in the job's folder; returns the scores of the best weights and where they are.
 
     Raises:
         InputError: the data, the teacher, the weights or the folder cannot be used, or it is that of another training.
@@ -164,7 +164,7 @@ def _result(folder: Path) -> dict[str, Any]:
     if not weights.is_file():
         raise InputError("is gone; the training is over, and its best weights are not there", file=weights)
     return {
-        "accuracy": best_score(best),
+        **best_scores(best),
         "epochs": len(rows),
         "best_epoch": best["epoch"],
         "spec": str(folder / SPEC_FILE),

@@ -16,7 +16,7 @@ from modscale.runs.scores import Scored
 from modscale.runs.trials import Trial
 from modscale.settings import LatencySettings
 from modscale.specs.spec import ModelSpec
-from modscale.training.job import Progress, best_score
+from modscale.training.job import SCORES, Progress, best_scores
 
 PATIENCE_S = 0.25
 """After which a count shows that it is under way."""
@@ -123,7 +123,7 @@ class TrainProgress:
         self.bar.update(self.task, completed=done, stage=as_shown(err, stage), left=self.time_left(done))
 
     def finished(self, row: Mapping[str, Any]) -> None:
-        self.accuracy = f"accuracy {100 * best_score(row):.1f} %, "
+        self.accuracy = "".join(f"{SCORES[key]} {100 * score:.1f} %, " for key, score in best_scores(row).items())
         say(describe_epoch(row, self.epochs))
 
     def time_left(self, done: int) -> str:
@@ -218,8 +218,13 @@ def describe_trial(label: str, trial: Trial) -> str:
 
 def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
     """A finished epoch in a line."""
-    averaged = f" (averaged {100 * row['ema_accuracy']:.1f} %)" if "ema_accuracy" in row else ""
-    learnt = f"loss {row['train_loss']:.3f}, accuracy {100 * row['accuracy']:.1f} %{averaged}"
+    scores = ", ".join(
+        f"{SCORES[key]} {100 * row[key]:.1f} %"
+        + (f" (averaged {100 * row[f'ema_{key}']:.1f} %)" if f"ema_{key}" in row else "")
+        for key in SCORES
+        if key in row
+    )
+    learnt = f"loss {row['train_loss']:.3f}, {scores}"
     return f"epoch {row['epoch']}/{epochs}: {learnt}, rate {row['learning_rate']:.1e}, {row['seconds']:.0f} s"
 
 

@@ -15,6 +15,7 @@ from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text
 from modscale.runs.trials import Trial
 from modscale.specs.counts import ModelCount, count_model, sum_by
 from modscale.specs.spec import ModelSpec, architecture_text
+from modscale.training.job import SCORES
 
 if TYPE_CHECKING:  # these pull in numpy, or take their time, and `count` needs none of them
     from modscale.analysis.fidelity import Fidelity
@@ -236,7 +237,8 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
 def show_training(name: str, result: Mapping[str, Any]) -> None:
     """What a training came to, and its files."""
     epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
-    note(f"{name}: accuracy {100 * result['accuracy']:.1f} % after epoch {result['best_epoch']} of {epochs}")
+    scores = ", ".join(f"{SCORES[key]} {100 * result[key]:.1f} %" for key in SCORES if key in result)
+    note(f"{name}: {scores} after epoch {result['best_epoch']} of {epochs}")
     note(f"spec     {result['spec']}")
     note(f"weights  {result['weights']} (the best), {result['last']} (the last)")
 

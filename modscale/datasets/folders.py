@@ -77,7 +77,7 @@ def open_folder(root: Path, *, may_split: bool) -> Labelled:
     found = _find_splits(root, may_split=may_split)
     assert found.train is not None  # noqa: S101  # or it would have been refused
     train = _class_folders(found, found.train)
-    if found.val is not None and not _entries(None, found.val):
+    if found.val is not None and not entries_of(None, found.val):
         raise DataError(f"is empty; {EMPTY_VAL}", file=path_text(found.val))
     val = {} if found.val is None else _class_folders(found, found.val)
     if len(train) < 2:
@@ -136,7 +136,7 @@ def _find_splits(root: Path, *, may_split: bool) -> _Found:
         found.notes.append(f"no train/ and no val/: the {len(kids)} folders of {shown} are the classes")
         return found
     found.train = kids[train]
-    beside = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in _entries(None, found.root) if entry.is_file())
+    beside = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries_of(None, found.root) if entry.is_file())
     if beside:
         number = "1 image that lies" if beside == 1 else f"{beside} images that lie"
         found.notes.append(f"passed over {number} beside {train}/, in no class")
@@ -171,10 +171,10 @@ def _unwrap(root: Path) -> Path:
 def _folders(found: _Found | None, folder: Path) -> list[Path]:
     """The folders in a folder, in the order of their names."""
     with reading(folder):
-        return [entry for entry in _entries(found, folder) if entry.is_dir()]
+        return [entry for entry in entries_of(found, folder) if entry.is_dir()]
 
 
-def _entries(found: _Found | None, folder: Path) -> list[Path]:
+def entries_of(found: _Found | None, folder: Path) -> list[Path]:
     """What a folder holds, in the order of the names, without what systems leave there; that is counted in `found`."""
     kept = []
     with reading(folder):
@@ -190,7 +190,7 @@ def _entries(found: _Found | None, folder: Path) -> list[Path]:
 def _are_classes(folders: Sequence[Path]) -> bool:
     """Whether each of the folders, at least one, holds images and no folder."""
     for folder in folders:
-        entries = _entries(None, folder)
+        entries = entries_of(None, folder)
         if not entries or any(not entry.is_file() for entry in entries) or not is_image(entries[0]):
             return False
     return bool(folders)
@@ -198,7 +198,7 @@ def _are_classes(folders: Sequence[Path]) -> bool:
 
 def _contents(folder: Path) -> str:
     """As in `a/, b/ and 3 files`."""
-    entries = _entries(None, folder)
+    entries = entries_of(None, folder)
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     number = len(entries) - len(folders)
     files = f"{number} file{'' if number == 1 else 's'}" if number else ""
@@ -210,7 +210,7 @@ def _class_folders(found: _Found, split: Path) -> dict[str, Path]:
     classes: dict[str, Path] = {}
     loose = []
     # what lies in the root itself was counted when the splits were looked for
-    for entry in _entries(None if split == found.root else found, split):
+    for entry in entries_of(None if split == found.root else found, split):
         if entry.is_dir():
             other = classes.setdefault(composed(entry.name), entry)
             if other is not entry:
@@ -231,7 +231,7 @@ def _class_folders(found: _Found, split: Path) -> dict[str, Path]:
 
 
 def _image_files(found: _Found, folder: Path) -> list[Path]:
-    files = _entries(found, folder)
+    files = entries_of(found, folder)
     with reading(folder):
         for file in files:
             name = path_text(file)

@@ -47,6 +47,11 @@ TURNED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 WIDE_COLOURS = {f"{bands};16{order}" for bands in ("RGB", "RGBX", "RGBA") for order in TURNED}
 """Pillow's names for 16-bit colours in a file."""
 
+ORIENTATION = 0x0112
+"""The EXIF tag of how an image is to be turned."""
+LYING = (5, 6, 7, 8)
+"""Its values for a quarter turn, either way."""
+
 _large = threading.Lock()
 
 
@@ -98,18 +103,43 @@ def read_image(
     Raises:
         DataError: not a readable image, or larger than `MAX_PIXELS`.
     """
-    with reading(file, "not a readable image"), _opened(file) as image, _turn(image):
-        has_wide_colours = _has_wide_colours(image)
-        image.draft(None, (2 * resolution, 2 * resolution))  # JPEG: decode no more pixels than the resize will use
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        if has_wide_colours or upright.mode.startswith("I"):
-            values = _wide_colours(upright, file) if has_wide_colours else np.asarray(upright)
-            own = levels_of(values)
-            if found is not None:
-                found(own)
-            upright = _to_8_bits(upright, values, levels or own)
-        return np.asarray(_centre_square(_to_rgb(upright), resolution))
+    with _upright(file, resolution, levels, found) as image:
+        return np.asarray(_centre_square(image, resolution))
+
+
+def read_whole_image(file: Path, side: int) -> Images:
+    """The whole image [H, W, 3], its shorter side at `side` pixels.
+
+    Raises:
+        DataError: not a readable image, larger than `MAX_PIXELS`, or of more than 8 bits a pixel.
+    """
+
+    def refuse(levels: Levels) -> None:
+        raise DataError("has more than 8 bits a pixel; convert the images to 8 bits")
+
+    with _upright(file, side, None, refuse) as image:
+        factor = side / min(image.size)
+        size = tuple(max(side, round(length * factor)) for length in image.size)
+        return np.asarray(image.resize((size[0], size[1]), Image.Resampling.BICUBIC))
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Width and height of the upright image, by its header. Raises DataError."""
+    with reading(file, "not a readable image"), _opened(file) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ORIENTATION, 1) in LYING else (width, height)
+
+
+def read_numbers(file: Path) -> npt.NDArray[np.int64]:
+    """The numbers [H, W] of an image of one channel, those of a palette's colours where it has one.
+
+    Raises:
+        DataError: not a readable image, larger than `MAX_PIXELS`, or of several channels.
+    """
+    with reading(file, "not a readable image"), _opened(file) as image:
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise DataError("must be of one channel, the number of a class in each pixel", value=image.mode)
+        return np.asarray(image).astype(np.int64)
 
 
 def is_image(file: Path) -> bool:
@@ -152,6 +182,25 @@ def reading(file: Path | None, what: str = "cannot be read", *, place: str = "")
     except Exception as error:  # decoders raise what broken bytes lead them to: two dozen kinds
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{what} ({reason or type(error).__name__})", file=name, place=place) from error
+
+
+@contextmanager
+def _upright(
+    file: Path, side: int, levels: Levels | None, found: Callable[[Levels], None] | None
+) -> Iterator[Image.Image]:
+    """The image in 8-bit RGB, turned upright, of no fewer pixels than `side` asks for; see `read_image`."""
+    with reading(file, "not a readable image"), _opened(file) as image, _turn(image):
+        has_wide_colours = _has_wide_colours(image)
+        image.draft(None, (2 * side, 2 * side))  # JPEG: decode no more pixels than the resize will use
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if has_wide_colours or upright.mode.startswith("I"):
+            values = _wide_colours(upright, file) if has_wide_colours else np.asarray(upright)
+            own = levels_of(values)
+            if found is not None:
+                found(own)
+            upright = _to_8_bits(upright, values, levels or own)
+        yield _to_rgb(upright)
 
 
 def _centre_square(image: Image.Image, resolution: int) -> Image.Image:

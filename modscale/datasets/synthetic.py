@@ -59,9 +59,9 @@ def draw_images(outlines: Labels, textures: Labels, resolution: int, rng: np.ran
     middle, gap = rng.uniform(0.4, 0.6, n), rng.uniform(0.1, 0.2, n)
     contrast = rng.uniform(0.15, 0.25, n)
     others = rng.integers(len(TEXTURES), size=n)
-    ground = _paint(others, x, y, middle - gap, contrast, rng)
-    figure = _paint(textures, x, y, middle + gap, contrast, rng)
-    distance = _signed_distance(outlines, x, y, rng)
+    ground = paint(others, x, y, middle - gap, contrast, rng)
+    figure = paint(textures, x, y, middle + gap, contrast, rng)
+    distance = signed_distance(outlines, x, y, rng)
     coverage = np.clip(0.5 - distance * (resolution / 2), 0, 1)[..., None]  # a ramp one pixel wide: no jagged edges
     image = ground + (figure - ground) * coverage
     image += NOISE * rng.standard_normal(image.shape, dtype=np.float32)
@@ -77,7 +77,7 @@ def _draw_split(count: int, resolution: int, rng: np.random.Generator) -> tuple[
     return images, labels
 
 
-def _paint(
+def paint(
     textures: Labels, x: Floats, y: Floats, brightness: Floats, contrast: Floats, rng: np.random.Generator
 ) -> Floats:
     """A plane [n, R, R, 3] of each texture [n], turned by any angle, in two hues around the brightness [n]."""
@@ -99,11 +99,19 @@ def _hue(brightness: Floats, spread: float, rng: np.random.Generator) -> Floats:
     return colour.astype(np.float32)[:, None, None, :]
 
 
-def _signed_distance(outlines: Labels, x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+def signed_distance(
+    outlines: Labels,
+    x: Floats,
+    y: Floats,
+    rng: np.random.Generator,
+    *,
+    sizes: tuple[float, float] = (0.55, 0.85),
+    shift: float = 0.2,
+) -> Floats:
     """Distance [n, R, R] to each outline [n] at a random place, size and turn: below 0 inside."""
     n = len(outlines)
-    scale = _column(rng.uniform(0.55, 0.85, n))
-    dx, dy = (_column(rng.uniform(-0.2, 0.2, n)) for _ in range(2))
+    scale = _column(rng.uniform(*sizes, n))
+    dx, dy = (_column(rng.uniform(-shift, shift, n)) for _ in range(2))
     u, v = _turned((x - dx) / scale, (y - dy) / scale, rng.uniform(-MOST_TURN, MOST_TURN, n))
     distance = np.empty_like(u)
     for index, name in enumerate(OUTLINES):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modscale.models.blocks import BLOCKS, AttentionBlock, channels_first, channels_last
-from modscale.specs.spec import ModelSpec, StageSpec
+from modscale.models.semantic_fpn import SemanticFPN, upsample
+from modscale.specs.spec import SEMANTIC_DIM, ModelSpec, StageSpec
 
 
 class PatchEmbedding(nn.Module):
@@ -62,16 +63,7 @@ class EfficientMod(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        stem, first = spec.stem, spec.stages[0]
-        self.patch_embed = PatchEmbedding(spec.in_chans, first.dim, stem.kernel_size, stem.stride, stem.padding)
-        last_block = max(spec.num_blocks() - 1, 1)
-        rates = [spec.drop_path_rate * i / last_block for i in range(spec.num_blocks())]
-        next_dims: list[int | None] = [*(stage.dim for stage in spec.stages[1:]), None]
-        self.layers = nn.ModuleList()
-        for stage, next_dim in zip(spec.stages, next_dims, strict=True):
-            size = stage.depth + stage.attention_depth
-            self.layers.append(Stage(stage, spec.layer_scale, rates[:size], next_dim))
-            rates = rates[size:]
+        self.patch_embed, self.layers = _backbone(spec)
         self.norm = nn.LayerNorm(spec.stages[-1].dim)
         self.head = nn.Linear(spec.stages[-1].dim, spec.num_classes)
         self.apply(_initialise)
@@ -85,12 +77,12 @@ class EfficientMod(nn.Module):
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The pooled features of `forward_features`, and what the blocks of each stage gave, [B, C, H, W] each."""
-        x = self.patch_embed(channels_last(x))
-        maps = []
-        for layer in cast("list[Stage]", self.layers):
-            maps.append(layer.blocks(x))
-            x = layer.reduce(maps[-1])
-        return self._pool(x), [channels_first(one) for one in maps]
+        maps = _maps(self.patch_embed, self.layers, x)
+        return self._pool(channels_last(maps[-1])), maps
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Logits [B, K] by the features of `forward_features`."""
+        return self.head(features)
 
     def _pool(self, x: Tensor) -> Tensor:
         x = channels_first(self.norm(x))
@@ -100,7 +92,44 @@ class EfficientMod(nn.Module):
         return self.head(self.forward_features(x))
 
 
-def build_network(spec: ModelSpec, *, seed: int | None = None) -> EfficientMod:
+class SegmentingEfficientMod(nn.Module):
+    """The same stages under Semantic FPN: images [B, in_chans, R, R] to a mask for each class, [B, K, R, R], as logits.
+
+    The stages bear the same names as a classifier's, so that its weights are taken over as they are.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.patch_embed, self.layers = _backbone(spec)
+        self.apply(_initialise)
+        self.fpn = SemanticFPN([stage.dim for stage in spec.stages])
+        self.head = nn.Conv2d(SEMANTIC_DIM, spec.num_classes, 1)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(cast("Tensor", self.head.bias))
+        self.stride = spec.stem.stride
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What Semantic FPN makes of the maps, and what the blocks of each stage gave, [B, C, H, W] each."""
+        maps = _maps(self.patch_embed, self.layers, x)
+        return self.fpn(maps), maps
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Masks [B, K, R, R] by what Semantic FPN made of the maps."""
+        return upsample(self.head(features), self.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.forward_maps(x)[0])
+
+
+Network = EfficientMod | SegmentingEfficientMod
+NETWORKS: dict[str, type[EfficientMod | SegmentingEfficientMod]] = {
+    "classifier": EfficientMod,
+    "semantic_fpn": SegmentingEfficientMod,
+}
+"""By a spec's head."""
+
+
+def build_network(spec: ModelSpec, *, seed: int | None = None) -> Network:
     """The network of `spec`, freshly initialised; with a seed, always to the same weights.
 
     The global random state is left as it was when a seed is given.
@@ -110,11 +139,37 @@ def build_network(spec: ModelSpec, *, seed: int | None = None) -> EfficientMod:
     >>> network(torch.zeros(1, 3, 224, 224)).shape
     torch.Size([1, 1000])
     """
+    build = NETWORKS[spec.head]
     if seed is None:
-        return EfficientMod(spec)
+        return build(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EfficientMod(spec)
+        return build(spec)
+
+
+def _backbone(spec: ModelSpec) -> tuple[PatchEmbedding, nn.ModuleList]:
+    """The stem and the stages of a spec."""
+    stem, first = spec.stem, spec.stages[0]
+    patch_embed = PatchEmbedding(spec.in_chans, first.dim, stem.kernel_size, stem.stride, stem.padding)
+    last_block = max(spec.num_blocks() - 1, 1)
+    rates = [spec.drop_path_rate * i / last_block for i in range(spec.num_blocks())]
+    next_dims: list[int | None] = [*(stage.dim for stage in spec.stages[1:]), None]
+    layers = nn.ModuleList()
+    for stage, next_dim in zip(spec.stages, next_dims, strict=True):
+        size = stage.depth + stage.attention_depth
+        layers.append(Stage(stage, spec.layer_scale, rates[:size], next_dim))
+        rates = rates[size:]
+    return patch_embed, layers
+
+
+def _maps(patch_embed: nn.Module, layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """What the blocks of each stage give for images [B, C, R, R], [B, C, H, W] each."""
+    x = patch_embed(channels_last(x))
+    maps = []
+    for layer in cast("list[Stage]", layers):
+        maps.append(layer.blocks(x))
+        x = layer.reduce(maps[-1])
+    return [channels_first(one) for one in maps]
 
 
 def _initialise(module: nn.Module) -> None:

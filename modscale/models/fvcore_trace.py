@@ -20,7 +20,9 @@ from modscale.specs.spec import ModelSpec
 
 FREE_OPERATORS = frozenset({
     # element-wise
-    "aten::add", "aten::add_", "aten::mul", "aten::gelu", "aten::relu6",
+    "aten::add", "aten::add_", "aten::mul", "aten::gelu", "aten::relu", "aten::relu6",
+    # left out in eval mode
+    "aten::feature_dropout",
     # views
     "aten::unflatten",
     # reductions that the convention leaves free (contract: only adaptive pooling is counted)

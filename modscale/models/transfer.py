@@ -66,7 +66,10 @@ def take_over(network: nn.Module, file: str | Path) -> TakenOver:
         whole: list[str] = []
         partial: list[str] = []
         state: dict[str, Tensor] = {}
-        keeps_head = all(name in found and found[name].shape[:1] == wanted[name].shape[:1] for name in HEAD)
+        keeps_head = all(
+            name in found and found[name].shape[:1] == wanted[name].shape[:1] and found[name].ndim == wanted[name].ndim
+            for name in HEAD
+        )
         for name, tensor in found.items():
             if name in HEAD and not keeps_head:
                 continue

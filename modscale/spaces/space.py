@@ -36,7 +36,7 @@ SPACE_STAGE_KEYS = (*STAGE_KEYS[:2], "expansion", *STAGE_KEYS[2:])
 RULES: Mapping[str, Rule] = {**STAGE_RULES, "expansion": partial(check_integer, high=MAX_RATIO)}
 LIST_KEYS = ("mlp_ratios", "context")
 RANGE_KEYS = ("dim", "depth", "expansion", "kernel_size", "attention_depth", "attention_mlp_ratio")
-BASE_KEYS = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
+BASE_KEYS = tuple(key for key in MODEL_KEYS if key not in ("name", "stages", "head"))
 SPACE_KEYS = ("name", "base", "stages", "constraints")
 SECTIONS = {
     "the top level": SPACE_KEYS,

@@ -5,7 +5,8 @@ Conventions (contract, section "Counts"; 1 multiply-add = 1 FLOP, batch 1):
 - conv and linear: every multiply-add of the weights, biases free;
 - attention: both products, query x key and weights x value, softmax free;
 - LayerNorm 5 per element and inference BatchNorm 2 per element (fvcore's conventions for affine norms);
-- adaptive average pooling: 1 per input element; activations, sums, products and means: free.
+- adaptive average pooling: 1 per input element; upsampling: 1 per output element, 4 where it is bilinear
+  (fvcore's conventions); activations, sums, products and means: free.
 
 `params` counts every learned number, biases, norms and LayerScale included; BatchNorm's running statistics are not
 learned. `models/fvcore_trace.py` holds these counts against an fvcore trace of the real network.
@@ -17,12 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modscale.specs.block_kinds import focal_kernels
-from modscale.specs.spec import ModelSpec, StageSpec, attention_width
+from modscale.specs.spec import FPN_DIM, SEMANTIC_DIM, ModelSpec, StageSpec, attention_width
 
 COUNT_METRICS = ("params", "flops")
 """What is counted, as objectives, constraints and budgets name it."""
 
-OPERATORS = ("conv", "linear", "attention", "layer_norm", "batch_norm", "avg_pool", "layer_scale")
+OPERATORS = ("conv", "linear", "attention", "layer_norm", "batch_norm", "avg_pool", "upsample", "layer_scale")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,7 @@ class PartCount:
     """What one operator costs in one part of the network."""
 
     part: str
-    """`stem`, `stages[i]`, `downsample[i]` (from stage i to the next) or `head`."""
+    """`stem`, `stages[i]`, `downsample[i]` (from stage i to the next), `fpn` or `head`."""
     operator: str
     """One of `OPERATORS`."""
     params: int
@@ -61,9 +62,9 @@ class Tally:
     def linear(self, tokens: int, fan_in: int, fan_out: int, *, bias: bool = True) -> None:
         self.add("linear", fan_in * fan_out + bias * fan_out, tokens * fan_in * fan_out)
 
-    def conv(self, tokens: int, in_chans: int, out_chans: int, kernel_size: int) -> None:
+    def conv(self, tokens: int, in_chans: int, out_chans: int, kernel_size: int, *, bias: bool = True) -> None:
         weights = in_chans * out_chans * kernel_size**2
-        self.add("conv", weights + out_chans, tokens * weights)
+        self.add("conv", weights + bias * out_chans, tokens * weights)
 
     def depthwise(self, tokens: int, dim: int, kernel_size: int, *, bias: bool = True) -> None:
         weights = dim * kernel_size**2
@@ -103,7 +104,10 @@ def count_model(spec: ModelSpec) -> ModelCount:
         pieces.append((f"stages[{i}]", tally_stage(stage, sides[i], spec.layer_scale)))
         if i + 1 < len(sides):
             pieces.append((f"downsample[{i}]", tally_downsample(stage.dim, spec.stages[i + 1].dim, sides[i + 1])))
-    pieces.append(("head", tally_head(spec.stages[-1].dim, sides[-1], spec.num_classes)))
+    if spec.head == "semantic_fpn":
+        pieces += [("fpn", _tally_semantic_fpn(spec)), ("head", _tally_masks(spec))]
+    else:
+        pieces.append(("head", tally_head(spec.stages[-1].dim, sides[-1], spec.num_classes)))
     parts = tuple(
         PartCount(part=part, operator=operator, params=params, flops=flops)
         for part, tally in pieces
@@ -135,6 +139,32 @@ def tally_head(dim: int, side: int, num_classes: int) -> Tally:
     tally.layer_norm(side**2, dim)
     tally.add("avg_pool", 0, side**2 * dim)
     tally.linear(1, dim, num_classes)
+    return tally
+
+
+def _tally_semantic_fpn(spec: ModelSpec) -> Tally:
+    """Laterals, top-down path, output convs and the segmentation branch, as `models/semantic_fpn.py` has them."""
+    tally = Tally()
+    sides = spec.sides()
+    for i, (stage, side) in enumerate(zip(spec.stages, sides, strict=True)):
+        tally.conv(side**2, stage.dim, FPN_DIM, 1)
+        tally.conv(side**2, FPN_DIM, FPN_DIM, 3)
+        if i:
+            tally.add("upsample", 0, sides[i - 1] ** 2 * FPN_DIM)
+        for step in range(max(i, 1)):
+            at = sides[i - step] ** 2
+            tally.conv(at, SEMANTIC_DIM if step else FPN_DIM, SEMANTIC_DIM, 3, bias=False)
+            tally.batch_norm(at, SEMANTIC_DIM)
+            if i:
+                tally.add("upsample", 0, 4 * sides[i - step - 1] ** 2 * SEMANTIC_DIM)
+    return tally
+
+
+def _tally_masks(spec: ModelSpec) -> Tally:
+    """A mask for each class at stride 4, then at the input's size."""
+    tally = Tally()
+    tally.conv(spec.sides()[0] ** 2, SEMANTIC_DIM, spec.num_classes, 1)
+    tally.add("upsample", 0, 4 * spec.resolution**2 * spec.num_classes)
     return tally
 
 

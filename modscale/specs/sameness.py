@@ -13,8 +13,9 @@ def network_key(spec: ModelSpec) -> tuple[Any, ...]:
     """Equal for two specs exactly when they describe the same network, whatever their names."""
     has_layer_scale = any(BLOCKS[stage.block].has_layer_scale for stage in spec.stages)
     return (
-        spec.resolution, spec.in_chans, spec.num_classes, spec.stem, spec.layer_scale if has_layer_scale else None,
-        spec.drop_path_rate, tuple(canonical_stage(stage) for stage in spec.stages),
+        spec.resolution, spec.in_chans, spec.num_classes, spec.head, spec.stem,
+        spec.layer_scale if has_layer_scale else None, spec.drop_path_rate,
+        tuple(canonical_stage(stage) for stage in spec.stages),
     )  # fmt: skip
 
 

@@ -29,6 +29,12 @@ FUSIONS = ("mul", "sum")
 
 ATTENTION_HEADS = 8
 
+HEADS = ("classifier", "semantic_fpn")
+FPN_DIM = 256
+"""Channels of a feature pyramid's maps (Panoptic FPN, arXiv 1901.02446, section 3)."""
+SEMANTIC_DIM = 128
+"""Channels of its segmentation branch (the same)."""
+
 MAX_DIM = 16_384
 MAX_DEPTH = 1_000
 MAX_STAGES = 16
@@ -95,7 +101,9 @@ class ModelSpec:
     in_chans: int = 3
     """Channels of the input."""
     num_classes: int = 1000
-    """Outputs of the linear head."""
+    """Outputs of the head."""
+    head: str = "classifier"
+    """What answers: `classifier` (pooled features, one linear layer) or `semantic_fpn` (a class for every pixel)."""
     stem: StemSpec = field(default_factory=StemSpec)
     """The first conv."""
     layer_scale: float | None = 1e-4
@@ -148,10 +156,13 @@ def parse_spec(document: object, place: str = "") -> ModelSpec:
     top = Section(document, MODEL_KEYS, place=place, what="a model spec", elsewhere=SPEC_PLACES)
     stages = top.sequence("stages", most=MAX_STAGES)
     base = parse_base(document, place, allowed=MODEL_KEYS)
-    return ModelSpec(
+    spec = ModelSpec(
         **base,
+        head=top.choice("head", "classifier", HEADS),
         stages=tuple(parse_stage(stage, f"{top.at('stages')}[{i}]") for i, stage in enumerate(stages)),
     )
+    check_head_fits(spec, top.at("resolution"))
+    return spec
 
 
 def parse_base(
@@ -206,6 +217,15 @@ def check_stem_fits(resolution: int, stem: StemSpec, place: str) -> None:
         raise InputError(f"must be at least the stem's kernel ({stem.kernel_size})", place=place, value=resolution)
 
 
+def check_head_fits(spec: ModelSpec, place: str) -> None:
+    """Raises InputError where a feature pyramid's maps are not each exactly twice as wide as the next."""
+    stem, last = spec.stem, len(spec.stages) - 1
+    exact = tuple(spec.resolution // stem.stride // 2**i for i in range(last + 1))
+    if spec.head == "semantic_fpn" and (spec.sides() != exact or spec.resolution % (stem.stride * 2**last)):
+        rule = f"must be a multiple of {stem.stride * 2**last} for head: semantic_fpn"
+        raise InputError(rule, place=place, value=spec.resolution)
+
+
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
     """The spec as plain values, whole: `parse_spec` reads it back unchanged."""
     return {
@@ -213,6 +233,7 @@ def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
         "resolution": spec.resolution,
         "in_chans": spec.in_chans,
         "num_classes": spec.num_classes,
+        **({} if spec.head == "classifier" else {"head": spec.head}),
         "stem": {"kernel_size": spec.stem.kernel_size, "stride": spec.stem.stride},
         "layer_scale": spec.layer_scale,
         "drop_path_rate": spec.drop_path_rate,

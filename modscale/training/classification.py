@@ -12,7 +12,7 @@ Shapes: B batch, C channels, S and R sides of images as held and as trained, K c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,20 +22,14 @@ from torch.nn import functional as F
 
 from modscale.datasets.images import Images
 from modscale.errors import TrialFailed
-from modscale.models.efficientmod import build_network
-from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
-from modscale.training import recipe
+from modscale.training import start
 from modscale.training.augmentation import augment_images, erase, mix
 from modscale.training.images import TrainingImages, open_images
 from modscale.training.place import Place
 from modscale.training.settings import TrainSettings
+from modscale.training.streams import ORDER, STEP, batch_parts, stream
 from modscale.training.teacher import Teacher, distillation_loss
-
-EVAL_BATCH = 100
-"""Validation images a forward pass."""
-ORDER, STEP = 0, 1
-"""What a stream of random numbers is for: the order of an epoch's images, and a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,6 +47,8 @@ class Classification:
 
     score = "accuracy"
     """The key of `evaluate` by which the best weights are known; higher is better."""
+    eval_batch = 100
+    """Validation images a forward pass."""
 
     def __init__(
         self, source: str, settings: TrainSettings, *, resolution: int, side: int, seed: int, place: Place
@@ -68,6 +64,10 @@ class Classification:
     @property
     def train_items(self) -> int:
         return len(self.images.y_train)
+
+    @property
+    def val_items(self) -> int:
+        return len(self.images.y_val)
 
     @property
     def channels(self) -> int:
@@ -89,65 +89,42 @@ class Classification:
 
     def fit(self, spec: ModelSpec) -> ModelSpec:
         """The network with the input and the head that the data ask for."""
-        s = self.settings
-        layer_scale = spec.layer_scale
-        if layer_scale is not None:
-            layer_scale = s.layer_scale or (ProxySettings().layer_scale if s.start == "transferred" else layer_scale)
-        return replace(
+        return start.fitted(
             spec,
+            self.settings,
             in_chans=self.images.channels,
             num_classes=len(self.images.class_names),
-            drop_path_rate=spec.drop_path_rate if s.drop_path is None else s.drop_path,
-            layer_scale=layer_scale,
+            head="classifier",
         )
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """The network as it starts, on the CPU."""
-        network = build_network(spec, seed=self.seed)
-        if self.settings.start == "transferred":
-            recipe.rescale_weights(network)
-            recipe.damp_branches(network, self._transferred().layer_scale)
-        return network
+        return start.started(spec, self.settings, self.seed)
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """AdamW's groups, each with its rate; vectors (biases, norms, LayerScale) have no weight decay."""
-        if self.settings.start == "transferred":
-            return recipe.parameter_groups(network, self._transferred())
-        decayed = [p for p in network.parameters() if p.ndim >= 2]
-        vectors = [p for p in network.parameters() if p.ndim < 2]
-        groups = ((decayed, self.settings.weight_decay), (vectors, 0.0))
-        return [{"params": p, "lr": self.settings.learning_rate, "weight_decay": decay} for p, decay in groups]
-
-    def _transferred(self) -> ProxySettings:
-        s, default = self.settings, ProxySettings()
-        return replace(
-            default,
-            learning_rate=s.learning_rate or default.learning_rate,
-            weight_decay=s.weight_decay,
-            layer_scale=s.layer_scale or default.layer_scale,
-        )
+        return start.parameter_groups(network, self.settings)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """This process's part of each batch of an epoch, from a step on; the incomplete last batch is dropped."""
         s, place = self.settings, self.place
         assert s.batch_size is not None  # noqa: S101  # resolved
-        order = np.random.default_rng([self.seed, epoch, ORDER]).permutation(self.train_items)
-        steps = range(first_step, self.train_items // s.batch_size)
-        parts = [
-            order[step * s.batch_size : (step + 1) * s.batch_size][place.rank :: place.processes] for step in steps
-        ]
-        for step, rows, images in zip(steps, parts, self.images.read_train(parts), strict=True):
-            rng = np.random.default_rng([self.seed, epoch, STEP, step, place.rank])
+        order = stream(self.seed, epoch, ORDER).permutation(self.train_items)
+        parts = batch_parts(order, s.batch_size, first_step, place)
+        pairs = zip(parts, self.images.read_train(parts), strict=True)
+        for step, (rows, images) in enumerate(pairs, first_step):
+            rng = stream(self.seed, epoch, STEP, step, place.rank)
             torch.manual_seed(int(rng.integers(2**62)))  # drop path draws from the global state
             yield self._batch(images, self.images.y_train[rows], rng)
 
     def _batch(self, images: Images, labels: np.ndarray, rng: np.random.Generator) -> Batch:
         s, number = self.settings, len(self.images.class_names)
+        smoothing = s.label_smoothing or 0.0
         x = augment_images(self._unit(images), s, self.resolution, rng)
         x = self._normalised(x)
         x = erase(x, rng, s.erasing or 0.0)
         targets = F.one_hot(torch.from_numpy(labels), number).float().to(x.device)
-        targets = targets * (1 - s.label_smoothing) + s.label_smoothing / number
+        targets = targets * (1 - smoothing) + smoothing / number
         x, targets = mix(x, targets, s, rng)
         return Batch(images=x, targets=targets)
 
@@ -184,7 +161,7 @@ class Classification:
         network.eval()
         y, place = self.images.y_val, self.place
         mine = np.arange(len(y) if limit is None else min(limit, len(y)))[place.rank :: place.processes]
-        parts = [mine[first : first + EVAL_BATCH] for first in range(0, len(mine), EVAL_BATCH)]
+        parts = [mine[first : first + self.eval_batch] for first in range(0, len(mine), self.eval_batch)]
         totals = torch.zeros(3, dtype=torch.float64, device=place.device)  # correct, loss, images
         for rows, images in zip(parts, self.images.read_val(parts), strict=True):
             logits = network(self._normalised(self._unit(images)))
@@ -212,7 +189,3 @@ class Classification:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.images.class_names
-
-
-TASKS = {"classification": Classification}
-"""Each task by its name in the settings."""

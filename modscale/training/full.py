@@ -26,19 +26,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from modscale.errors import RunError, TrialFailed
+from modscale.errors import InputError, RunError, TrialFailed
 from modscale.files import write_whole
 from modscale.machine import available_cores
 from modscale.models.checkpoint import save_weights
 from modscale.models.transfer import take_over
 from modscale.specs.spec import ModelSpec
-from modscale.training.classification import EVAL_BATCH, TASKS, Batch
 from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_score
 from modscale.training.loggers import Log, open_log
 from modscale.training.place import take_place
 from modscale.training.proxy import out_of_memory_as
 from modscale.training.recipe import learning_rate_factor
 from modscale.training.settings import DEFAULT_HOURS, PAPER_EPOCHS, TrainSettings, choose_batch, read_side, resolved
+from modscale.training.tasks import TASKS
 from modscale.training.teacher import load_teacher
 
 TIMED_STEPS = 8
@@ -59,7 +59,7 @@ class FullTraining:
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.saved_at = time.monotonic()
-        self.batches: Iterator[Batch] | None = None
+        self.batches: Iterator[Any] | None = None
 
     def prepare(self) -> Prepared:
         """Loads the data, fixes the settings and builds the network, or takes up where the folder's state stands.
@@ -89,6 +89,8 @@ class FullTraining:
 
         task.settings = fixed(asked.epochs or PAPER_EPOCHS)
         if job.teacher is not None:
+            if asked.task != "classification":
+                raise InputError("tells the classes of images, not of pixels", place="--teacher", value=job.teacher)
             task.teacher = load_teacher(
                 job.teacher, class_names=task.class_names, channels=task.channels, device=place.device
             )
@@ -170,7 +172,7 @@ class FullTraining:
         self.losses[self.step] = self._learn(next(self.batches))
         self.step += 1
 
-    def _learn(self, batch: Batch) -> Tensor:
+    def _learn(self, batch: Any) -> Tensor:
         kind = self.place.device.type
         half = self.settings.precision == "bfloat16" or (self.settings.precision == "auto" and kind == "cuda")
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
@@ -195,7 +197,7 @@ class FullTraining:
         found = self._evaluated(self.network)
         averaged = None if self.average is None else self._evaluated(self.average.module)
         self.batches = None
-        before = max((best_score(row, score) for row in self.rows), default=-1.0)
+        before = max((best_score(row) for row in self.rows), default=-1.0)
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "train_loss": mean.item(),
@@ -211,7 +213,7 @@ class FullTraining:
         self.rows.append(row)
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         if self.place.rank == 0:
-            if best_score(row, score) > before:
+            if best_score(row) > before:
                 is_average = averaged is not None and averaged[score] > found[score]
                 best = self.average.module if is_average and self.average is not None else self.network
                 save_weights(best, self.job.folder / BEST_FILE)
@@ -308,8 +310,8 @@ class FullTraining:
             took.append(time.monotonic() - began - sum(took))  # reading and augmenting are a part of a step
             if self.place.agreed(len(took) >= 2 + TIMED_STEPS or (len(took) > 2 and sum(took) > TIMED_S)):
                 break
-        images = len(self.task.images.y_val)
-        part = min(images, 2 * EVAL_BATCH)
+        images = self.task.val_items
+        part = min(images, 2 * self.task.eval_batch)
         start = time.monotonic()
         self.task.evaluate(self.network, limit=part)
         self.place.wait()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ HELD_SHARE = 0.4
 """Of this process's memory, at most so much is taken by images that are held."""
 AHEAD = 4
 """Batches that are read before they are asked for."""
+
+Item = TypeVar("Item")
 
 Read = Callable[[Iterable[Indices]], Iterator[Images]]
 """The images [n, H, W, C] of each of some batches, by their numbers [n] from 0."""
@@ -135,18 +138,23 @@ def _read_as_needed(
 def read_ahead(
     read_one: Callable[[int, int], Images], batches: Iterable[Sequence[int] | Indices], side: int
 ) -> Iterator[Images]:
-    """The images [n, S, S, C] of each batch of indices, by threads that keep `AHEAD` batches before it.
+    """The images [n, S, S, C] of each batch of indices; see `ahead`."""
+    return (np.stack(images) for images in ahead(lambda index: read_one(index, side), batches))
+
+
+def ahead(read_one: Callable[[int], Item], batches: Iterable[Sequence[int] | Indices]) -> Iterator[list[Item]]:
+    """What `read_one` gives for each batch of indices, by threads that keep `AHEAD` batches before it.
 
     Raises:
         DataError: an image of the batch cannot be read.
     """
     pool = ThreadPoolExecutor(max_workers=max(2, available_cores()), thread_name_prefix="decode")
-    waiting: deque[list[Future[Images]]] = deque()
+    waiting: deque[list[Future[Item]]] = deque()
     rest = iter(batches)
 
     def fill() -> None:
         while len(waiting) <= AHEAD and (batch := next(rest, None)) is not None:
-            waiting.append([pool.submit(read_one, int(index), side) for index in batch])
+            waiting.append([pool.submit(read_one, int(index)) for index in batch])
 
     try:
         with quiet_pillow():
@@ -154,6 +162,6 @@ def read_ahead(
         while waiting:
             done = waiting.popleft()
             fill()
-            yield np.stack([future.result() for future in done])
+            yield [future.result() for future in done]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

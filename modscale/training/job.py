@@ -81,6 +81,17 @@ class Progress:
     is_over: bool
 
 
-def best_score(row: Mapping[str, Any], score: str = "accuracy") -> float:
-    """The score of an epoch: that of the network or of its average, whichever is better."""
-    return max(float(row[score]), float(row.get(f"ema_{score}", -1.0)))
+SCORES = {"miou": "mIoU", "accuracy": "accuracy"}
+"""Keys of an epoch's line by which the best weights are known, and their names; the first one that it has counts."""
+
+
+def best_scores(row: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of an epoch, by key: all of the network, or all of its average, whichever is better."""
+    keys = [key for key in SCORES if key in row]
+    own, averaged = ({key: float(row[f"{of}{key}"]) for key in keys if f"{of}{key}" in row} for of in ("", "ema_"))
+    return averaged if averaged and averaged[keys[0]] > own[keys[0]] else own
+
+
+def best_score(row: Mapping[str, Any]) -> float:
+    """The score of an epoch by which the best weights are known."""
+    return next(iter(best_scores(row).values()))

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from modscale.models.blocks import Block
-from modscale.models.efficientmod import EfficientMod
 from modscale.settings import ProxySettings
 
 BASE_FAN_IN = 64
@@ -62,14 +61,14 @@ def replace_batch_norm(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def rescale_weights(network: EfficientMod) -> None:
+def rescale_weights(network: nn.Module) -> None:
     """Brings every linear layer but the head, and every dense conv, to a deviation of 1 / sqrt(fan_in).
 
     The authors' 0.02 leaves a block's branch, a product of four such layers, near zero; a short training then spends
     most of its steps on leaving the plateau, and scores how fast a network does so rather than what it can learn.
     """
     for module in network.modules():
-        if isinstance(module, nn.Linear) and module is not network.head:
+        if isinstance(module, nn.Linear) and module is not getattr(network, "head", None):
             module.weight.mul_(1 / (LINEAR_DEVIATION * math.sqrt(module.in_features)))
         elif isinstance(module, nn.Conv2d) and module.groups == 1:
             module.weight.mul_(math.sqrt(3))  # PyTorch's default is uniform, of variance 1 / (3 fan_in)

@@ -48,6 +48,9 @@ LEAST_WARMUP = 0.05
 
 AUGMENTATIONS = {"jitter": 0.4, "randaugment_probability": 0.5, "erasing": 0.25, "mix_probability": 1.0}
 """The paper's values of what `strength` scales: how often, or for jitter how much."""
+OF_WHOLE_IMAGES = ("randaugment_probability", "erasing", "mix_probability")
+"""Those that would leave a mask behind, or a target that is no class: not for segmentation."""
+PAPER_SMOOTHING = 0.1
 PAPER_CROP = 0.08
 """Least share of an image that a training crop keeps."""
 
@@ -56,7 +59,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 RATE_SCALINGS = ("sqrt", "linear")
 KINDS = ("hard", "soft")
 LOGS = ("none", "tensorboard", "mlflow")
-TASKS = ("classification",)
+TASKS = ("classification", "segmentation")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +94,8 @@ class TrainSettings:
     """AdamW's decay of matrices; vectors have none."""
     warmup_epochs: float | None = None
     """Epochs in which the rate rises; a cosine to 0 follows."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over all classes."""
+    label_smoothing: float | None = None
+    """Share of the target spread over all classes; None takes 0.1, for segmentation 0."""
     clip_norm: float | None = None
     """Largest norm of the gradient; None clips nothing, as the paper."""
     start: str | None = None
@@ -127,6 +130,10 @@ class TrainSettings:
     """Alpha of cutmix's; where there are both, a batch has one of them, at even odds."""
     mix_probability: float | None = None
     """Share of the batches that are mixed."""
+    scales: tuple[float, float] = (0.5, 2.0)
+    """Segmentation: least and largest size of a scene before a square of the network's side is cut out of it."""
+    reduce_zero_label: bool = True
+    """Segmentation: 0 in a mask is a pixel without a label, 1 to K are classes; else 0 to K - 1 are."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     """Used with a teacher."""
     read_side: int | None = None
@@ -182,7 +189,7 @@ def parse_train(document: object, place: str = "") -> TrainSettings:
         rate_scaling=s.choice("rate_scaling", default.rate_scaling, RATE_SCALINGS),
         weight_decay=s.number("weight_decay", default.weight_decay, low=0, high=10),
         warmup_epochs=maybe("warmup_epochs", low=0, high=100_000),
-        label_smoothing=s.number("label_smoothing", default.label_smoothing, low=0, below=1),
+        label_smoothing=maybe("label_smoothing", low=0, below=1),
         clip_norm=maybe("clip_norm", above=0, high=1e6),
         start=None if s.raw("start") is None else s.choice("start", None, STARTS),
         layer_scale=maybe("layer_scale", above=0, high=1000),
@@ -200,6 +207,8 @@ def parse_train(document: object, place: str = "") -> TrainSettings:
         mixup=s.number("mixup", default.mixup, low=0, high=100),
         cutmix=s.number("cutmix", default.cutmix, low=0, high=100),
         mix_probability=maybe("mix_probability", low=0, high=1),
+        scales=_scales(s.raw("scales"), s.at("scales"), default.scales),
+        reduce_zero_label=_switch(s.raw("reduce_zero_label"), s.at("reduce_zero_label"), default.reduce_zero_label),
         distillation=_parse_distillation(s.raw("distillation"), s.at("distillation")),
         read_side=maybe_whole("read_side", low=8, high=8192),
         val_split=maybe("val_split", above=0, below=1),
@@ -211,6 +220,7 @@ def parse_train(document: object, place: str = "") -> TrainSettings:
         checkpoint_minutes=s.number("checkpoint_minutes", default.checkpoint_minutes, above=0, high=100_000),
         log=s.choice("log", default.log, LOGS),
     )
+    _check_task(found, s)
     if found.epochs is not None and found.hours is not None:
         raise InputError("and hours both say how long to train; leave one of them", place=s.at("epochs"))
     return found
@@ -239,7 +249,8 @@ def choose_batch(settings: TrainSettings, train_images: int, processes: int) -> 
     """
     batch = settings.batch_size
     if batch is None:
-        batch = 2 ** max(4, min(8, round(math.log2(max(1, train_images / STEPS_AN_EPOCH)))))
+        most = 5 if settings.task == "segmentation" else 8  # logits of all pixels take memory
+        batch = 2 ** max(4, min(most, round(math.log2(max(1, train_images / STEPS_AN_EPOCH)))))
         batch = max(batch, 2 * processes)
     batch = min(batch, train_images) // processes * processes
     if batch < 2 * processes:
@@ -280,6 +291,7 @@ def resolved(
     strength = settings.strength
     if strength is None:
         strength = min(1.0, epochs / FULL_STRENGTH_EPOCHS)
+    is_dense = settings.task == "segmentation"
     steps = train_images // batch * epochs
     scale = batch / PAPER_BATCH
     start = settings.start or ("transferred" if is_fresh and epochs < FULL_STRENGTH_EPOCHS else "authors")
@@ -299,8 +311,12 @@ def resolved(
         warmup_epochs=_or(settings.warmup_epochs, min(float(PAPER_WARMUP_EPOCHS), epochs * LEAST_WARMUP)),
         ema_decay=_or(settings.ema_decay, min(PAPER_EMA_DECAY, 1 - 1 / horizon)),
         strength=strength,
-        crop=_or(settings.crop, 1 - (1 - PAPER_CROP) * strength),
-        **{key: _or(getattr(settings, key), value * strength) for key, value in AUGMENTATIONS.items()},
+        label_smoothing=_or(settings.label_smoothing, 0.0 if is_dense else PAPER_SMOOTHING),
+        crop=_or(settings.crop, 1.0 if is_dense else 1 - (1 - PAPER_CROP) * strength),
+        **{
+            key: _or(getattr(settings, key), 0.0 if is_dense and key in OF_WHOLE_IMAGES else value * strength)
+            for key, value in AUGMENTATIONS.items()
+        },
         read_side=read_side(settings, resolution),
         mean=_or(settings.mean, mean),
         std=_or(settings.std, std),
@@ -326,6 +342,36 @@ def _parse_distillation(document: object, place: str) -> DistillationSettings:
         alpha=s.number("alpha", default.alpha, low=0, high=1),
         temperature=s.number("temperature", default.temperature, above=0, high=1000),
     )
+
+
+def _check_task(settings: TrainSettings, section: Section) -> None:
+    """Raises InputError for what was asked for and has no meaning for the task."""
+    if settings.task != "segmentation":
+        return
+    for key in (*OF_WHOLE_IMAGES, "val_split"):
+        if getattr(settings, key):
+            raise InputError("is not for task: segmentation", place=section.at(key), value=getattr(settings, key))
+    if settings.crop not in (None, 1.0):
+        raise InputError("is not for task: segmentation; scales is", place=section.at("crop"), value=settings.crop)
+
+
+def _scales(value: object, place: str, default: tuple[float, float]) -> tuple[float, float]:
+    if value is None:
+        return default
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise InputError("must be a list of the least and the largest size", place=place, value=value)
+    low, high = (check_number(one, f"{place}[{i}]", low=0.1, high=10) for i, one in enumerate(value))
+    if low > high:
+        raise InputError("must have the least size first", place=place, value=value)
+    return low, high
+
+
+def _switch(value: object, place: str, default: bool) -> bool:
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InputError("must be true or false", place=place, value=value)
+    return value
 
 
 def _channels(section: Section, key: str, **bounds: float) -> tuple[float, ...] | None:

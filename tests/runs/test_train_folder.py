@@ -80,7 +80,7 @@ def test_other_settings_are_refused_but_those_that_move_no_weight(begun: TrainJo
     check_asked(
         document, replace(begun, settings=replace(begun.settings, log="mlflow", checkpoint_minutes=1.0)), begun.folder
     )
-    with pytest.raises(InputError, match=r"its settings\.label_smoothing is 0\.1, and 0\.2 here"):
+    with pytest.raises(InputError, match=r"its settings\.label_smoothing is not set, and 0\.2 here"):
         check_asked(document, replace(begun, settings=replace(begun.settings, label_smoothing=0.2)), begun.folder)
 
 

@@ -1,0 +1,200 @@
+"""Semantic segmentation as a task of a full training: a class for every pixel, by Semantic FPN on all stages' maps.
+
+What Table 7 was trained by, as the authors' code has it: AdamW, a cosine with warm-up, crops of 512 pixels at half to
+twice the size, flips and changes of colour, 40,000 steps of 32 images from ImageNet's weights. Where we differ: the
+score is taken on the centre square of each validation image at the network's own size, as an exported file sees it,
+and not on the whole image.
+
+Shapes: B batch, C channels, R side, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modscale.datasets.scenes import IGNORED
+from modscale.errors import TrialFailed
+from modscale.specs.spec import ModelSpec, check_head_fits
+from modscale.training import start
+from modscale.training.augmentation import jitter_colours
+from modscale.training.joint_augmentation import crop_scene
+from modscale.training.masked_images import Scene, open_scenes
+from modscale.training.place import Place
+from modscale.training.settings import TrainSettings
+from modscale.training.streams import ORDER, STEP, batch_parts, stream
+from modscale.training.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MaskBatch:
+    """What one process learns from in one step."""
+
+    images: Tensor
+    """[B, C, R, R], normalised."""
+    masks: Tensor
+    """[B, R, R], 0 to K - 1 or `IGNORED`."""
+
+
+class Segmentation:
+    """Learns from the images and masks of `source`; made, the data are loaded."""
+
+    score = "miou"
+    """The key of `evaluate` by which the best weights are known; higher is better."""
+    eval_batch = 8
+    """Validation images a forward pass."""
+    channels = 3
+
+    def __init__(
+        self, source: str, settings: TrainSettings, *, resolution: int, side: int, seed: int, place: Place
+    ) -> None:
+        """Raises DataError, see `open_scenes`."""
+        self.scenes = open_scenes(
+            source, resolution=resolution, side=side, seed=seed, reduce_zero=settings.reduce_zero_label
+        )
+        self.resolution, self.side, self.seed, self.place = resolution, side, seed, place
+        self.settings = settings
+        self.teacher: Teacher | None = None
+
+    @property
+    def train_items(self) -> int:
+        return self.scenes.num_train
+
+    @property
+    def val_items(self) -> int:
+        return self.scenes.num_val
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.scenes.class_names
+
+    def describe(self) -> dict[str, Any]:
+        """What `train.yaml` has of the data."""
+        scenes = self.scenes
+        return {
+            "name": scenes.name,
+            "classes": len(scenes.class_names),
+            "channels": self.channels,
+            "train_images": scenes.num_train,
+            "val_images": scenes.num_val,
+            "held": scenes.is_held,
+            "fingerprint": scenes.fingerprint,
+            "notes": list(scenes.notes),
+        }
+
+    def fit(self, spec: ModelSpec) -> ModelSpec:
+        """The network with a mask for each class. Raises InputError for a resolution it cannot have."""
+        found = start.fitted(
+            spec, self.settings, in_chans=self.channels, num_classes=len(self.class_names), head="semantic_fpn"
+        )
+        check_head_fits(found, "resolution")
+        return found
+
+    def build(self, spec: ModelSpec) -> nn.Module:
+        """The network as it starts, on the CPU."""
+        return start.started(spec, self.settings, self.seed)
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """AdamW's groups, each with its rate."""
+        return start.parameter_groups(network, self.settings)
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[MaskBatch]:
+        """This process's part of each batch of an epoch, from a step on; the incomplete last batch is dropped."""
+        s, place = self.settings, self.place
+        assert s.batch_size is not None  # noqa: S101  # resolved
+        order = stream(self.seed, epoch, ORDER).permutation(self.train_items)
+        parts = batch_parts(order, s.batch_size, first_step, place)
+        for step, scenes in enumerate(self.scenes.read_train(parts), first_step):
+            rng = stream(self.seed, epoch, STEP, step, place.rank)
+            torch.manual_seed(int(rng.integers(2**62)))  # drop path and dropout draw from the global state
+            yield self._batch(scenes, rng)
+
+    def _batch(self, scenes: list[Scene], rng: np.random.Generator) -> MaskBatch:
+        s, device = self.settings, self.place.device
+        mean, std = s.normalisation
+        crops = [
+            crop_scene(
+                torch.from_numpy(image).to(device), torch.from_numpy(mask).to(device), self.resolution, rng,
+                scales=s.scales, flip=s.flip, fill=mean,
+            )
+            for image, mask in scenes
+        ]  # fmt: skip
+        images, masks = (torch.stack(parts) for parts in zip(*crops, strict=True))
+        if s.jitter:
+            images = jitter_colours(images, rng, s.jitter)
+        return MaskBatch(images=_normalised(images, mean, std), masks=masks)
+
+    def loss(self, outputs: Tensor, batch: MaskBatch) -> Tensor:
+        """Mean cross-entropy of logits [B, K, R, R] over the pixels that are labelled; 0 where none is."""
+        smoothing = self.settings.label_smoothing or 0.0
+        total = F.cross_entropy(
+            outputs.float(), batch.masks, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
+        )
+        return total / (batch.masks != IGNORED).sum().clamp(min=1)
+
+    @torch.inference_mode()
+    def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
+        """`miou`, `accuracy` (of pixels) and `val_loss` over the validation images, or the first `limit`.
+
+        In float32, as an exported file answers; by all processes together.
+
+        Raises:
+            TrialFailed: the logits are not finite.
+        """
+        network.eval()
+        place, number = self.place, len(self.class_names)
+        mine = np.arange(self.val_items if limit is None else min(limit, self.val_items))[place.rank :: place.processes]
+        parts = [mine[first : first + self.eval_batch] for first in range(0, len(mine), self.eval_batch)]
+        confusion = torch.zeros(number, number, dtype=torch.float64, device=place.device)
+        loss = torch.zeros(1, dtype=torch.float64, device=place.device)
+        mean, std = self.settings.normalisation
+        for scenes in self.scenes.read_val(parts):
+            images, masks = (torch.from_numpy(np.stack(one)).to(place.device) for one in zip(*scenes, strict=True))
+            masks = masks.long()
+            logits = network(_normalised(images.permute(0, 3, 1, 2).float() / 255, mean, std))
+            loss += F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum").double()
+            confusion += confusion_of(masks, logits.argmax(1), number)
+        confusion, loss = place.total(confusion), place.total(loss)
+        labelled = float(confusion.sum())
+        if not np.isfinite(loss.item()):
+            raise TrialFailed("the logits are not finite")
+        return {
+            "miou": mean_iou(confusion),
+            "accuracy": float(confusion.trace()) / labelled,
+            "val_loss": loss.item() / labelled,
+        }
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How an image becomes the network's input, for whoever uses the weights."""
+        mean, std = self.settings.normalisation
+        return {
+            "input_size": [self.channels, self.resolution, self.resolution],
+            "resize": "the centre square, to the input's side by an antialiased bicubic filter",
+            "mean": list(mean),
+            "std": list(std),
+        }
+
+
+def confusion_of(masks: Tensor, answers: Tensor, classes: int) -> Tensor:
+    """[K, K] pixels of each class (row) by what they were taken for (column); unlabelled ones are left out."""
+    known = masks != IGNORED
+    pairs = masks[known] * classes + answers[known]
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes).double()
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean over the classes that are there, or were answered, of intersection by union (0 to 1)."""
+    hits = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return float((hits[union > 0] / union[union > 0]).mean())
+
+
+def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (images - shift) / scale
