@@ -31,7 +31,7 @@ from modscale.deploy.facts import Facts, metadata, untrained_facts
 from modscale.errors import InputError, MismatchError, TooLargeError
 from modscale.files import write_whole
 from modscale.models.checkpoint import LoadedWeights, load_weights, save_weights
-from modscale.models.efficientmod import EfficientMod, build_network
+from modscale.models.efficientmod import Network, build_network
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, spec_to_yaml
 
@@ -139,7 +139,7 @@ def export_model(
     )
 
 
-def fresh_network(spec: ModelSpec, *, seed: int) -> EfficientMod:
+def fresh_network(spec: ModelSpec, *, seed: int) -> Network:
     """The network of `spec`, freshly initialised and fit for eval mode: BatchNorm has seen some noise.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from modscale.errors import InputError
 from modscale.models.blocks import Block
-from modscale.models.efficientmod import EfficientMod, Stage
+from modscale.models.efficientmod import Network, Stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class ContextMap:
 
 
 @torch.inference_mode()
-def context_maps(network: EfficientMod, images: Tensor) -> list[ContextMap]:
+def context_maps(network: Network, images: Tensor) -> list[ContextMap]:
     """The contexts of normalised images [B, in_chans, R, R], one for each stage that has a context branch.
 
     The network is run in the mode that it is in.
