@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modscale.api.known_facts import find_facts
+from modscale.api.masks import load_scenes, score_masks
 from modscale.datasets.dataset import Dataset, find_classes, load_dataset
 from modscale.deploy.classify import classify, feed
 from modscale.deploy.export import ExportResult, Form, export_model
@@ -93,8 +94,12 @@ def export_network(
     _check_order(order)
     _check_folder(order.out)
     facts = find_facts(order.weights, order.spec, fresh_head=order.fresh_head)
-    data = None
-    if order.data is not None:
+    data = scenes = None
+    if order.data is not None and order.spec.head == "semantic_fpn":
+        say(f"loading the data ({order.data})")
+        scenes = load_scenes(order.data, order.spec, facts, limit=order.val_images)
+        facts = replace(facts, classes=scenes.class_names)
+    elif order.data is not None:
         facts = replace(facts, classes=_agreed_classes(order.data, facts, order.spec))
         data = _load(order.data, order, say)
     with naming_kind(order.weights or "", "checkpoint"):
@@ -121,6 +126,10 @@ def export_network(
             tried = _quantise(result.onnx, order.out, data, answers, say)
             kept = _kept(tried)
             measured = replace(measured, int8=kept, int8_file=INT8_FILES[kept.verdict])
+    if scenes is not None:
+        say(f"answering {len(scenes.masks)} validation images")
+        miou, right = score_masks(result.onnx, scenes)
+        measured = replace(measured, miou=miou, accuracy=right, val_images=len(scenes.masks), data=scenes.name)
     if order.latency is not None:
         timed = _time(
             order,
@@ -155,6 +164,8 @@ def exported_to_json(order: ExportOrder, exported: Exported) -> dict[str, Any]:
     }
     if measured.accuracy is not None:
         document |= {"accuracy": measured.accuracy, "val_images": measured.val_images}
+    if measured.miou is not None:
+        document["miou"] = measured.miou
     if measured.int8 is not None:
         document["int8"] = {
             "onnx": str(order.out / measured.int8_file),
@@ -175,6 +186,8 @@ def require_good(order: ExportOrder, exported: Exported) -> None:
 def _check_order(order: ExportOrder) -> None:
     if not (order.form.logits or order.form.features):
         raise InputError("goes with --features; a file must give something", place="--no-logits")
+    if order.int8 and order.spec.head != "classifier":
+        raise InputError("is made of classifiers, and this network gives masks", place="--int8")
     if order.data is None and order.int8:
         raise InputError("needs --data DATA, images to calibrate and to judge the file by", place="--int8")
     if order.data is None and order.val_images is not None:

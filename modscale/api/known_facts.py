@@ -14,10 +14,11 @@ from modscale.errors import InputError, naming_file, printable
 from modscale.kinds import ONNX_FILE, TRAIN_FILE
 from modscale.lines import read_lines
 from modscale.specs.spec import ModelSpec
+from modscale.training.job import best_score, best_scores
 
 METRICS_FILE = "metrics.jsonl"
-SCORES = ("accuracy", "ema_accuracy")
-"""Keys of an epoch's scores; the best of all epochs is that of the weights that are exported."""
+SCORES = ("accuracy", "ema_accuracy", "miou", "ema_miou")
+"""Keys of an epoch's scores; those of the best epoch are of the weights that are exported."""
 
 
 def find_facts(weights: Path | None, spec: ModelSpec, *, fresh_head: bool = False) -> Facts:
@@ -61,7 +62,7 @@ def _of_training(folder: Path) -> Facts:
         data = _mapping(document.get("data", {}), "data")
         training = {
             key: data[key]
-            for key in ("train_images", "val_images", "fingerprint")
+            for key in ("train_images", "val_images", "fingerprint", "reduce_zero_label")
             if isinstance(data.get(key), (int, str))
         }
         return Facts(
@@ -95,11 +96,16 @@ def _of_export(file: Path, default: Facts) -> Facts:
 
 
 def _scores(file: Path) -> dict[str, Any]:
-    """The best accuracy of all epochs, and how many there are."""
+    """The scores of the best epoch, and how many epochs there are."""
     rows = [row for _, row in read_lines(file) if isinstance(row, Mapping)]
-    scores = [row[key] for row in rows for key in SCORES if isinstance(row.get(key), (int, float))]
+    scored = [row for row in rows if "accuracy" in row and all(_is_score(row.get(key, 0)) for key in SCORES)]
+    best = best_scores(max(scored, key=best_score)) if scored else {"accuracy": None}
     epochs = [row["epoch"] for row in rows if isinstance(row.get("epoch"), int)]
-    return {"accuracy": max(scores, default=None), "epochs": max(epochs, default=None)}
+    return {**best, "epochs": max(epochs, default=None)}
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _mapping(value: object, place: str) -> Mapping[str, Any]:

@@ -224,7 +224,11 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
     note(f"ONNX     {result['onnx']} ({error})")
     note(f"weights  {result['weights']} ({weights})")
     if result.get("accuracy") is not None:
-        note(f"accuracy {result['accuracy']:.2%} of {result['val_images']} validation images, in ONNX Runtime")
+        of = f"{result['val_images']} validation images, in ONNX Runtime"
+        if result.get("miou") is None:
+            note(f"accuracy {result['accuracy']:.2%} of {of}")
+        else:
+            note(f"mIoU     {result['miou']:.2%}, {result['accuracy']:.2%} of the pixels of {of}")
     if int8 := result.get("int8"):
         note(f"int8     {int8['onnx']} ({int8['verdict']}: {int8['reason']})")
     for name, timed in (("latency", result.get("latency")), ("in int8", (int8 or {}).get("latency"))):

@@ -120,7 +120,7 @@ def read_whole_image(file: Path, side: int) -> Images:
     with _upright(file, side, None, refuse) as image:
         factor = side / min(image.size)
         size = tuple(max(side, round(length * factor)) for length in image.size)
-        return np.asarray(image.resize((size[0], size[1]), Image.Resampling.BICUBIC))
+        return np.array(image.resize((size[0], size[1]), Image.Resampling.BICUBIC))  # a copy, which torch may hold
 
 
 def image_size(file: Path) -> tuple[int, int]:

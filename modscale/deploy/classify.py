@@ -21,6 +21,13 @@ def classify(onnx_file: str | Path, images: npt.NDArray[np.uint8]) -> npt.NDArra
     return np.concatenate(answers)[: len(images)].astype(np.int64)
 
 
+def segment(onnx_file: str | Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The class [N, R, R] that such a file with masks gives to each pixel of the images [N, R, R, C]."""
+    found = runtime.run_batches(str(onnx_file), feed(onnx_file, images))
+    answers = [given[runtime.MASKS_NAME].argmax(axis=1) for given in found]
+    return np.concatenate(answers)[: len(images)].astype(np.int64)
+
+
 def feed(onnx_file: str | Path, images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.float32]]:
     """The images [N, R, R, C] as the file takes them, [B, C, R, R] each; the last of a fixed batch is filled up."""
     held = runtime.read_metadata(str(onnx_file))

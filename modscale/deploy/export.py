@@ -53,14 +53,14 @@ class Form:
     features: bool = False
     """Whether the map of each stage is an output, `stage1` and so on, [B, C, H, W]."""
     logits: bool = True
-    """Whether the logits are; without them the maps must be."""
+    """Whether the logits are, or masks; without them the maps must be."""
     folded: bool = False
     """Whether it takes pixels scaled to 0..1 as they are: mean and deviation are dealt with inside."""
 
     def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         maps = [onnx_graph.stage_name(i) for i in range(len(spec.stages))] if self.features else []
-        return (*([runtime.OUTPUT_NAME] if self.logits else []), *maps)
+        return (*([onnx_graph.answer_name(spec)] if self.logits else []), *maps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class ExportResult:
     spec: Path
     """The spec file."""
     onnx: Path
-    """The ONNX file: input `image` [B, C, R, R], outputs `logits` [B, K] or the maps of stages, see `Form`."""
+    """The ONNX file: input `image` [B, C, R, R], outputs see `Form`: `logits` [B, K] or `masks` [B, K, R, R], maps."""
     weights: Path
     """The weights, safetensors."""
     params: int

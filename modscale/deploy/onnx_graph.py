@@ -38,7 +38,10 @@ STEM = "patch_embed.proj.weight"
 HEAD = "head.weight"
 """[K, C]: the weight of the classifier."""
 
-BEHIND_MAPS = ("norm.", "head.")
+ANSWERS = {"classifier": runtime.OUTPUT_NAME, "semantic_fpn": runtime.MASKS_NAME}
+"""By a spec's head, the output of what it says."""
+
+BEHIND_MAPS = ("norm.", "fpn.", "head.")
 """Weights that no map of a stage depends on."""
 
 Graph = onnx.ModelProto
@@ -54,7 +57,7 @@ def trace(network: nn.Module, spec: ModelSpec, *, batch: int, outputs: Sequence[
         outputs: names as `outputs_of` has them.
     """
     image = torch.zeros(batch, spec.in_chans, spec.resolution, spec.resolution)
-    if tuple(outputs) != (runtime.OUTPUT_NAME,):
+    if tuple(outputs) != (answer_name(spec),):
         network = copy.copy(network)  # the parameters and their names are shared; what is computed is another thing
         network.forward = MethodType(lambda self, image: outputs_of(self, image, outputs), network)
     with scratch_folder() as folder, warnings.catch_warnings():
@@ -78,12 +81,18 @@ def trace(network: nn.Module, spec: ModelSpec, *, batch: int, outputs: Sequence[
 
 
 def outputs_of(network: Any, image: Tensor, outputs: Sequence[str]) -> tuple[Tensor, ...]:
-    """What a network gives for images [B, C, R, R], by the names of outputs: `logits`, `stage1`, and so on."""
-    pooled, maps = network.forward_maps(image)
+    """What a network gives for images [B, C, R, R], by the names of outputs: `logits`, `masks`, `stage1` ..."""
+    features, maps = network.forward_maps(image)
     known = {stage_name(i): one for i, one in enumerate(maps)}
-    if runtime.OUTPUT_NAME in outputs:
-        known[runtime.OUTPUT_NAME] = network.head(pooled)
+    for name in ANSWERS.values():
+        if name in outputs:
+            known[name] = network.answer(features)
     return tuple(known[name] for name in outputs)
+
+
+def answer_name(spec: ModelSpec) -> str:
+    """The output of the head of a spec."""
+    return ANSWERS[spec.head]
 
 
 def stage_name(index: int) -> str:
@@ -97,7 +106,7 @@ def set_weights(model: Graph, network: nn.Module) -> None:
         name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")
     }
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    without_logits = runtime.OUTPUT_NAME not in {value.name for value in model.graph.output}
+    without_logits = not {value.name for value in model.graph.output} & set(ANSWERS.values())
     state = {name: tensor for name, tensor in state.items() if not (without_logits and name.startswith(BEHIND_MAPS))}
     absent = [name for name in state if name not in stored]
     if absent:

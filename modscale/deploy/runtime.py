@@ -31,6 +31,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+MASKS_NAME = "masks"
+"""Logits of each class for every pixel, [B, K, R, R]: what a network under Semantic FPN answers."""
 
 FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 """NumPy's names of the inputs that can be drawn at random, by ONNX Runtime's."""

@@ -37,6 +37,10 @@ SCRIPT_CLASSES = """\
 logits = session.run(["logits"], {"image": images})[0][0]
 for i in logits.argsort()[:-6:-1]:
     print(known["classes"][i] if known["classes"] else i, logits[i])"""
+SCRIPT_MASKS = """\
+mask = session.run(["masks"], {"image": images})[0][0].argmax(0)
+for i, pixels in zip(*numpy.unique(mask, return_counts=True)):
+    print(known["classes"][i] if known["classes"] else i, f"{pixels / mask.size:.1%}")"""
 SCRIPT_MAPS = """\
 for output, found in zip(session.get_outputs(), session.run(None, {"image": images})):
     print(output.name, found.shape)"""
@@ -47,7 +51,9 @@ class Measured:
     """What was measured of the exported files."""
 
     accuracy: float | None = None
-    """Share of the validation images that the ONNX file gets right; None where none were given."""
+    """Share of the validation images, or of their pixels, that the ONNX file gets right; None where none were given."""
+    miou: float | None = None
+    """Mean intersection over union of its masks; None for a classifier."""
     val_images: int = 0
     """How many there were."""
     data: str = ""
@@ -86,7 +92,8 @@ def write_card(
         ("spec.yaml", "its architecture, from which modscale builds the network"),
     ]
     script = SCRIPT.replace("BATCH", str(form.batch or 1)).replace("MODE", {1: "L"}.get(spec.in_chans, "RGB"))
-    script += SCRIPT_CLASSES if form.logits else SCRIPT_MAPS
+    usage, end = _usage(spec, form)
+    script += end
     names = facts.classes or ()
     more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
     context = {
@@ -97,11 +104,20 @@ def write_card(
         "rows": rows,
         "files": files,
         "int8": _int8(measured, measured.int8) if measured.int8 else "",
-        "usage": "The best five classes of a photograph:" if form.logits else "The maps of a photograph:",
+        "usage": usage,
         "script": script.splitlines(),
         "classes": ", ".join(names[:MOST_CLASSES]) + more,
     }
     return render_page("model_card.md.j2", context, MOST_CLASSES)
+
+
+def _usage(spec: ModelSpec, form: Form) -> tuple[str, str]:
+    """What the script tells of a photograph, and its last lines."""
+    if not form.logits:
+        return "The maps of a photograph:", SCRIPT_MAPS
+    if spec.head == "semantic_fpn":
+        return "The class of each pixel of a photograph, and how much of it each class takes:", SCRIPT_MASKS
+    return "The best five classes of a photograph:", SCRIPT_CLASSES
 
 
 def _input(form: Form) -> str:
@@ -112,7 +128,9 @@ def _input(form: Form) -> str:
 
 def _heads(spec: ModelSpec, form: Form) -> str:
     maps = f"{len(spec.stages)} feature maps" if form.features else ""
-    return " and ".join(part for part in (f"{spec.num_classes} classes" if form.logits else "", maps) if part)
+    answers = f"{spec.num_classes} classes"
+    answers += " for every pixel, by Semantic FPN" if spec.head == "semantic_fpn" else ""
+    return " and ".join(part for part in (answers if form.logits else "", maps) if part)
 
 
 def _training(facts: Facts, trained: bool) -> str:
@@ -129,9 +147,16 @@ def _accuracy(facts: Facts, measured: Measured) -> str:
         told.append(
             f"{measured.accuracy:.2%} of the {measured.val_images:,} validation images of {measured.data},"
             " measured in ONNX Runtime"
+            if measured.miou is None
+            else f"mIoU {measured.miou:.2%} ({measured.accuracy:.2%} of the pixels) of the centre squares of"
+            f" {measured.val_images:,} validation images of {measured.data}, measured in ONNX Runtime"
         )
     if facts.training.get("accuracy") is not None:
-        told.append(f"{facts.training['accuracy']:.2%} as its training measured it in PyTorch")
+        miou = facts.training.get("miou")
+        told.append(
+            (f"{facts.training['accuracy']:.2%}" if miou is None else f"mIoU {miou:.2%}")
+            + " as its training measured it in PyTorch"
+        )
     return "; ".join(told) or "not measured"
 
 

@@ -84,6 +84,7 @@ class Segmentation:
             "train_images": scenes.num_train,
             "val_images": scenes.num_val,
             "held": scenes.is_held,
+            "reduce_zero_label": self.settings.reduce_zero_label,
             "fingerprint": scenes.fingerprint,
             "notes": list(scenes.notes),
         }
