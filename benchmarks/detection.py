@@ -5,8 +5,8 @@
 kornia has the neck, the decoder and their outputs, and no loss: that is written here, the set loss of DETR (arXiv
 2005.12872: boxes matched to queries by their cost, then classes, L1 and generalised IoU). Each image has one to three
 figures of `modscale/datasets/synthetic.py` on a textured ground; the box of a kind is that of all its pixels. It prints
-a JSON object: the loss at both ends, and on images that were held out the share of figures that a box of the right class
-meets with an IoU of a half, before and after.
+a JSON object: the loss at both ends, and on images that were held out the share of figures that a box of the right
+class meets with an IoU of a half, before and after.
 """
 
 from __future__ import annotations

@@ -242,3 +242,10 @@ def test_a_senseless_request_is_the_users_to_mend(change: dict[str, object], rul
     arguments = {"metric": "params", "target": 5e6, **change}
     with pytest.raises(InputError, match=rule):
         scale_model(published("xxs"), **arguments)
+
+
+def test_a_network_under_another_head_is_not_scaled() -> None:
+    """The counts that scaling looks up are a classifier's: no wrong number is given out."""
+    spec = parse_spec({"head": "semantic_fpn", "resolution": 32, "stages": [{"dim": 8, "depth": 1}]})
+    with pytest.raises(InputError, match=r"head: must be classifier: .*, got 'semantic_fpn'"):
+        scale_model(spec, "params", 3e6)
