@@ -84,6 +84,8 @@ def _parse(entry: object, place: str, folder: Path) -> KnownNetwork:
     section = Section(entry, ("spec", "top1", "name"), place=place, what="a network and its accuracy")
     top1 = section.number("top1", None, above=0, high=100)
     spec = _parse_network(section.raw("spec"), section.at("spec"), folder)
+    if spec.head != "classifier":
+        raise InputError("must be classifier: a top-1 is one's", place=f"{section.at('spec')}.head", value=spec.head)
     return KnownNetwork(name=section.text("name", spec.name), spec=spec, top1=top1)
 
 

@@ -108,6 +108,8 @@ def load_teacher(name: str, *, class_names: Sequence[str], channels: int, device
 
 def _of_folder(folder: Path, device: torch.device) -> Teacher:
     spec = load_spec(folder / SPEC_FILE)
+    if spec.head != "classifier":
+        raise InputError("must be of a classifier", file=folder / SPEC_FILE, place="head", value=spec.head)
     weights = weights_in(folder)
     if weights is None:
         raise CheckpointError("has no weights", file=folder, place="--teacher")

@@ -122,3 +122,11 @@ def test_no_value_brings_a_traceback(tmp_path: Path, key: str, value: object) ->
     file.write_text(yaml.safe_dump([{"spec": TINY, "top1": 50, key: value}]))
     with suppress(InputError):
         assert len(load_known(file)) == 1
+
+
+def test_a_network_under_another_head_has_no_top1(tmp_path: Path) -> None:
+    """The proxies score classifiers."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("- {top1: 70, spec: {head: semantic_fpn, resolution: 32, stages: [{dim: 8, depth: 1}]}}")
+    with pytest.raises(InputError, match=r"\[0\]\.spec\.head: must be classifier: .*, got 'semantic_fpn'"):
+        load_known(file)

@@ -180,3 +180,12 @@ def test_a_pupil_that_learns_from_its_teacher_alone_comes_nearer_to_it(
     assert training.prepare().teacher == f"master of {folder}"
     losses = [dict(training.advance(1000.0).row or {})["train_loss"] for _ in range(6)]
     assert losses[-1] < losses[0] * 0.8
+
+
+def test_a_network_that_gives_masks_teaches_no_classes(tmp_path: Path) -> None:
+    """Refused by its spec, before its weights are read."""
+    document = {"head": "semantic_fpn", "resolution": 16, "num_classes": 4, "stages": [{"dim": 8, "depth": 1}]}
+    (tmp_path / "spec.yaml").write_text(dump_yaml(document))
+    (tmp_path / "best.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"spec\.yaml: head: must be of a classifier, got 'semantic_fpn'"):
+        load_teacher(str(tmp_path), class_names=("a", "b", "c", "d"), channels=3, device=CPU)
