@@ -121,7 +121,7 @@ class Segmentation:
         mean, std = s.normalisation
         crops = [
             crop_scene(
-                torch.from_numpy(image).to(device), torch.from_numpy(mask).to(device), self.resolution, rng,
+                torch.tensor(image, device=device), torch.tensor(mask, device=device), self.resolution, rng,
                 scales=s.scales, flip=s.flip, fill=mean,
             )
             for image, mask in scenes

@@ -23,7 +23,7 @@ def context(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw what the context branch sees in images: a PNG for each, a row a stage."""
+    """Draw what the context branch sees in images."""
     spec = resolve_spec(model, resolution)
     require_current_folder()
     from modscale.api.context import ContextOrder, draw_contexts
