@@ -55,7 +55,7 @@ def fitted_network(data: Dataset, spec: ModelSpec = FITTED) -> EfficientMod:
         for name, parameter in network.named_parameters():
             if parameter.ndim == 2 and not name.startswith("head"):
                 parameter.mul_(10)
-        features = network.forward_features(normalised(data.x_train)).double()
+        features = network.forward_features(normalised(data.x_train)).mean((2, 3)).double()
         centre = features.mean(0)
         targets = torch.nn.functional.one_hot(torch.from_numpy(data.y_train), spec.num_classes).double()
         moved = features - centre

@@ -5,20 +5,34 @@ Where we differ from the released code: features stay channels-last throughout, 
 and the depthwise conv (on a channels-last view) share one memory layout and nothing is copied between them, and
 the context is multiplied by broadcasting instead of being repeated. Outputs are equal.
 
+What else a backbone offers (`forward_features` and its like) has the names and meanings that it has in timm's models,
+so that what is written for those takes this one too; nothing of timm's is needed for it.
+
 Shapes: B batch, R resolution, H x W tokens of a stage, C its channels, K classes.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from modscale.errors import InputError
 
 from modscale.models.blocks import BLOCKS, AttentionBlock, channels_first, channels_last
 from modscale.models.semantic_fpn import SemanticFPN, upsample
 from modscale.specs.spec import SEMANTIC_DIM, ModelSpec, StageSpec
+
+POOLS = ("avg", "")
+"""How features become a vector: their average, or not at all."""
+FORMATS = ("NCHW", "NHWC")
+"""The two orders of a map's axes."""
 
 
 class PatchEmbedding(nn.Module):
@@ -49,9 +63,18 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         if next_dim is not None:
             self.downsample = PatchEmbedding(stage.dim, next_dim, kernel_size=3, stride=2, padding=1)
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.blocks(x))
+        return self.reduce(self.run_blocks(x))
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """The stage's map, before it is reduced; with gradient checkpointing each block runs again in the backward."""
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return self.blocks(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_twice, block))
+        return x
 
     def reduce(self, x: Tensor) -> Tensor:
         """What the blocks gave, as the next stage takes it."""
@@ -64,32 +87,157 @@ class EfficientMod(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.patch_embed, self.layers = _backbone(spec)
-        self.norm = nn.LayerNorm(spec.stages[-1].dim)
-        self.head = nn.Linear(spec.stages[-1].dim, spec.num_classes)
+        self.norm: nn.Module = nn.LayerNorm(spec.stages[-1].dim)
+        self.head: nn.Module = nn.Linear(spec.stages[-1].dim, spec.num_classes)
         self.apply(_initialise)
+        self.num_classes = spec.num_classes
+        self.num_features = self.head_hidden_size = spec.stages[-1].dim
+        self.global_pool = "avg"
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": stage.dim, "reduction": spec.stem.stride * 2**i, "module": f"layers.{i}.blocks"}
+            for i, stage in enumerate(spec.stages)
+        ]
+        """A dict a stage: its channels, the pixels a token stands for along a side, the module that gives its map.
+
+        That module's own output is [B, H, W, C].
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Pooled features [B, C of the last stage] of images [B, in_chans, R, R]."""
+        """The last map [B, C, H, W], normalised and not pooled, of images [B, in_chans, R, R]."""
         x = self.patch_embed(channels_last(x))  # [B, H, W, C]
-        for layer in self.layers:
-            x = layer(x)
-        return self._pool(x)
+        for stage in self.layers:
+            x = stage(x)
+        return channels_first(self.norm(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits [B, K] of what `forward_features` gave; with `pre_logits` the pooled features [B, C].
+
+        Without classes the latter in either case; without pooling, maps [B, K or C, H, W].
+        """
+        if self.global_pool:
+            x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+            return x if pre_logits else self.head(x)
+        return x if pre_logits else channels_first(self.head(channels_last(x)))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """What `forward_features` gives, and the maps of stages as their blocks leave them.
+
+        Args:
+            x: images [B, in_chans, R, R].
+            indices: the last so many stages, or those of these indices (from the end where negative); None is all.
+            norm: normalise the last stage's map, as `forward_features` does.
+            stop_early: compute no stage after the last that is asked for; what comes first is then its map.
+            output_fmt: `NCHW`, or `NHWC`, of the maps.
+            intermediates_only: give the maps alone.
+
+        Raises:
+            InputError: there is no such stage or format.
+        """
+        if output_fmt not in FORMATS:
+            raise InputError(f"must be one of {', '.join(FORMATS)}", place="output_fmt", value=output_fmt)
+        stages = cast("list[Stage]", list(self.layers))
+        taken = stage_indices(len(stages), indices)
+        if stop_early:
+            stages = stages[: max(taken) + 1]
+        maps = []
+        x = self.patch_embed(channels_last(x))  # [B, H, W, C]
+        for i, stage in enumerate(stages):
+            x = stage.run_blocks(x)
+            is_last = i == len(self.layers) - 1
+            if i in taken:
+                given = self.norm(x) if norm and is_last else x
+                maps.append(channels_first(given) if output_fmt == "NCHW" else given)
+            if is_last:
+                x = self.norm(x)
+            elif i < len(stages) - 1:
+                x = stage.reduce(x)
+        return maps if intermediates_only else (channels_first(x), maps)
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The pooled features of `forward_features`, and what the blocks of each stage gave, [B, C, H, W] each."""
+        """The features of `forward_features`, and what the blocks of each stage gave, [B, C, H, W] each."""
         maps = _maps(self.patch_embed, self.layers, x)
-        return self._pool(channels_last(maps[-1])), maps
+        return channels_first(self.norm(channels_last(maps[-1]))), maps
 
     def answer(self, features: Tensor) -> Tensor:
         """Logits [B, K] by the features of `forward_features`."""
-        return self.head(features)
+        return self.forward_head(features)
 
-    def _pool(self, x: Tensor) -> Tensor:
-        x = channels_first(self.norm(x))
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops what the maps of these stages do not need, for good; gives their indices from the start.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        Raises:
+            InputError: there is no such stage.
+        """
+        taken = stage_indices(len(self.layers), indices)
+        last = max(taken)
+        ends_early = last < len(self.layers) - 1
+        self.layers = self.layers[: last + 1]
+        if ends_early:
+            del self.layers[last].downsample
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_norm or ends_early:
+            self.norm = nn.Identity()
+        if prune_head or ends_early:
+            self.reset_classifier(0, "")
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer: linear, or nothing where there are no classes."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head of so many classes, none for 0; `global_pool` is one of `POOLS`, None leaves it as it is.
+
+        Raises:
+            InputError: no such number or pooling.
+        """
+        if num_classes < 0:
+            raise InputError("must be 0 or more", place="num_classes", value=num_classes)
+        if global_pool not in (None, *POOLS):
+            raise InputError("must be 'avg', or '' for none", place="global_pool", value=global_pool)
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = global_pool
+        head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        _initialise(head)
+        like = self.patch_embed.proj.weight
+        self.head = head.to(device=like.device, dtype=like.dtype).train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether a training keeps only what a block takes, and runs it again in the backward: less memory, slower."""
+        for stage in cast("list[Stage]", self.layers):
+            stage.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that no decay should pull to zero, whatever their shape: LayerScale."""
+        return {name for name, _ in self.named_parameters() if "gamma_" in name}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns by which parameters fall into layers, for rates that differ by depth.
+
+        The stem, then each block (`coarse`: each stage); a downsampling goes with the block before it, the last norm
+        with the last block, and the head comes last.
+        """
+        with_previous = (99999,)  # timm's sign for it
+        blocks: Any = [
+            (r"^layers\.(\d+)\.blocks\.(\d+)", None),
+            (r"^layers\.(\d+)\.downsample", with_previous),
+            (r"^norm", with_previous),
+        ]
+        return {"stem": r"^patch_embed", "blocks": [(r"^layers\.(\d+)", None), blocks[-1]] if coarse else blocks}
 
 
 class SegmentingEfficientMod(nn.Module):
@@ -167,9 +315,45 @@ def _maps(patch_embed: nn.Module, layers: nn.ModuleList, x: Tensor) -> list[Tens
     x = patch_embed(channels_last(x))
     maps = []
     for layer in cast("list[Stage]", layers):
-        maps.append(layer.blocks(x))
+        maps.append(layer.run_blocks(x))
         x = layer.reduce(maps[-1])
     return [channels_first(one) for one in maps]
+
+
+def stage_indices(stages: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Indices from 0 of the last so many of `stages`, or of those named, from the end where negative; None is all.
+
+    >>> stage_indices(4, 2), stage_indices(4, [0, -1])
+    ([2, 3], [0, 3])
+
+    Raises:
+        InputError: there is none of these, or not one is asked for.
+    """
+    if isinstance(indices, int):
+        if not 1 <= indices <= stages:
+            raise InputError(f"must be 1 to {stages} as a number of stages", place="indices", value=indices)
+        return list(range(stages - indices, stages))
+    taken = list(range(stages)) if indices is None else [stages + i if i < 0 else i for i in indices]
+    if not taken or not all(0 <= i < stages for i in taken):
+        raise InputError(f"must be of {stages} stages, at least one", place="indices", value=indices)
+    return taken
+
+
+def _twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around a block's first run and its second, in which BatchNorm must not count the same images again."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [(norm, norm.momentum) for norm in block.modules() if isinstance(norm, nn.BatchNorm2d)]
+    for norm, _ in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
 
 
 def _initialise(module: nn.Module) -> None:
