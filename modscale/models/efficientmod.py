@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modscale.errors import InputError
-
 from modscale.models.blocks import BLOCKS, AttentionBlock, channels_first, channels_last
 from modscale.models.semantic_fpn import SemanticFPN, upsample
 from modscale.specs.spec import SEMANTIC_DIM, ModelSpec, StageSpec
