@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(modscale.__file__).parent
 FLOORS = (  # top to bottom: a module imports from its own package or from a floor below it
     "__init__ __main__",
-    "cli",
+    "cli integrations",
     "api",
     "report",
     "analysis",

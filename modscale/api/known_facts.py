@@ -39,18 +39,20 @@ def find_facts(weights: Path | None, spec: ModelSpec, *, fresh_head: bool = Fals
         facts, place = _of_export(folder / ONNX_FILE, default), folder / ONNX_FILE
     else:
         return default
+    with naming_file(place):
+        if fresh_head:
+            return check_facts(Facts(mean=facts.mean, std=facts.std, resize=facts.resize), spec)
+        return check_facts(facts, spec)
+
+
+def check_facts(facts: Facts, spec: ModelSpec) -> Facts:
+    """The facts, if they are of a network of this many channels and classes. Raises InputError."""
     if len(facts.mean) != spec.in_chans or len(facts.std) != spec.in_chans:
-        raise InputError(
-            f"must be a number for each of the {spec.in_chans} channels",
-            file=place,
-            place="mean, std",
-            value=facts.mean,
-        )
-    if fresh_head:
-        return Facts(mean=facts.mean, std=facts.std, resize=facts.resize)
+        rule = f"must be a number for each of the {spec.in_chans} channels"
+        raise InputError(rule, place="mean, std", value=facts.mean)
     if facts.classes is not None and len(facts.classes) != spec.num_classes:
         rule = f"must name the {spec.num_classes} classes of the network"
-        raise InputError(rule, file=place, place="classes", value=len(facts.classes))
+        raise InputError(rule, place="classes", value=len(facts.classes))
     return facts
 
 
@@ -82,17 +84,19 @@ def _of_export(file: Path, default: Facts) -> Facts:
         except Exception as error:  # ONNX Runtime raises a dozen kinds, and what stands there may be no JSON
             reason = str(error).strip().partition("\n")[0]
             raise InputError(f"is no model of an earlier export ({reason})") from error
-        if "spec" not in held:
-            return default
-        normalisation = held.get("folded") or held
-        training = held.get("training") or {}
-        return Facts(
-            mean=_channels(normalisation.get("mean"), "mean"),
-            std=_channels(normalisation.get("std"), "std", above=0.0),
-            classes=None if held.get("classes") is None else _names(held["classes"], "classes"),
-            resize=printable(str(held.get("resize", RESIZE))),
-            training=_mapping(training, "training"),
-        )
+        return facts_of(held) if "spec" in held else default
+
+
+def facts_of(held: Mapping[str, Any]) -> Facts:
+    """What `metadata` has made of facts, as facts again. Raises InputError."""
+    normalisation = _mapping(held.get("folded") or held, "folded")
+    return Facts(
+        mean=_channels(normalisation.get("mean"), "mean"),
+        std=_channels(normalisation.get("std"), "std", above=0.0),
+        classes=None if held.get("classes") is None else _names(held["classes"], "classes"),
+        resize=printable(str(held.get("resize", RESIZE))),
+        training=_mapping(held.get("training") or {}, "training"),
+    )
 
 
 def _scores(file: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""How do other libraries take our networks?"""
