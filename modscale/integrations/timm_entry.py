@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
 from modscale.deploy.facts import Facts, untrained_facts
@@ -70,13 +71,15 @@ def _build(
     in_chans: int = 3,
     global_pool: str = "avg",
     drop_path_rate: float | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> EfficientMod:
     """The network as timm asks for it: other classes (0 for none), channels, pooling and drop path than the spec's."""
     rate = spec.drop_path_rate if drop_path_rate is None else drop_path_rate
     network = EfficientMod(replace(spec, num_classes=max(num_classes, 1), in_chans=in_chans, drop_path_rate=rate))
     if num_classes == 0 or global_pool != network.global_pool:
         network.reset_classifier(num_classes, global_pool)
-    return network
+    return network.to(device=device, dtype=dtype)
 
 
 def _config(spec: ModelSpec, facts: Facts) -> dict[str, Any]:

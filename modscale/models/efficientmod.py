@@ -89,7 +89,7 @@ class EfficientMod(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(spec.stages[-1].dim)
         self.head: nn.Module = nn.Linear(spec.stages[-1].dim, spec.num_classes)
         self.apply(_initialise)
-        self.num_classes = spec.num_classes
+        self.in_chans, self.num_classes = spec.in_chans, spec.num_classes
         self.num_features = self.head_hidden_size = spec.stages[-1].dim
         self.global_pool = "avg"
         self.feature_info: list[dict[str, Any]] = [

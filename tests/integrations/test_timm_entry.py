@@ -73,6 +73,8 @@ def test_what_timm_asks_for_is_heeded() -> None:
     network = timm.create_model("modscale_xxs", num_classes=7, in_chans=1, drop_path_rate=0.3)
     assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 7)
     assert network.layers[-1].blocks[-1].drop_path.rate == pytest.approx(0.3)
+    shadow = timm.create_model("modscale_xxs", device="meta", dtype=torch.float16)
+    assert {(one.device.type, one.dtype) for one in shadow.parameters()} == {("meta", torch.float16)}
     bare = timm.create_model("modscale_xxs", num_classes=0, global_pool="")
     assert bare(torch.zeros(1, 3, 64, 64)).shape == (1, 256, 2, 2)
 

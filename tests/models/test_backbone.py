@@ -73,7 +73,8 @@ def test_features_and_head_make_the_whole(name: str) -> None:
     by_hand = torch.einsum("bc,kc->bk", pooled, head.weight) + head.bias
     assert torch.allclose(network.forward_head(features), by_hand, atol=1e-6)
     assert torch.equal(network(x), network.forward_head(features))
-    assert (network.num_classes, network.head_hidden_size) == (spec.num_classes, spec.stages[-1].dim)
+    assert (network.in_chans, network.num_classes) == (spec.in_chans, spec.num_classes)
+    assert network.head_hidden_size == spec.stages[-1].dim
     for info, stage, side in zip(network.feature_info, spec.stages, spec.sides(), strict=True):
         assert info["num_chs"] == stage.dim
         assert abs(spec.resolution / info["reduction"] - side) <= 1
