@@ -7,18 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 from matplotlib.figure import Figure
 
 from modscale.analysis.results import load_run
 from modscale.report import figures
-
-EXAMPLE = Path(__file__).parents[2] / "reports" / "example"
+from modscale.runs.experiment import parse_experiment
 
 
 @pytest.mark.parametrize("with_references", [True, False])
-def test_the_title_stands_clear_of_the_legend(monkeypatch: pytest.MonkeyPatch, with_references: bool) -> None:
+def test_the_title_stands_clear_of_the_legend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, with_references: bool
+) -> None:
     """Also where the legend has five entries, which take two rows."""
-    run, seen = load_run(EXAMPLE), []
+    experiment = parse_experiment(SPACE)
+    trials = [remeasured(trial, latency_wide=trial.number % 2 == 1) for trial in fake_trials(experiment, 40)]
+    run, seen = load_run(write_run(tmp_path / "run", trials, fake_references(experiment))), []
 
     @contextmanager
     def watched(width: float, height: float) -> Iterator[Figure]:
