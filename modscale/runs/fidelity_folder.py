@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modscale import __version__
-from modscale.document import Section, dump_yaml, read_yaml
-from modscale.errors import InputError, RunError, naming_file
+from modscale.document import Section, dump_yaml
+from modscale.errors import RunError, naming_file
 from modscale.files import write_whole
 from modscale.kinds import FIDELITY_FILE
-from modscale.machine import available_cores, describe_machine, describe_versions
+from modscale.machine import available_cores
 from modscale.runs.conditions import differences, told
 from modscale.runs.locking import locked_folder
+from modscale.runs.records import is_begun, made_here, read_record
 from modscale.settings import LatencySettings, ProxySettings, parse_latency, parse_proxy
 
 SCORES_FILE = "fidelity.jsonl"
@@ -57,24 +57,10 @@ def read_setup(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunError: it holds something else, or the file is broken.
     """
-    file = folder / FIDELITY_FILE
-    if not folder.exists():
+    if not is_begun(folder, FIDELITY_FILE, what="a folder of `modscale fidelity`"):
         return None
-    if not folder.is_dir():
-        raise RunError("must be a folder, and is a file", file=folder)
-    if not file.exists():
-        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others:
-            rule = f"must be empty or a folder of `modscale fidelity`: it has {others[0]} and no {FIDELITY_FILE}"
-            raise RunError(rule, file=folder)
-        return None
-    try:
-        document = read_yaml(file)
-    except InputError as error:
-        raise RunError(error.rule, file=error.file, place=error.place, value=error.value) from error
-    if not isinstance(document, dict) or not all(isinstance(document.get(k), dict) for k in ("setup", "data")):
-        raise RunError("is not what `modscale fidelity` writes: it has no setup or no data", file=file)
-    return document
+    rule = "is not what `modscale fidelity` writes: it has no setup or no data"
+    return read_record(folder / FIDELITY_FILE, "setup", "data", rule=rule)
 
 
 def check_setup(document: Mapping[str, Any], setup: FidelitySetup, folder: Path) -> None:
@@ -106,9 +92,7 @@ def write_setup(folder: Path, setup: FidelitySetup, data: Mapping[str, Any]) -> 
         "modscale": __version__,
         "setup": asdict(setup),
         "data": dict(data),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_here(),
     }
     write_whole(folder / FIDELITY_FILE, dump_yaml(document))
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modscale import __version__
-from modscale.document import dump_yaml, read_yaml
+from modscale.document import dump_yaml
 from modscale.errors import InputError, RunError
 from modscale.files import write_whole
-from modscale.machine import describe_machine, describe_versions
 from modscale.runs.conditions import check_conditions, differences, told
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.runs.locking import locked_folder
+from modscale.runs.records import is_begun, made_here, read_record
 from modscale.runs.trials import Trial, read_trials
 from modscale.spaces.space import DATA_KEYS, Space
 from modscale.specs.spec import architecture_text, spec_to_dict
@@ -47,13 +46,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise RunError("no such run folder", file=folder)
     if not file.is_file():
         raise RunError(f"is no run's folder: it has no {RUN_FILE}", file=folder)
-    try:
-        run = read_yaml(file)
-    except InputError as error:
-        raise RunError(error.rule, file=error.file, place=error.place, value=error.value) from error
-    if not isinstance(run, dict) or not isinstance(run.get("space"), dict):
-        raise RunError("is not a run's settings: it has no space", file=file)
-    return run
+    return read_record(file, "space", rule="is not a run's settings: it has no space")
 
 
 def read_run_experiment(folder: Path) -> Experiment:
@@ -106,15 +99,7 @@ def check_folder(folder: Path, experiment: Experiment) -> Experiment | None:
     Raises:
         RunError: it holds a run of another space, or other files.
     """
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
-        raise RunError("must be a folder, and is a file", file=folder)
-    if not (folder / RUN_FILE).exists():
-        # Hidden files are the lock, the system's, or what a killed search had half written.
-        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others:
-            raise RunError(f"must be empty or a run's folder: it has {others[0]} and no {RUN_FILE}", file=folder)
+    if not is_begun(folder, RUN_FILE, what="a run's folder"):
         return None
     began = read_run_experiment(folder)
     experiment = experiment.fitted(_recorded_sizes(read_run(folder), began))
@@ -154,9 +139,7 @@ def write_run(
         "trials": experiment.search.trials,
         "from_data": list(from_data),
         "space": experiment_to_dict(experiment),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_here(),
     }
     write_whole(folder / RUN_FILE, dump_yaml(run))
 

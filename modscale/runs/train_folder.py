@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modscale import __version__
-from modscale.document import dump_yaml, read_yaml
-from modscale.errors import InputError, RunError, naming_file
+from modscale.document import dump_yaml
+from modscale.errors import RunError, naming_file
 from modscale.files import path_text, write_whole
 from modscale.kinds import SPEC_FILE, TRAIN_FILE
 from modscale.lines import append_line, read_lines
 from modscale.machine import describe_machine, describe_versions
 from modscale.runs.conditions import differences, told
 from modscale.runs.locking import locked_folder
+from modscale.runs.records import is_begun, made_here, read_record
 from modscale.specs.spec import spec_to_dict, spec_to_yaml
 from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, TrainJob, best_score
 from modscale.training.settings import TrainSettings, parse_train, train_to_dict
@@ -38,27 +38,10 @@ def read_training(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunError: it holds something else, or the file is broken.
     """
-    file = folder / TRAIN_FILE
-    if not folder.exists():
+    if not is_begun(folder, TRAIN_FILE, what="a folder of `modscale train`"):
         return None
-    if not folder.is_dir():
-        raise RunError("must be a folder, and is a file", file=folder)
-    if not file.exists():
-        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others:
-            rule = f"must be empty or a folder of `modscale train`: it has {others[0]} and no {TRAIN_FILE}"
-            raise RunError(rule, file=folder)
-        return None
-    try:
-        document = read_yaml(file)
-    except InputError as error:
-        raise RunError(error.rule, file=error.file, place=error.place, value=error.value) from error
-    parts = ("asked", "settings", "data")
-    if not isinstance(document, dict) or not all(isinstance(document.get(key), dict) for key in parts):
-        raise RunError(
-            "is not what `modscale train` writes: it lacks what was asked, the settings or the data", file=file
-        )
-    return document
+    rule = "is not what `modscale train` writes: it lacks what was asked, the settings or the data"
+    return read_record(folder / TRAIN_FILE, "asked", "settings", "data", rule=rule)
 
 
 def asked_to_dict(job: TrainJob) -> dict[str, Any]:
@@ -120,9 +103,7 @@ def write_training(job: TrainJob, prepared: Prepared) -> None:
         "taken_over": prepared.taken_over,
         "device": prepared.device,
         "processes": prepared.processes,
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_here(),
     }
     write_whole(job.folder / SPEC_FILE, spec_to_yaml(prepared.spec))
     write_whole(job.folder / TRAIN_FILE, dump_yaml(document))

@@ -38,6 +38,7 @@ from modscale.training.place import take_place
 from modscale.training.proxy import out_of_memory_as
 from modscale.training.recipe import learning_rate_factor
 from modscale.training.settings import DEFAULT_HOURS, PAPER_EPOCHS, TrainSettings, choose_batch, read_side, resolved
+from modscale.training.start import parameter_groups, started
 from modscale.training.tasks import TASKS
 from modscale.training.teacher import load_teacher
 
@@ -108,7 +109,7 @@ class FullTraining:
         taken = None
         self.steps = task.train_items // batch
         spec = task.fit(job.spec)
-        network = task.build(spec)
+        network = started(spec, self.settings, job.seed)
         state = self._read_state() if job.goes_on else None
         if job.start_from is not None and state is None:
             taken = take_over(network, job.start_from).describe()
@@ -159,7 +160,7 @@ class FullTraining:
         if s.ema_decay:
             step = get_ema_multi_avg_fn(s.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves it without types
             self.average = AveragedModel(self.network, multi_avg_fn=step, use_buffers=True)
-        self.optimiser = torch.optim.AdamW(self.task.parameter_groups(self.network), fused=True)
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.network, s), fused=True)
         total, warmup = self.steps * s.epochs, min(1.0, s.warmup_epochs / s.epochs)
         self.factor: Callable[[int], float] = lambda step: learning_rate_factor(step, total, warmup)
         self.schedule = LambdaLR(self.optimiser, self.factor)
@@ -300,7 +301,7 @@ class FullTraining:
         """Seconds of an epoch, by a few steps and a part of the validation images; what they learn is thrown away."""
         self.settings = self.task.settings
         self.steps = self.task.train_items // (self.settings.batch_size or 1)
-        self._set_up(self.task.build(spec))
+        self._set_up(started(spec, self.settings, self.job.seed))
         self.model.train()
         took: list[float] = []
         began = time.monotonic()

@@ -82,9 +82,7 @@ def open_images(
     if len(labels) == len(np.unique(labels)):
         rule = f"has one training image of each of its {len(labels)} classes: nothing general can be learnt from that"
         raise DataError(rule, file=path_text(source))
-    if held_bytes is None:
-        memory = available_memory()
-        held_bytes = None if memory is None else int(HELD_SHARE * memory)
+    held_bytes = holdable_bytes() if held_bytes is None else held_bytes
     if held_bytes is not None and chosen.known.read_one is not None and chosen.bytes_at(side) > held_bytes:
         return _read_as_needed(chosen, chosen.known.read_one, resolution, side)
     dataset = load_dataset(source, resolution=side, train_images=None, val_images=None, seed=seed, val_split=val_split)
@@ -92,6 +90,12 @@ def open_images(
         return _held(dataset, dataset.x_val)
     with naming_file(path_text(source)):
         return _held(dataset, chosen.known.read(chosen.val, resolution)[0])
+
+
+def holdable_bytes() -> int | None:
+    """How many bytes of images may be held; None where the memory is not known."""
+    memory = available_memory()
+    return None if memory is None else int(HELD_SHARE * memory)
 
 
 def _held(dataset: Dataset, x_val: Images) -> TrainingImages:

@@ -18,8 +18,7 @@ from modscale.datasets.masks import MaskedImages, Pair, open_masks
 from modscale.datasets.scenes import FULL_TRAIN, FULL_VAL, SCENE_CLASSES, Masks, make_scenes
 from modscale.errors import DataError
 from modscale.files import path_text
-from modscale.machine import available_memory
-from modscale.training.images import HELD_SHARE, ahead
+from modscale.training.images import ahead, holdable_bytes
 
 Scene = tuple[Images, Masks]
 """An image [H, W, C] and its mask [H, W]."""
@@ -71,9 +70,7 @@ def open_scenes(
         train, val = list(zip(x, y, strict=True)), list(zip(x_val, y_val, strict=True))
         return _held("synthetic", SCENE_CLASSES, train, val, ())
     found = open_masks(source, reduce_zero=reduce_zero)
-    if held_bytes is None:
-        memory = available_memory()
-        held_bytes = None if memory is None else int(HELD_SHARE * memory)
+    held_bytes = holdable_bytes() if held_bytes is None else held_bytes
     needed = round(len(found.train) * side**2 * USUAL_ASPECT + len(found.val) * resolution**2) * BYTES_A_PIXEL
     if held_bytes is not None and needed > held_bytes:
         return _read_as_needed(found, resolution, side, needed)

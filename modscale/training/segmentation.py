@@ -22,14 +22,13 @@ from torch.nn import functional as F
 from modscale.datasets.scenes import IGNORED
 from modscale.errors import TrialFailed
 from modscale.specs.spec import ModelSpec, check_head_fits
-from modscale.training import start
 from modscale.training.augmentation import jitter_colours
 from modscale.training.joint_augmentation import crop_scene
 from modscale.training.masked_images import Scene, open_scenes
 from modscale.training.place import Place
 from modscale.training.settings import TrainSettings
-from modscale.training.streams import ORDER, STEP, batch_parts, stream
-from modscale.training.teacher import Teacher
+from modscale.training.start import fitted
+from modscale.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,14 +41,11 @@ class MaskBatch:
     """[B, R, R], 0 to K - 1 or `IGNORED`."""
 
 
-class Segmentation:
+class Segmentation(Task):
     """Learns from the images and masks of `source`; made, the data are loaded."""
 
     score = "miou"
-    """The key of `evaluate` by which the best weights are known; higher is better."""
     eval_batch = 8
-    """Validation images a forward pass."""
-    channels = 3
 
     def __init__(
         self, source: str, settings: TrainSettings, *, resolution: int, side: int, seed: int, place: Place
@@ -58,9 +54,7 @@ class Segmentation:
         self.scenes = open_scenes(
             source, resolution=resolution, side=side, seed=seed, reduce_zero=settings.reduce_zero_label
         )
-        self.resolution, self.side, self.seed, self.place = resolution, side, seed, place
-        self.settings = settings
-        self.teacher: Teacher | None = None
+        super().__init__(settings, resolution=resolution, seed=seed, place=place)
 
     @property
     def train_items(self) -> int:
@@ -69,6 +63,10 @@ class Segmentation:
     @property
     def val_items(self) -> int:
         return self.scenes.num_val
+
+    @property
+    def channels(self) -> int:
+        return 3
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -91,34 +89,21 @@ class Segmentation:
 
     def fit(self, spec: ModelSpec) -> ModelSpec:
         """The network with a mask for each class. Raises InputError for a resolution it cannot have."""
-        found = start.fitted(
+        found = fitted(
             spec, self.settings, in_chans=self.channels, num_classes=len(self.class_names), head="semantic_fpn"
         )
         check_head_fits(found, "resolution")
         return found
 
-    def build(self, spec: ModelSpec) -> nn.Module:
-        """The network as it starts, on the CPU."""
-        return start.started(spec, self.settings, self.seed)
-
-    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """AdamW's groups, each with its rate."""
-        return start.parameter_groups(network, self.settings)
-
     def batches(self, epoch: int, first_step: int) -> Iterator[MaskBatch]:
-        """This process's part of each batch of an epoch, from a step on; the incomplete last batch is dropped."""
-        s, place = self.settings, self.place
-        assert s.batch_size is not None  # noqa: S101  # resolved
-        order = stream(self.seed, epoch, ORDER).permutation(self.train_items)
-        parts = batch_parts(order, s.batch_size, first_step, place)
+        """See `train_parts`."""
+        parts = self.train_parts(epoch, first_step)
         for step, scenes in enumerate(self.scenes.read_train(parts), first_step):
-            rng = stream(self.seed, epoch, STEP, step, place.rank)
-            torch.manual_seed(int(rng.integers(2**62)))  # drop path and dropout draw from the global state
-            yield self._batch(scenes, rng)
+            yield self._batch(scenes, self.step_draws(epoch, step))
 
     def _batch(self, scenes: list[Scene], rng: np.random.Generator) -> MaskBatch:
         s, device = self.settings, self.place.device
-        mean, std = s.normalisation
+        mean, _ = s.normalisation
         crops = [
             crop_scene(
                 torch.tensor(image, device=device), torch.tensor(mask, device=device), self.resolution, rng,
@@ -129,7 +114,7 @@ class Segmentation:
         images, masks = (torch.stack(parts) for parts in zip(*crops, strict=True))
         if s.jitter:
             images = jitter_colours(images, rng, s.jitter)
-        return MaskBatch(images=_normalised(images, mean, std), masks=masks)
+        return MaskBatch(images=self.normalised(images), masks=masks)
 
     def loss(self, outputs: Tensor, batch: MaskBatch) -> Tensor:
         """Mean cross-entropy of logits [B, K, R, R] over the pixels that are labelled; 0 where none is."""
@@ -150,15 +135,12 @@ class Segmentation:
         """
         network.eval()
         place, number = self.place, len(self.class_names)
-        mine = np.arange(self.val_items if limit is None else min(limit, self.val_items))[place.rank :: place.processes]
-        parts = [mine[first : first + self.eval_batch] for first in range(0, len(mine), self.eval_batch)]
         confusion = torch.zeros(number, number, dtype=torch.float64, device=place.device)
         loss = torch.zeros(1, dtype=torch.float64, device=place.device)
-        mean, std = self.settings.normalisation
-        for scenes in self.scenes.read_val(parts):
+        for scenes in self.scenes.read_val(self.val_parts(limit)):
             images, masks = (torch.from_numpy(np.stack(one)).to(place.device) for one in zip(*scenes, strict=True))
             masks = masks.long()
-            logits = network(_normalised(images.permute(0, 3, 1, 2).float() / 255, mean, std))
+            logits = network(self.normalised(images.permute(0, 3, 1, 2).float() / 255))
             loss += F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum").double()
             confusion += confusion_of(masks, logits.argmax(1), number)
         confusion, loss = place.total(confusion), place.total(loss)
@@ -169,16 +151,6 @@ class Segmentation:
             "miou": mean_iou(confusion),
             "accuracy": float(confusion.trace()) / labelled,
             "val_loss": loss.item() / labelled,
-        }
-
-    def preprocessing(self) -> dict[str, Any]:
-        """How an image becomes the network's input, for whoever uses the weights."""
-        mean, std = self.settings.normalisation
-        return {
-            "input_size": [self.channels, self.resolution, self.resolution],
-            "resize": "the centre square, to the input's side by an antialiased bicubic filter",
-            "mean": list(mean),
-            "std": list(std),
         }
 
 
@@ -194,8 +166,3 @@ def mean_iou(confusion: Tensor) -> float:
     hits = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hits
     return float((hits[union > 0] / union[union > 0]).mean())
-
-
-def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (images - shift) / scale

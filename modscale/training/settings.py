@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from modscale.deploy.facts import IMAGENET_MEAN, IMAGENET_STD
 from modscale.document import Section, check_integer, check_number
 from modscale.errors import InputError
 from modscale.machine import available_cores
@@ -162,8 +163,13 @@ class TrainSettings:
         return self.mean, self.std
 
 
-IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+IMAGENET = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.449,), (0.226,))}
 """Channels to the mean and deviation of ImageNet's pixels from 0 to 1; of grey ones, those of the channels together."""
+
+
+def usual_normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a channel where nothing else is known: ImageNet's, or else a half and a quarter."""
+    return IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
 
 
 def parse_train(document: object, place: str = "") -> TrainSettings:
@@ -300,7 +306,7 @@ def resolved(
     else:
         rate = PAPER_RATE * (math.sqrt(scale) if settings.rate_scaling == "sqrt" else scale)
     horizon = max(1.0, steps / PAPER_STEPS / (1 - PAPER_EMA_DECAY))  # steps that the average looks back
-    mean, std = IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
+    mean, std = usual_normalisation(channels)
     found = replace(
         settings,
         epochs=epochs,

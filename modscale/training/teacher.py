@@ -27,7 +27,7 @@ from modscale.kinds import SPEC_FILE, TRAIN_FILE, is_network_folder, weights_in
 from modscale.models.checkpoint import load_weights
 from modscale.models.efficientmod import build_network
 from modscale.specs.spec import load_spec
-from modscale.training.settings import IMAGENET, DistillationSettings
+from modscale.training.settings import IMAGENET, DistillationSettings, usual_normalisation
 
 TIMM = "timm:"
 """What may stand before a name of timm's."""
@@ -117,7 +117,7 @@ def _of_folder(folder: Path, device: torch.device) -> Teacher:
     loaded = load_weights(network, weights)
     if not loaded.trained:
         raise CheckpointError("was never trained: nothing can be learnt from it", file=weights, place="--teacher")
-    mean, std = IMAGENET.get(spec.in_chans, ((0.5,) * spec.in_chans, (0.25,) * spec.in_chans))
+    mean, std = usual_normalisation(spec.in_chans)
     class_names = None
     if (folder / TRAIN_FILE).is_file():
         mean, std, class_names = read_preprocessing(folder / TRAIN_FILE)
@@ -166,7 +166,7 @@ def _of_onnx(name: str, channels: int) -> Teacher:
         raise InputError(rule, file=name, place="--teacher", value=[(feed.type, feed.shape) for feed in feeds])
     outputs = [session.get_outputs()[0].name]
     metadata = {key: _json(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
-    mean, std = IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
+    mean, std = usual_normalisation(channels)
     classes = metadata.get("classes")
     batch = dims[0] if isinstance(dims[0], int) and dims[0] > 0 else None
 

@@ -135,7 +135,7 @@ def test_images_that_are_not_held_give_the_same_batches(tmp_path: Path, monkeypa
     job = make_job(tmp_path)
     held = FullTraining(job)
     held.prepare()
-    monkeypatch.setattr("modscale.training.masked_images.HELD_SHARE", 1e-12)
+    monkeypatch.setattr("modscale.training.images.HELD_SHARE", 1e-12)
     read = FullTraining(job)
     assert any("decoded as they are needed" in note for note in read.prepare().data["notes"])
     for one, two in zip(held.task.batches(1, 1), read.task.batches(1, 1), strict=True):
