@@ -10,6 +10,7 @@ Of each row the held-out losses of the network and of the anchor are taken; its 
 - Sums with fixed weights, among them the one in use. `halves`: on a random half of the networks the best of the sums is
   chosen by tau, and ranks the other half; the mean over 400 of them, and that of params there.
 - The record of the weights in use for `analysis/proxy_records.yaml`, for DATA as the name of the data.
+- Without arguments, what both trainings would give together, on photographs and on the generated images.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from modscale.specs.receptive_field import share_seen
 from modscale.training.estimate import CENTRE_FLOPS, CENTRE_PARAMS, FLOPS_EXPONENT, WEIGHTS, evidence_of
 
 Floats = npt.NDArray[np.float64]
+PHOTOGRAPHS, GENERATED = "proxy_thin.jsonl", "proxy_thin_synthetic.jsonl"
 SPLITS = 400
 EXPONENTS = (0.0, 0.05, 0.1, 0.15, 0.2)
 TRAINED = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
@@ -90,7 +92,7 @@ def text(scores: Floats, truth: Floats, which: npt.NDArray[np.bool_]) -> str:
 
 
 def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "proxy_thin.jsonl"
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / PHOTOGRAPHS
     data = sys.argv[2] if len(sys.argv) > 2 else "tiny-imagenet-20"
     evidence_by_name = read_evidence([file])
     networks = [n for n in published_networks() if n.name in evidence_by_name]
@@ -174,6 +176,28 @@ def main() -> None:
         "measured": "2026-11-25",
     }
     print(dump_yaml([{key: rounded(value) for key, value in record.items()}]))
+    if len(sys.argv) == 1:
+        print_together()
+
+
+def print_together() -> None:
+    """Sums of size and of the trainings on both data."""
+    folder = Path(__file__).parent
+    photographs, generated = (read_evidence([folder / name]) for name in (PHOTOGRAPHS, GENERATED))
+    networks = published_networks()
+    top1 = np.array([n.top1 for n in networks])
+    counts = [count_model(n.spec) for n in networks]
+    size = np.array([log(c.params * share_seen(n.spec) / CENTRE_PARAMS) for c, n in zip(counts, networks, strict=True)])
+    flops = np.array([log(c.flops / CENTRE_FLOPS) for c in counts])
+    sides = [np.array([group.side_of(n) is not None for n in networks]) for group in list(GROUPS.values())[:2]]
+    for exponent, on_photographs, on_generated in ((0.1, 1.0, 0.5), (0.0, 0.5, 0.5)):
+        score = WEIGHTS.size * (size - exponent * flops)
+        score += np.array([on_photographs * photographs[n.name] + on_generated * generated[n.name] for n in networks])
+        cells = [text(score, top1, which) for which in (np.ones(len(networks), dtype=bool), *sides)]
+        print(
+            f"together, F^{exponent:g}, photographs x {on_photographs:g}, generated x {on_generated:g}: all {cells[0]},"
+            f" family {cells[1]}, near size {cells[2]}"
+        )
 
 
 def tau_of(score: Floats, truth: Floats) -> float:
