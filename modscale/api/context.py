@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from modscale.api.known_facts import find_facts
+from modscale.arrays import FloatArray
 from modscale.datasets.images import Images, quiet_pillow, read_image
 from modscale.deploy.export import fresh_network
 from modscale.errors import DataError, InputError, naming_file
 from modscale.files import path_text, write_whole
 from modscale.models.checkpoint import LoadedWeights, load_weights, loaded_to_json
 from modscale.models.context_maps import context_maps
-from modscale.report.context import DRAWN, draw_context
+from modscale.report.context import DRAWN, SeenImage, SeenMap, draw_context
+from modscale.specs.receptive_field import token_places
 from modscale.specs.spec import ModelSpec
 
 SUFFIX = ".context.png"
@@ -74,9 +76,9 @@ def draw_contexts(order: ContextOrder, *, say: Callable[[str], None]) -> dict[st
             maps = context_maps(network.eval(), ((scaled - mean) / std)[None])
         for one in maps:
             _check_finite(one.values, order.weights, f"stage {one.stage}")
-        rows = [(f"stage {one.stage}, block {one.block}", one.values[0].numpy()) for one in maps]
+        seen = seen_image(spec, image, [(one.stage, one.block, one.values[0].numpy()) for one in maps])
         _make_folder(order.out)
-        write_whole(file, draw_context(image, rows, title=f"{path_text(source.name)}: {title}"))
+        write_whole(file, draw_context(seen, title=f"{path_text(source.name)}: {title}"))
         found = [{"stage": one.stage, "block": one.block, "side": one.values.shape[-1]} for one in maps]
     return {
         "images": [path_text(file) for file in files],
@@ -87,6 +89,20 @@ def draw_contexts(order: ContextOrder, *, say: Callable[[str], None]) -> dict[st
         "maps": found,
         "drawn": DRAWN,
     }
+
+
+def seen_image(
+    spec: ModelSpec, pixels: Images, maps: Sequence[tuple[int, int, FloatArray]], name: str = ""
+) -> SeenImage:
+    """An image [R, R, C] and its maps, each with the numbers of its stage and block, as the figures take them."""
+    return SeenImage(
+        pixels=pixels,
+        name=name,
+        maps=[
+            SeenMap(name=f"stage {stage}, block {block}", values=values, places=token_places(spec, stage))
+            for stage, block, values in maps
+        ],
+    )
 
 
 def figure_files(images: Sequence[Path], out: Path) -> list[Path]:

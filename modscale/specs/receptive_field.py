@@ -1,4 +1,4 @@
-"""How much of the image a network can see, on paper: its theoretical receptive field."""
+"""What of the image a network can see, on paper: its theoretical receptive field, and where its tokens look."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from modscale.specs.spec import ModelSpec, StageSpec
 
 DOWNSAMPLING_REACH = 2
 """Of the 3x3, stride-2 conv between two stages, in pixels of its input."""
+
+
+def token_places(spec: ModelSpec, stage: int) -> tuple[float, int]:
+    """Where the tokens of a stage (from 1) look, along a side: the middle of the first one's field, and their distance.
+
+    In pixels from the image's edge, so that the middle of its first pixel lies at 0.5. A block keeps the middle of a
+    token's field where it is, and so does a downsampling that pads by one: a stem that pads has its first token at the
+    very edge, and not half a stride from it.
+
+    >>> from modscale.specs.published import published
+    >>> token_places(published("xxs"), 4)
+    (0.5, 32)
+    """
+    stem = spec.stem
+    return stem.kernel_size / 2 - stem.padding, stem.stride * 2 ** (stage - 1)
 
 
 def share_seen(spec: ModelSpec) -> float:

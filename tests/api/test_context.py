@@ -67,7 +67,7 @@ def test_the_maps_are_of_the_pixels_as_the_training_had_them(
     network = write_network(tmp_path / "run")
     files, pixels = zip(*(write_image(tmp_path / f"{name}.png", seed=i) for i, name in enumerate("ab")), strict=True)
     drawn: list[Any] = []
-    monkeypatch.setattr(context, "draw_context", lambda image, rows, title: drawn.append((image, rows)) or b"figure")
+    monkeypatch.setattr(context, "draw_context", lambda image, title: drawn.append(image) or b"figure")
     out = tmp_path / "new" / "out"
     assert main(["context", str(tmp_path / "run"), *map(str, files), "--out", str(out), "--json"]) == 0
     told = capsys.readouterr()
@@ -76,12 +76,13 @@ def test_the_maps_are_of_the_pixels_as_the_training_had_them(
     assert document["images"] == [str(out / "a.context.png"), str(out / "b.context.png")]
     assert document["trained"] is True
     assert document["loaded"]["file"] == str(tmp_path / "run" / "best.safetensors")
-    for (image, rows), given in zip(drawn, pixels, strict=True):
-        assert np.array_equal(image, given)
+    for image, given in zip(drawn, pixels, strict=True):
+        assert np.array_equal(image.pixels, given)
         expected = context_maps(network, normalised(given[None]))
-        assert [name for name, _ in rows] == ["stage 1, block 2", "stage 2, block 2"]
-        for (_, values), one in zip(rows, expected, strict=True):
-            assert torch.allclose(torch.from_numpy(values), one.values[0], atol=1e-6)
+        assert [one.name for one in image.maps] == ["stage 1, block 2", "stage 2, block 2"]
+        assert [one.places for one in image.maps] == [(0.5, 4), (0.5, 8)]
+        for seen, one in zip(image.maps, expected, strict=True):
+            assert torch.allclose(torch.from_numpy(seen.values), one.values[0], atol=1e-6)
     assert {file.read_bytes() for file in out.iterdir()} == {b"figure"}
 
 
@@ -119,7 +120,7 @@ def test_a_network_of_one_channel_sees_the_grey(
     grey = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(context, "draw_context", lambda image, rows, title: seen.append(image) or b"")
+    monkeypatch.setattr(context, "draw_context", lambda image, title: seen.append(image.pixels) or b"")
     run_json(tmp_path / "net.yaml", tmp_path / "grey.png", "--out", tmp_path)
     assert np.array_equal(seen[0], grey[..., None])
 

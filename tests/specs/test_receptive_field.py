@@ -7,7 +7,7 @@ import torch
 
 from modscale.models.efficientmod import build_network
 from modscale.specs.published import published
-from modscale.specs.receptive_field import share_seen
+from modscale.specs.receptive_field import share_seen, token_places
 from modscale.specs.spec import ModelSpec, StageSpec, StemSpec
 
 
@@ -57,3 +57,24 @@ def test_what_looks_at_the_whole_map_sees_the_whole_image(keys: dict[str, object
 def test_of_the_papers_networks_only_those_without_a_spatial_operation_see_less_than_the_image() -> None:
     assert share_seen(published("s_conv")) == 1.0
     assert share_seen(published("s_conv/context-f")) == share_seen(published("s_conv/context-g")) == 63 / 224
+
+
+@pytest.mark.parametrize("stem", [(7, 4), (4, 4), (3, 2), (4, 2), (8, 8)], ids=str)
+def test_a_token_looks_where_the_middle_of_its_gradient_lies(stem: tuple[int, int]) -> None:
+    """By the columns that tokens in the middle of each map depend on: none of them reaches the border."""
+    kernel_size, stride = stem
+    stages = tuple(StageSpec(dim=2, depth=1, kernel_size=(3,)) for _ in range(3))
+    spec = ModelSpec(
+        resolution=50 * stride, num_classes=5, layer_scale=1.0, stages=stages,
+        stem=StemSpec(kernel_size=kernel_size, stride=stride),
+    )  # fmt: skip
+    network = build_network(spec, seed=0).double().eval()
+    image = torch.randn(1, 3, 50 * stride, 50 * stride, dtype=torch.double, requires_grad=True)
+    _, maps = network.forward_maps(image)
+    for number, one in enumerate(maps, 1):
+        first, distance = token_places(spec, number)
+        column = one.shape[3] // 2
+        (gradient,) = torch.autograd.grad(one[0, :, one.shape[2] // 2, column].square().sum(), image, retain_graph=True)
+        reached = gradient.abs().sum((0, 1, 2)).nonzero().flatten()
+        middle = (int(reached.min()) + int(reached.max()) + 1) / 2
+        assert middle == first + distance * column
