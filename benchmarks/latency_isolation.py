@@ -26,8 +26,12 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median, stdev
 
+from modscale.deploy.timing_worker import Job, open_session, time_model
+from modscale.latency.device import program, read_answer
 from modscale.machine import available_cores
+from modscale.providers import PROVIDERS
 
+CPU = asdict(PROVIDERS["cpu"])
 SITUATIONS = ("alone", "beside idle torch", "torch inside", "two sessions", "beside a busy core")
 
 TRAIN = """
@@ -60,10 +64,9 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-c", code, options.model, str(files[0]), options.other, str(files[1])], check=True
         )
-        job = {
-            "onnx_file": str(files[0]), "provider": "cpu", "threads": options.threads, "warmup": 20,
-            "runs": options.runs, "limit_s": 600.0,
-        }  # fmt: skip
+        job = Job(
+            onnx_file=str(files[0]), provider=CPU, threads=options.threads, warmup=20, runs=options.runs, limit_s=600.0
+        )
         seen: dict[str, list[list[float]]] = {situation: [] for situation in SITUATIONS}
         for turn in range(options.rounds):
             for situation in SITUATIONS if turn % 2 == 0 else reversed(SITUATIONS):
@@ -71,17 +74,21 @@ def main() -> None:
     report(options, seen)
 
 
-def time_once(situation: str, job: dict[str, object], other: str) -> list[float]:
+def time_once(situation: str, job: Job, other: str) -> list[float]:
     """Milliseconds of each timed run of the model in one situation."""
     if situation == "alone":
-        return worker(["-m", "modscale.deploy.runtime"], job)
+        return worker(job)
     if situation == "beside idle torch":
         with neighbour(TRAIN + "print(flush=True); sys.stdin.read()"):
-            return worker(["-m", "modscale.deploy.runtime"], job)
+            return worker(job)
     if situation == "beside a busy core":
         with neighbour("print(flush=True)\nwhile True: sum(range(1000))"):
-            return worker(["-m", "modscale.deploy.runtime"], job)
-    return worker([__file__, "--inside", situation, other], job)
+            return worker(job)
+    inside = subprocess.run(
+        [sys.executable, __file__, "--inside", situation, other],
+        input=json.dumps(asdict(job)), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ns / 1e6 for ns in json.loads(inside.stdout)["times_ns"]]
 
 
 @contextlib.contextmanager
@@ -97,23 +104,22 @@ def neighbour(code: str):
         process.wait()
 
 
-def worker(command: list[str], job: dict[str, object]) -> list[float]:
-    done = subprocess.run([sys.executable, *command], input=json.dumps(job), capture_output=True, text=True, check=True)
-    return [ns / 1e6 for ns in json.loads(done.stdout)["timings"]["times_ns"]]
+def worker(job: Job) -> list[float]:
+    """As `modscale latency` times it."""
+    done = subprocess.run([sys.executable, "-P", "-"], input=program(job, "m"), capture_output=True, check=True)
+    return [ns / 1e6 for ns in read_answer(done.stdout, "m")["ok"]["timings"]["times_ns"]]
 
 
 def run_inside(situation: str, other: str) -> None:
     """The two situations that no worker of ours ever is in."""
     import numpy as np
 
-    from modscale.deploy.runtime import Job, open_session, time_model
-
     job = Job(**json.load(sys.stdin))
     if situation == "torch inside":
         exec(TRAIN)  # noqa: S102  # this file's own text
-        timings = asdict(time_model(job))
+        times = list(time_model(job.onnx_file, job).times_ns)
     else:
-        sessions = [open_session(file, threads=job.threads) for file in (job.onnx_file, other)]
+        sessions = [open_session(file, CPU, job.threads) for file in (job.onnx_file, other)]
         image = np.random.default_rng(0).standard_normal(sessions[0].get_inputs()[0].shape, dtype=np.float32)
         times = []
         for _ in range(job.warmup + job.runs):
@@ -121,8 +127,8 @@ def run_inside(situation: str, other: str) -> None:
             sessions[0].run(None, {"image": image})
             times.append(time.perf_counter_ns() - start)
             sessions[1].run(None, {"image": image})
-        timings = {"times_ns": times[job.warmup :]}
-    print(json.dumps({"timings": timings}))
+        del times[: job.warmup]
+    print(json.dumps({"times_ns": times}))
 
 
 def report(options: argparse.Namespace, seen: dict[str, list[list[float]]]) -> None:

@@ -91,6 +91,10 @@ class ProviderError(InputError):
     """An ONNX Runtime provider is not there, or would silently fall back to another."""
 
 
+class TargetError(InputError):
+    """A device that is to time cannot be reached or cannot do it: its command ended, its runtime is old, it changed."""
+
+
 class TooLargeError(InputError):
     """A network exceeds what a file format holds."""
 

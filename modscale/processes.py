@@ -93,9 +93,9 @@ class Child:
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE if keeps_log else _standard_error(),
                         stderr=subprocess.STDOUT if keeps_log else None,
-                        cwd=_place(),
+                        cwd=child_place(),
                         pass_fds=handles,
-                        env=_environment(environment or {}),
+                        env=child_environment(environment or {}),
                     )
             finally:
                 for handle in handles:
@@ -287,7 +287,7 @@ def _end_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
+def child_environment(more: Mapping[str, str]) -> dict[str, str]:
     """The parent's, with passive threads and without the current folder as a place of modules."""
     environment = dict(os.environ)
     if "OMP_WAIT_POLICY" not in environment:
@@ -298,7 +298,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **more}
 
 
-def _place() -> Path | None:
+def child_place() -> Path | None:
     """Where a child is to run: here, or, as torch's libraries cannot be loaded where there is no folder, anywhere."""
     try:
         Path.cwd()

@@ -5,18 +5,24 @@ Each is a section of the search-space file; `run.yaml` records it resolved.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from modscale.document import NOWHERE, Section, check_choice, check_flag, check_integer, check_number
 from modscale.errors import InputError
 from modscale.machine import available_cores
+from modscale.providers import PROVIDERS
 
-PROVIDERS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
+GRAPH_LEVELS = ("all", "basic", "disabled")
 SAMPLERS = ("surrogate", "tpe", "random")
 MAX_THREADS = 1024
+CACHE_MIB = 2048
+RESERVED = ("ci95", "standard_error", "reference")
+"""What no device's name ends in: a latency's details have these words in that place of their keys."""
+TARGET_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
 PUBLISHED = ("xxs", "xs", "s", "s_conv")
 
 
@@ -63,13 +69,31 @@ class ProxySettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A device that is timed on through a command."""
+
+    command: tuple[str, ...]
+    """What runs a Python there that reads its program from standard input, as in `ssh pi python3 -`."""
+    name: str = ""
+    """What it is called; part of its metric's name where there are several."""
+    provider: str | None = None
+    """What computes there; None is what the latency section says."""
+    threads: int | None = None
+    """Intra-op threads there; None is what the latency section says."""
+    cache_mib: int = CACHE_MIB
+    """Mebibytes of models that are kept there; 0 keeps none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LatencySettings:
     """How ONNX Runtime is timed; the paper used 4 threads and the mean of 4000 runs."""
 
     provider: str = "cpu"
-    """`cpu` or `cuda`."""
+    """What computes: a key of `PROVIDERS`."""
     threads: int | None = None
     """Intra-op threads; None takes 4, or every core where there are fewer."""
+    graph_level: str = "all"
+    """How far ONNX Runtime optimises the graph: `all`, `basic` or `disabled`."""
     warmup: int = 10
     """Runs before the first timed one."""
     runs: int = 100
@@ -78,9 +102,27 @@ class LatencySettings:
     """Half-width of the 95 % interval, as a percentage of the mean, above which a model is measured again."""
     patience_s: float = 5.0
     """Seconds for which one model is measured again at most; 0 never does."""
+    target: Target | None = None
+    """The device that is timed; None is this machine."""
+    targets: tuple[Target, ...] = ()
+    """Further devices, each with a name, whose latency is a metric of its own."""
 
     def resolved_threads(self) -> int:
         return self.threads or min(4, available_cores())
+
+    def at(self, target: Target) -> LatencySettings:
+        """The same on another device, with what that says otherwise."""
+        return replace(
+            self,
+            provider=target.provider or self.provider,
+            threads=target.threads or self.threads,
+            target=target,
+            targets=(),
+        )
+
+    def devices(self) -> tuple[LatencySettings, ...]:
+        """How each device is timed, the first one first."""
+        return (replace(self, targets=()), *(self.at(target) for target in self.targets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,12 +196,72 @@ def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = N
     """The `latency` section; `elsewhere` as in `Section`. Raises InputError."""
     section, default = _open(document, place, LatencySettings, elsewhere)
     return LatencySettings(
-        provider=section.choice("provider", default.provider, PROVIDERS),
+        provider=section.choice("provider", default.provider, tuple(PROVIDERS)),
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
+        graph_level=section.choice("graph_level", default.graph_level, GRAPH_LEVELS),
         warmup=section.integer("warmup", default.warmup, low=1, high=100_000),
         runs=section.integer("runs", default.runs, low=10, high=1_000_000),
         until_percent=section.number("until_percent", default.until_percent, above=0, high=100),
         patience_s=section.number("patience_s", default.patience_s, low=0, high=86_400),
+        target=None if section.raw("target") is None else parse_target(section.raw("target"), section.at("target")),
+        targets=_targets(section),
+    )
+
+
+def latency_to_dict(latency: LatencySettings) -> dict[str, Any]:
+    """As plain values, which `parse_latency` reads unchanged."""
+    return {
+        **asdict(latency),
+        "target": None if latency.target is None else _target_to_dict(latency.target),
+        "targets": {target.name: _target_to_dict(target) for target in latency.targets},
+    }
+
+
+def _target_to_dict(target: Target) -> dict[str, Any]:
+    return {**asdict(target), "command": list(target.command)}
+
+
+def _targets(section: Section) -> tuple[Target, ...]:
+    """Devices by name."""
+    document, place = section.raw("targets") or {}, section.at("targets")
+    if not isinstance(document, Mapping):
+        raise InputError("must be a mapping (name to a device)", place=place, value=document)
+    found = []
+    for name, values in document.items():
+        check_target_name(name, place)
+        target = parse_target(values, f"{place}.{name}")
+        if target.name not in ("", name):
+            raise InputError(f"must be left out, or be {name}", place=f"{place}.{name}.name", value=target.name)
+        found.append(replace(target, name=name))
+    return tuple(found)
+
+
+def check_target_name(name: object, place: str) -> str:
+    """A name that can stand in a metric's. Raises InputError."""
+    if not isinstance(name, str) or not TARGET_NAME.fullmatch(name) or name.endswith(RESERVED):
+        rule = f"a device's name is 1 to 30 small letters, digits and _, and does not end in {', '.join(RESERVED)}"
+        raise InputError(rule, place=place, value=name)
+    return name
+
+
+def parse_target(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> Target:
+    """A device that is timed on through a command. Raises InputError."""
+    keys = [f.name for f in fields(Target)]
+    section = Section(document, keys, place=place, what="a device", elsewhere=elsewhere)
+    command, at = section.raw("command"), section.at("command")
+    if not isinstance(command, (list, tuple)) or not command:
+        raise InputError("must be a list of words, as in [ssh, pi, python3, -]", place=at, value=command)
+    for i, word in enumerate(command):
+        if not isinstance(word, str) or not word or "\0" in word:
+            raise InputError("must be a word", place=f"{at}[{i}]", value=word)
+    name = section.raw("name", "")
+    provider = section.raw("provider")
+    return Target(
+        command=tuple(command),
+        name="" if name == "" else check_target_name(name, section.at("name")),
+        provider=None if provider is None else check_choice(provider, section.at("provider"), tuple(PROVIDERS)),
+        threads=_optional_integer(section, "threads", None, high=MAX_THREADS),
+        cache_mib=section.integer("cache_mib", CACHE_MIB, low=0, high=1 << 20),
     )
 
 

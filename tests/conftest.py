@@ -22,7 +22,9 @@ GOLDEN = ROOT / "tests" / "golden"
 SLOW = {
     "test_session",
     "test_measures",
+    "test_device",
     "test_protocol",
+    "test_timing_worker",
     "test_proxy",
     "test_export",
     "test_scale",

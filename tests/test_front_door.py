@@ -15,7 +15,7 @@ import pytest
 from fake_runs import SPACE, fake_references, fake_trials, write_run
 
 import modscale
-from modscale.latency import protocol
+from modscale.latency import summary
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.metrics import METRICS
 from modscale.specs.spec import parse_spec
@@ -46,7 +46,7 @@ def test_the_doors_are_what_the_page_says() -> None:
 @pytest.mark.parametrize("name", ["", *modscale.__all__])
 def test_every_example_in_a_docstring_is_true(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the doors has an example, and it gives what it says; how a latency is taken is no matter of theirs."""
-    monkeypatch.setattr(protocol, "PROCESSES", 2)
+    monkeypatch.setattr(summary, "PROCESSES", 2)
     monkeypatch.chdir(ROOT)
     known = {"tiny_space": parse_experiment(TINY_SPACE), "tiny_spec": TINY_SPEC, "folder": tmp_path / "out"}
     door = getattr(modscale, name) if name else modscale

@@ -31,9 +31,10 @@ FLOORS = (  # top to bottom: a module imports from its own package or from a flo
     "deploy",
     "spaces datasets models",
     "specs",
+    "programs",
     "kinds processes settings",
     "document machine lines",
-    "files arrays pareto interrupts",
+    "files arrays pareto interrupts providers",
     "errors",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

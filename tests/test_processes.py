@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modscale import interrupts
-from modscale.errors import DataError, ModscaleError, WorkerFault, WorkerKilled
+from modscale.errors import DataError, InputError, ModscaleError, WorkerFault, WorkerKilled
 from modscale.processes import PASSIVE, Child
 
 TASKS = """
@@ -208,8 +208,9 @@ def test_no_module_of_the_current_folder_is_run(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     with Child(tasks, name="looker") as child:
         assert not {str(here), "", "."} & set(child.ask("path"))
-    with Child("modscale.deploy.runtime", name="clock") as child:
-        child.ask("answer_provider", "cpu")
+    is_no_model = pytest.raises(InputError, match="is no model that ONNX Runtime loads")  # so it was loaded, and asked
+    with Child("modscale.deploy.runtime", name="clock") as child, is_no_model:
+        child.ask("answer_shape", __file__, None)
     assert not (here / "RAN").exists()
 
 

@@ -12,6 +12,7 @@ from modscale.settings import (
     LatencySettings,
     ProxySettings,
     SearchSettings,
+    latency_to_dict,
     parse_latency,
     parse_proxy,
     parse_search,
@@ -28,7 +29,8 @@ SECTIONS = {
 def test_an_empty_section_is_all_defaults(name):
     """A section that is missing, null or empty gives the defaults; so do the defaults written out."""
     parse, kind = SECTIONS[name]
-    for document in (None, {}, asdict(kind())):
+    plain = latency_to_dict(kind()) if kind is LatencySettings else asdict(kind())
+    for document in (None, {}, plain):
         assert parse(document, name) == kind()
 
 
@@ -47,12 +49,23 @@ def test_an_empty_section_is_all_defaults(name):
         ("proxy", {"flip": 1}, "proxy.flip: must be true or false, got 1"),
         ("proxy", 3, "proxy: must be a mapping (settings), got 3"),
         ("proxy", [], "proxy: must be a mapping (settings), got []"),
-        ("latency", {"provider": "CPU"}, "latency.provider: must be one of cpu, cuda, got 'CPU'"),
+        ("latency", {"provider": "CPU"}, "latency.provider: must be one of cpu, openvino, cuda, tensorrt"),
         ("latency", {"runs": 9}, "latency.runs: must be 10 or more, got 9"),
         ("latency", {"warmup": 0}, "latency.warmup: must be 1 or more, got 0"),
         ("latency", {"until_percent": 0}, "latency.until_percent: must be more than 0, got 0"),
         ("latency", {"until_percent": 101}, "latency.until_percent: must be 100 or less, got 101"),
         ("latency", {"patience_s": -1}, "latency.patience_s: must be 0 or more, got -1"),
+        ("latency", {"graph_level": "some"}, "latency.graph_level: must be one of all, basic, disabled, got 'some'"),
+        ("latency", {"target": "pi"}, "latency.target: must be a mapping (a device), got 'pi'"),
+        ("latency", {"target": {}}, "latency.target.command: must be a list of words, as in [ssh, pi, python3, -]"),
+        ("latency", {"target": {"command": "ssh pi"}}, "latency.target.command: must be a list of words"),
+        ("latency", {"target": {"command": ["ssh", 1]}}, "latency.target.command[1]: must be a word, got 1"),
+        (
+            "latency",
+            {"target": {"command": ["a"], "name": "My Pi"}},
+            "latency.target.name: a device's name is",
+        ),
+        ("latency", {"target": {"comand": ["a"]}}, "latency.target.comand: unknown key; did you mean command?"),
         ("search", {"trials": 0}, "search.trials: must be 1 or more, got 0"),
         ("search", {"seed": -1}, "search.seed: must be 0 or more, got -1"),
         ("search", {"seed": 2**32}, "search.seed: must be 4294967295 or less, got 4294967296"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modscale.analysis.front import objective_values
 from modscale.pareto import Floats, losses_of, pareto_front
 from modscale.runs.experiment import Experiment
-from modscale.runs.metrics import METRICS
+from modscale.runs.metrics import METRICS, metrics_among
 from modscale.runs.trials import Trial, complete_trials
 from modscale.searching.study import parameter_importances
 from modscale.spaces.space import Parameter, Space
@@ -115,9 +115,10 @@ def read_design(experiment: Experiment, trials: Sequence[Trial], *, seed: int = 
         need = f"too few to read the design space ({MIN_TRIALS} are needed)"
         return DesignReading(trials=len(usable), summary=f"{len(usable)} complete trials are {need}.")
     rng = np.random.default_rng(seed)
+    known = [key for trial in usable for key in trial.results]
     importances = {
         metric: _importances(space, usable, metric, rng, draws)
-        for metric in (m.name for m in METRICS.values() if not m.is_count)
+        for metric in (m.name for m in metrics_among(known) if not m.is_count)
         if all(trial.value(metric) is not None for trial in usable)
     }
     halves = {

@@ -14,7 +14,7 @@ from modscale.analysis.growth import Growth, find_growth
 from modscale.errors import InputError, RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
-from modscale.runs.metrics import METRICS, Metric
+from modscale.runs.metrics import Metric, metrics_among
 from modscale.runs.trials import Trial, complete_trials, read_trials
 
 
@@ -49,7 +49,7 @@ class Run:
     def columns(self) -> tuple[Metric, ...]:
         """The metrics that a table of the run has a column for: its objectives, and what it measured besides."""
         known = {key for trial in (*self.trials, *self.references) for key in trial.results}
-        return tuple(m for name, m in METRICS.items() if name in known or name in self.experiment.objectives)
+        return metrics_among([*known, *self.experiment.objectives])
 
     def trial(self, number: int) -> Trial:
         """The finished trial of this number. Raises InputError where there is none."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from modscale.analysis.results import Run, load_run
 from modscale.api.session import Silence, search_space
 from modscale.document import check_choice
-from modscale.latency.protocol import Latency, measure_models
+from modscale.latency.protocol import measure_models
+from modscale.latency.summary import Latency
+from modscale.providers import PROVIDERS
 from modscale.runs.experiment import Experiment, load_experiment
-from modscale.settings import PROVIDERS, LatencySettings
+from modscale.settings import LatencySettings
 from modscale.specs.published import resolve_model
 from modscale.specs.spec import ModelSpec
 
@@ -70,7 +72,7 @@ def measure_latency(
     default = LatencySettings() if runs is None else LatencySettings(patience_s=0.0)  # so many runs, and no more
     settings = replace(
         default,
-        provider=check_choice(provider, "provider", PROVIDERS),
+        provider=check_choice(provider, "provider", tuple(PROVIDERS)),
         threads=threads or default.threads,
         runs=runs or default.runs,
     )

@@ -20,7 +20,8 @@ from modscale.deploy.judgement import Judgement, judge
 from modscale.errors import DataError, InputError
 from modscale.files import path_text, scratch_folder, write_whole
 from modscale.kinds import FIDELITY_FILE, RUN_FILE, TRAIN_FILE, naming_kind
-from modscale.latency.protocol import Latency, OnnxModel, measure_files
+from modscale.latency.protocol import OnnxModel, measure_files
+from modscale.latency.summary import Latency
 from modscale.machine import describe_machine
 from modscale.models.checkpoint import loaded_to_json
 from modscale.report.model_card import MARKER, Measured, write_card

@@ -139,9 +139,9 @@ def _measure(
         for change in check_conditions(document, folder, uses_gpu=uses_gpu):
             watcher.say(f"note: {change} since this began; what is measured now may differ for it")
     if any(job.seed is None for job in waiting):
-        from modscale.latency.protocol import check_provider
+        from modscale.latency.device import Device
 
-        check_provider(setup.latency.provider)
+        Device(setup.latency).check()
     watcher.say(f"loading the data ({source})")
     with Bench(source, setup.proxy, setup.latency, seed=setup.seed, debug=debug, note=watcher.say) as bench:
         data = summary_to_dict(bench.summary) | {"source": path_text(source)}

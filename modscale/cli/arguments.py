@@ -15,7 +15,7 @@ from modscale.files import user_text
 
 if TYPE_CHECKING:
     from modscale.runs.experiment import Experiment
-    from modscale.settings import LatencySettings
+    from modscale.settings import LatencySettings, Target
     from modscale.specs.spec import ModelSpec
 
 MODEL_HELP = "A published name (see `modscale models`), a spec file, or a folder of `export` or `train`."
@@ -54,19 +54,27 @@ def read_experiment(file: str) -> Experiment:
 
 
 def latency_settings(
-    provider: str,
+    provider: str | None,
     threads: int | None,
     runs: int | None,
     until: float | None = None,
     patience: float | None = None,
     *,
     paper: bool = False,
+    target: str | None = None,
 ) -> LatencySettings:
-    """How to time, by the options of the command line; what is not given is the paper's protocol, or our own."""
-    from modscale.document import check_choice, check_number
-    from modscale.settings import PROVIDERS, LatencySettings
+    """How to time, by the options of the command line; what is not given is the paper's protocol, or our own.
 
-    check_choice(provider, "--provider", PROVIDERS)
+    `target` is a file that says on which device; what it says of provider and threads holds where no option does.
+    """
+    from modscale.document import check_choice, check_number
+    from modscale.providers import PROVIDERS
+    from modscale.settings import LatencySettings
+
+    device = None if target is None else read_target(target)
+    provider = provider or (device and device.provider) or "cpu"
+    threads = threads or (device and device.threads) or None
+    check_choice(provider, "--provider", tuple(PROVIDERS))
     default = LatencySettings(threads=4, runs=4000, patience_s=60.0) if paper else LatencySettings(patience_s=20.0)
     if runs is not None and until is None:
         default = replace(default, patience_s=0.0)  # so many runs were asked for, and no more
@@ -77,4 +85,15 @@ def latency_settings(
         runs=runs or default.runs,
         until_percent=default.until_percent if until is None else check_number(until, "--until", above=0, high=100),
         patience_s=default.patience_s if patience is None else check_number(patience, "--patience", low=0, high=86_400),
+        target=device,
     )
+
+
+def read_target(file: str) -> Target:
+    """The device of a target's file: a mapping with `command`, and what else a target of a space may have."""
+    from modscale.document import read_yaml
+    from modscale.errors import naming_file
+    from modscale.settings import parse_target
+
+    with naming_file(file):
+        return parse_target(read_yaml(file), "")

@@ -11,7 +11,7 @@ from typing import Any
 from modscale.cli.console import as_shown, drawn, err, make_bar, say
 from modscale.errors import one_line
 from modscale.machine import available_cores
-from modscale.runs.metrics import METRICS, is_doubtful
+from modscale.runs.metrics import METRICS, is_doubtful, metrics_among
 from modscale.runs.scores import Scored
 from modscale.runs.trials import Trial
 from modscale.settings import LatencySettings
@@ -176,7 +176,9 @@ class WorkProgress:
         self.finished_here += 1
         self.bar.update(self.task, advance=1, left=self.time_left())
         say(self.describe(label, measured))
-        if not self.has_doubted and any(is_doubtful(metric, measured.results) for metric in METRICS.values()):
+        if not self.has_doubted and any(
+            is_doubtful(metric, measured.results) for metric in metrics_among(measured.results)
+        ):
             self.has_doubted = True
             say("note: ? marks a latency whose interval stayed wide, or whose cores others had")
 
@@ -210,7 +212,7 @@ def duration_text(seconds: float) -> str:
 
 def describe_trial(label: str, trial: Trial) -> str:
     """A finished trial in one line, at most 80 columns for a measured one."""
-    known = [metric.brief(trial.results) for name, metric in METRICS.items() if name in trial.results]
+    known = [metric.brief(trial.results) for metric in metrics_among(trial.results)]
     if trial.state == "complete":
         return f"{label:<9} {', '.join(known)}, {trial.seconds:.0f} s"
     return f"{label:<9} {trial.state}: {one_line(trial.reason or 'no reason recorded')} ({', '.join(known)})"

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from modscale.cli.console import as_shown, note, out, print_lines, show_table
 from modscale.cli.layout import Column
 from modscale.errors import one_line
-from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, is_doubtful, metric_text
+from modscale.runs.metrics import (
+    LATENCY,
+    METRICS,
+    Metric,
+    Results,
+    doubts_text,
+    is_doubtful,
+    metric_text,
+    metrics_among,
+)
 from modscale.runs.trials import Trial
 from modscale.specs.counts import ModelCount, count_model, sum_by
 from modscale.specs.spec import ModelSpec, architecture_text
@@ -133,7 +142,7 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     """The front, the picks and where the report lies."""
     number = {trial.number: trial for trial in trials}
     members = [number[n] for n in summary["front"]]
-    columns = [metric for name, metric in METRICS.items() if any(name in trial.results for trial in members)]
+    columns = metrics_among(name for trial in members for name in trial.results)
     rows = []
     for chosen in members:
         bands = [band for band, pick in summary["bands"].items() if pick == chosen.number]

@@ -9,7 +9,7 @@ from typing import Any
 from modscale.deploy.export import Form
 from modscale.deploy.facts import Facts
 from modscale.deploy.judgement import Judgement
-from modscale.latency.protocol import Latency
+from modscale.latency.summary import Latency
 from modscale.report.pages import render_page
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec

@@ -22,7 +22,7 @@ from modscale.report.figures import Picture
 from modscale.report.growth import growth_text
 from modscale.runs.experiment import mismatch_note
 from modscale.runs.folder import section
-from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text
+from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text, metrics_among
 from modscale.runs.trials import Trial, complete_trials
 from modscale.spaces.space import DATA_KEYS
 from modscale.specs.published import is_published, published
@@ -121,7 +121,7 @@ def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
 
 def _measured(trial: Trial) -> list[str]:
     """All that is known of one trial: a count is read as a number of things, a measurement as a thing of some size."""
-    known = [metric for name, metric in METRICS.items() if name in trial.results]
+    known = metrics_among(trial.results)
     texts = [metric.full(trial.results) for metric in known]
     pairs = zip(known, texts, strict=True)
     return [f"{text} {metric.noun}" if metric.is_count else f"{metric.noun} {text}" for metric, text in pairs]

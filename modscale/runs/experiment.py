@@ -10,19 +10,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from modscale.document import Section, check_choice, key_places, read_yaml
 from modscale.errors import InputError, naming_file
-from modscale.runs.metrics import ACCURACY, LATENCY, METRICS
+from modscale.runs.metrics import ACCURACY, LATENCY, METRICS, target_metric
 from modscale.settings import (
     SETTINGS,
     LatencySettings,
     ProxySettings,
     SearchSettings,
+    latency_to_dict,
     parse_latency,
     parse_proxy,
     parse_search,
@@ -87,14 +88,18 @@ def parse_experiment(document: object) -> Experiment:
     places = _key_places()
     top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=places)
     space = parse_space({key: value for key, value in top.values.items() if key in SPACE_KEYS}, places)
+    latency = parse_latency(top.raw("latency"), "latency", places)
+    metrics = (*METRICS, *(target_metric(target.name).name for target in latency.targets))
     proxy = parse_proxy(top.raw("proxy"), "proxy", places)
     check_stem_fits(proxy.resolution, space.base.stem, "proxy.resolution")
     return Experiment(
         space=space,
-        objectives=_parse_objectives(top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)}), places),
-        bands=_parse_bands(or_empty(top.raw("bands")), places),
+        objectives=_parse_objectives(
+            top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)}), metrics, places
+        ),
+        bands=_parse_bands(or_empty(top.raw("bands")), metrics, places),
         proxy=proxy,
-        latency=parse_latency(top.raw("latency"), "latency", places),
+        latency=latency,
         search=parse_search(top.raw("search"), "search", places),
     )
 
@@ -109,7 +114,7 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
             for name, band in experiment.bands.items()
         },
         "proxy": asdict(experiment.proxy),
-        "latency": asdict(experiment.latency),
+        "latency": latency_to_dict(experiment.latency),
         "search": {
             **asdict(experiment.search),
             "references": list(experiment.search.references),
@@ -149,22 +154,22 @@ def _key_places() -> dict[str, str]:
     return places
 
 
-def _parse_objectives(document: object, places: Mapping[str, str]) -> dict[str, str]:
-    section = Section(document, METRICS, place="objectives", what="metric to direction", elsewhere=places)
+def _parse_objectives(document: object, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, str]:
+    section = Section(document, metrics, place="objectives", what="metric to direction", elsewhere=places)
     if not section.values:
-        raise InputError(f"must name at least one of {', '.join(METRICS)}", place="objectives")
+        raise InputError(f"must name at least one of {', '.join(metrics)}", place="objectives")
     return {
         key: check_choice(value, section.at(key), (METRICS[key].direction,)) for key, value in section.values.items()
     }
 
 
-def _parse_bands(document: object, places: Mapping[str, str]) -> dict[str, dict[str, Bounds]]:
+def _parse_bands(document: object, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, dict[str, Bounds]]:
     if not isinstance(document, Mapping):
         raise InputError("must be a mapping (band to limits)", place="bands", value=document)
     bands: dict[str, dict[str, Bounds]] = {}
     for name, limits in document.items():
         if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
             raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
-        section = Section(limits, METRICS, place=f"bands.{name}", what="metric to limits", elsewhere=places)
+        section = Section(limits, metrics, place=f"bands.{name}", what="metric to limits", elsewhere=places)
         bands[name] = {key: parse_bounds(section.values[key], section.at(key)) for key in section.values}
     return bands

@@ -21,7 +21,7 @@ from modscale.machine import available_cores
 from modscale.runs.conditions import differences, told
 from modscale.runs.locking import locked_folder
 from modscale.runs.records import is_begun, made_here, read_record
-from modscale.settings import LatencySettings, ProxySettings, parse_latency, parse_proxy
+from modscale.settings import LatencySettings, ProxySettings, latency_to_dict, parse_latency, parse_proxy
 
 SCORES_FILE = "fidelity.jsonl"
 LATENCY_FILE = "latency.jsonl"
@@ -67,7 +67,7 @@ def check_setup(document: Mapping[str, Any], setup: FidelitySetup, folder: Path)
     """Raises RunError where the scores of the folder were taken in another way than `setup`."""
     with naming_file(folder / FIDELITY_FILE):
         began = parse_setup(document["setup"])
-    for place, before, now in differences(asdict(began), asdict(setup)):
+    for place, before, now in differences(setup_to_dict(began), setup_to_dict(setup)):
         what = "was made with other threads" if place.endswith(".threads") else "was made with other settings"
         rule = f"{what}: its {place} is {told(before)}, and {told(now)} here; give another --out"
         raise RunError(rule, file=folder)
@@ -86,11 +86,16 @@ def parse_setup(document: object) -> FidelitySetup:
     )
 
 
+def setup_to_dict(setup: FidelitySetup) -> dict[str, Any]:
+    """As plain values, which `parse_setup` reads unchanged."""
+    return {**asdict(setup), "latency": latency_to_dict(setup.latency)}
+
+
 def write_setup(folder: Path, setup: FidelitySetup, data: Mapping[str, Any]) -> None:
     """Records how the scores are taken. Raises InputError where it cannot."""
     document = {
         "modscale": __version__,
-        "setup": asdict(setup),
+        "setup": setup_to_dict(setup),
         "data": dict(data),
         **made_here(),
     }

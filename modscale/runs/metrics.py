@@ -1,13 +1,15 @@
 """The metrics of a candidate: what each is called, which way is better, how it is written, drawn and limited.
 
 One row a metric. Spaces, trials, the front, plots and reports ask the table, so that one more metric is one more row
-here and one measure in `searching/measures.py`. A candidate's results are a mapping of metric names, and of the further
-keys that belong to a metric (its interval, say), to numbers; what was not measured is not in it.
+here and one measure in `searching/measures.py`; each device of `latency.targets` has a metric of its own. A candidate's
+results are a mapping of metric names, and of the further keys that belong to a metric (its interval, say), to numbers;
+what was not measured is not in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
@@ -15,6 +17,7 @@ from typing import Literal
 
 from modscale.arrays import MAX_COUNT
 from modscale.document import check_flag, check_integer, check_number
+from modscale.settings import RESERVED
 
 Results = Mapping[str, float]
 Rule = Callable[[object, str], float]
@@ -137,62 +140,67 @@ def _milliseconds(value: float, exact: bool) -> str:
     return f"{value:.10g} ms" if exact else f"{value:.3g} ms"
 
 
-def _latency_error(results: Results) -> float:
-    """Of the mean; from a line without it too much rather than too little."""
-    return results.get("latency_standard_error_ms", results.get("latency_ci95_ms", 0.0) / Z95)
-
-
-def _full_latency(results: Results) -> str:
-    """With half of its 95 % interval, and what speaks against it."""
-    value = results["latency_ms"]
-    words = ", ".join(word for key, (word, _) in LATENCY_DOUBTS.items() if results.get(key))
-    interval = _with_interval(results, 3 if value < 1 else 2 if value < 100 else 1)
-    return f"{interval} ms{f' ({words})' if words else ''}"
-
-
-def _brief_latency(results: Results) -> str:
-    interval = _with_interval(results, 2 if results["latency_ms"] < 100 else 1)
-    return f"{interval}{_latency_mark(results).strip()} ms"
-
-
-def _with_interval(results: Results, digits: int) -> str:
-    interval = f" ± {results['latency_ci95_ms']:.{digits}f}" if "latency_ci95_ms" in results else ""
-    return f"{results['latency_ms']:.{digits}f}{interval}"
-
-
-def _latency_mark(results: Results) -> str:
-    """The sign of a latency in doubt."""
-    return " ?" if any(results.get(key) for key in LATENCY_DOUBTS) else ""
-
-
 LATENCY_DOUBTS = {
-    "latency_wide": ("wide", "with an interval that stayed wider than asked"),
-    "latency_busy": ("busy", "taken while the machine was busy and other processes had the cores"),
+    "wide": ("wide", "with an interval that stayed wider than asked"),
+    "busy": ("busy", "taken while the machine was busy and other processes had the cores"),
 }
+"""What may speak against a latency: a word, and a clause after a number."""
 
-LATENCY = Metric(
-    name="latency_ms",
-    direction="minimize",
-    noun="latency",
-    unit="ms",
-    limit="a latency of {}",
-    axis="latency, ms",
-    rule=partial(check_number, above=0),
-    details={
-        "latency_ci95_ms": partial(check_number, low=0),
-        "latency_standard_error_ms": partial(check_number, low=0),
-        **dict.fromkeys(LATENCY_DOUBTS, check_flag),
-    },
-    doubts=LATENCY_DOUBTS,
-    text=_milliseconds,
-    short=lambda results: (
-        f"{results['latency_ms']:.3g} ± {results.get('latency_ci95_ms', 0.0):.2g}{_latency_mark(results)}"
-    ),
-    full=_full_latency,
-    brief=_brief_latency,
-    standard_error=_latency_error,
-    half_width=lambda results: results.get("latency_ci95_ms", 0.0),
-)
+TARGET_METRIC = re.compile(r"latency_([a-z][a-z0-9_]*)_ms")
+"""The latency on a device of `latency.targets`, by its name."""
+
+
+def _latency_metric(device: str = "") -> Metric:
+    """The latency on a device of `latency.targets`, or of what `latency` itself is about."""
+    prefix = f"latency_{device}" if device else "latency"
+    name, interval, error = f"{prefix}_ms", f"{prefix}_ci95_ms", f"{prefix}_standard_error_ms"
+    doubts = {f"{prefix}_{key}": told for key, told in LATENCY_DOUBTS.items()}
+    where = f" on {device}" if device else ""
+
+    def half_width(results: Results) -> float:
+        return results.get(interval, 0.0)
+
+    def mark(results: Results) -> str:
+        return " ?" if any(results.get(key) for key in doubts) else ""
+
+    def with_interval(results: Results, digits: int) -> str:
+        half = f" ± {results[interval]:.{digits}f}" if interval in results else ""
+        return f"{results[name]:.{digits}f}{half}"
+
+    def full(results: Results) -> str:
+        value = results[name]
+        words = ", ".join(word for key, (word, _) in doubts.items() if results.get(key))
+        text = with_interval(results, 3 if value < 1 else 2 if value < 100 else 1)
+        return f"{text} ms{f' ({words})' if words else ''}"
+
+    def brief(results: Results) -> str:
+        return f"{with_interval(results, 2 if results[name] < 100 else 1)}{mark(results).strip()} ms{where}"
+
+    return Metric(
+        name=name,
+        direction="minimize",
+        noun=f"latency{where}",
+        unit="ms",
+        limit=f"a latency{where} of {{}}",
+        axis=f"latency{where}, ms",
+        rule=partial(check_number, above=0),
+        details={
+            interval: partial(check_number, low=0),
+            error: partial(check_number, low=0),
+            **dict.fromkeys(doubts, check_flag),
+        },
+        doubts=doubts,
+        text=_milliseconds,
+        short=lambda results: f"{results[name]:.3g} ± {half_width(results):.2g}{mark(results)}",
+        full=full,
+        brief=brief,
+        # From a line without the standard error too much rather than too little.
+        standard_error=lambda results: results.get(error, half_width(results) / Z95),
+        half_width=half_width,
+    )
+
+
+LATENCY = _latency_metric()
 
 
 def _count_text(value: float, exact: bool) -> str:
@@ -235,8 +243,38 @@ FLOPS = _count_metric(
     "flops", "FLOPs", _flops_text, axis="FLOPs, G (1 multiply-add = 1)", axis_factor=1e-9, brief="{} GFLOPs", spare=3
 )
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (ACCURACY, LATENCY, PARAMS, FLOPS)}
-"""Every metric by its name, in the order in which tables show them."""
+
+class _Metrics(dict[str, Metric]):
+    """The metrics by name; the latency on a device is made when it is asked for, since its name is the user's."""
+
+    def __missing__(self, name: str) -> Metric:
+        if not is_target_metric(name):
+            raise KeyError(name)
+        return _latency_metric(name.removeprefix("latency_").removesuffix("_ms"))
+
+
+METRICS: dict[str, Metric] = _Metrics({metric.name: metric for metric in (ACCURACY, LATENCY, PARAMS, FLOPS)})
+"""Every metric that any experiment has by its name, in the order in which tables show them."""
+
+
+def metrics_among(keys: Iterable[str]) -> tuple[Metric, ...]:
+    """The metrics whose names are among `keys`, in the order of tables: latencies on devices stand after the first."""
+    names = dict.fromkeys(keys)
+    order = list(METRICS)
+    behind = order.index(LATENCY.name) + 1
+    order[behind:behind] = [name for name in names if name not in METRICS and is_target_metric(name)]
+    return tuple(METRICS[name] for name in order if name in names)
+
+
+def is_target_metric(name: str) -> bool:
+    """Whether it is the latency on a device of `latency.targets`."""
+    found = TARGET_METRIC.fullmatch(name)
+    return found is not None and not found[1].endswith(RESERVED)
+
+
+def target_metric(device: str) -> Metric:
+    """The latency on a device of `latency.targets`, or of what `latency` itself is about where that has no name."""
+    return METRICS[f"latency_{device}_ms"] if device else LATENCY
 
 
 def metric_text(metric: str, value: float, *, exact: bool = False) -> str:
@@ -257,6 +295,10 @@ def doubts_text(metric: Metric, measured: Sequence[Results]) -> str:
     return f"The {metric.noun} of {doubtful} of {len(measured)} networks is in doubt: {reasons}." if doubtful else ""
 
 
-def result_rules() -> dict[str, Rule]:
-    """Every key that a candidate's results may have, metric by metric, with the rule its value is held to."""
-    return {key: rule for m in METRICS.values() for key, rule in {m.name: m.rule, **m.details}.items()}
+def result_rules(keys: Iterable[str] = ()) -> dict[str, Rule]:
+    """Every key that a candidate's results may have, metric by metric, with the rule its value is held to.
+
+    With those of the latencies on devices that are among `keys`.
+    """
+    metrics = metrics_among([*METRICS, *keys])
+    return {key: rule for m in metrics for key, rule in {m.name: m.rule, **m.details}.items()}

@@ -99,7 +99,7 @@ def read_trials(path: str | Path) -> list[Trial]:
 
 def parse_trial(document: object) -> Trial:
     """A trial from the plain values of its line; keys of later versions are passed over. Raises InputError."""
-    rules = result_rules()
+    rules = result_rules(map(str, document) if isinstance(document, Mapping) else ())
     keys = (*OWN_KEYS, *rules)
     known = {k: v for k, v in document.items() if k in keys} if isinstance(document, Mapping) else document
     line = Section(known, keys, what="a trial")
@@ -132,7 +132,7 @@ def _to_dict(trial: Trial) -> dict[str, Any]:
         "state": trial.state,
         "reason": trial.reason,
         "spec": spec_to_dict(trial.spec),
-        **{key: trial.value(key) for key in result_rules()},
+        **{key: trial.value(key) for key in result_rules(trial.results)},
         "seconds": trial.seconds,
         "choice": dict(trial.choice),
         **({"rungs": rungs_to_list(trial.rungs)} if trial.rungs else {}),

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from modscale.errors import InputError, MismatchError, TooLargeError, TrialFailed, WorkerFault
+from modscale.latency.device import Device
 from modscale.processes import Child
 from modscale.searching.worker import DataSummary
 from modscale.settings import LatencySettings, ProxySettings
@@ -37,7 +38,9 @@ class Bench:
         """`seed` draws the data, and is that of a search; at the `rungs` of a training a candidate may end."""
         self.source = source
         self.proxy = proxy
-        self.latency = latency
+        first, *others = latency.devices()
+        self.devices = {"": Device(first), **{each.target.name: Device(each) for each in others if each.target}}
+        """By the names of `latency.targets`; the first one is what `latency` itself is about, and has none."""
         self.seed = seed
         self.rungs = tuple(rungs)
         self.debug = debug

@@ -14,7 +14,7 @@ from typing import Literal
 
 from modscale.files import scratch_folder
 from modscale.runs.experiment import Experiment
-from modscale.runs.metrics import ACCURACY, Results
+from modscale.runs.metrics import ACCURACY, Results, target_metric
 from modscale.runs.trials import Rung
 from modscale.searching.bench import Bench
 from modscale.searching.worker import DataSummary
@@ -67,22 +67,26 @@ def count(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -
 
 
 def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached = lambda rung: None) -> Results:
-    """ONNX Runtime latency of the exported and verified network at full resolution."""
+    """ONNX Runtime latency of the exported and verified network at full resolution, on each device."""
     from modscale.latency.protocol import measure_latency
 
     with scratch_folder() as folder:
         file = folder / "model.onnx"
         announce("export")
         bench.ask("export", spec, file)
-        announce("latency")
-        latency = measure_latency(file, bench.latency, note=bench.note)
-    return {
-        "latency_ms": latency.mean_ms,
-        "latency_ci95_ms": latency.ci95_ms,
-        "latency_standard_error_ms": latency.standard_error_ms,
-        "latency_wide": latency.wide,
-        "latency_busy": latency.busy,
-    }
+        found: dict[str, float] = {}
+        for name, device in bench.devices.items():
+            announce(f"latency on {name}" if name else "latency")
+            latency = measure_latency(file, device.settings, note=bench.note, device=device)
+            prefix = target_metric(name).name.removesuffix("_ms")
+            found |= {
+                f"{prefix}_ms": latency.mean_ms,
+                f"{prefix}_ci95_ms": latency.ci95_ms,
+                f"{prefix}_standard_error_ms": latency.standard_error_ms,
+                f"{prefix}_wide": latency.wide,
+                f"{prefix}_busy": latency.busy,
+            }
+    return found
 
 
 def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
@@ -143,9 +147,8 @@ class Evaluator:
         return self.bench.summary
 
     def __enter__(self) -> Evaluator:
-        from modscale.latency.protocol import check_provider
-
-        check_provider(self.bench.latency.provider)
+        for device in self.bench.devices.values():
+            device.check()
         self.bench.__enter__()
         return self
 

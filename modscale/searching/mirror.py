@@ -22,7 +22,7 @@ from modscale.errors import InputError
 from modscale.files import write_whole
 from modscale.runs.experiment import Experiment
 from modscale.runs.trials import Trial
-from modscale.searching.study import StoredTrial, attribute_names, empty_study, stored_trials
+from modscale.searching.study import StoredTrial, empty_study, is_own_attribute, stored_trials
 
 WAIT_S = 2.0
 """Seconds to wait for a file that another process has locked, the first time; later it is passed over at once."""
@@ -206,12 +206,11 @@ def _contents(database: sqlite3.Connection) -> list[Content]:
         "SELECT trial_id, objective, value, value_type FROM trial_values ORDER BY objective",
         "SELECT trial_id, key, value_json FROM trial_user_attributes ORDER BY key",
     )
-    ours = attribute_names()
     for place, question in enumerate(questions):
         for trial, name, *rest in database.execute(question):
             if trial not in contents:
                 raise Unfit("has rows that belong to no trial")
-            if place < 2 or name in ours:  # others may have added attributes of their own
+            if place < 2 or is_own_attribute(name):  # others may have added attributes of their own
                 contents[trial][1][place].append((name, *rest))
     return list(contents.values())
 

@@ -293,9 +293,9 @@ def _values(objectives: Iterable[str], trial: Trial) -> list[float]:
     return [float(trial[metric]) for metric in objectives]
 
 
-def attribute_names() -> set[str]:
-    """The user attributes that a trial of ours may have in the study."""
-    return {"name", "spec", "reason", "rungs", *result_rules()}
+def is_own_attribute(name: str) -> bool:
+    """Whether it is a user attribute that a trial of ours may have in the study; a device's latency has any name."""
+    return name in {"name", "spec", "reason", "rungs", *result_rules()} or name.startswith("latency_")
 
 
 def _attributes(trial: Trial) -> list[tuple[str, str]]:

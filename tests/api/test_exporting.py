@@ -21,14 +21,14 @@ from modscale import settings
 from modscale.api import exporting
 from modscale.cli.main import main
 from modscale.deploy import judgement, quantize, runtime
-from modscale.latency import protocol
+from modscale.latency import summary
 from modscale.settings import LatencySettings
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """How a latency is taken is no matter of these tests."""
-    monkeypatch.setattr(protocol, "PROCESSES", 1)
+    monkeypatch.setattr(summary, "PROCESSES", 1)
     monkeypatch.setattr(settings, "LatencySettings", partial(LatencySettings, runs=10, patience_s=0.0))
 
 

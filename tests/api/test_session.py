@@ -20,7 +20,7 @@ import yaml
 from modscale.api import session
 from modscale.api.session import choose_spec
 from modscale.cli.main import main
-from modscale.latency import protocol
+from modscale.latency import summary
 from modscale.report.build import build_report
 from modscale.runs.experiment import Experiment
 from modscale.searching.measures import Evaluation
@@ -363,7 +363,7 @@ def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path, number: signal.Sig
 
 def test_names_that_are_no_unicode_lose_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A space file, a data file and a folder with any bytes in their names: searched, and reported from the files."""
-    monkeypatch.setattr(protocol, "PROCESSES", 1)
+    monkeypatch.setattr(summary, "PROCESSES", 1)
     monkeypatch.setattr(session, "build_report", partial(build_report, draws=10))
     space, folder, data = (tmp_path / f"\udcff{name}" for name in ("space.yaml", "run", "data.npz"))
     space.write_text(SPACE.replace("trials: 5", "trials: 1").replace("[xxs]", "[]"))

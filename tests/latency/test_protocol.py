@@ -9,26 +9,23 @@ import os
 import random
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from modscale.cli.main import main
-from modscale.deploy import runtime
-from modscale.deploy.runtime import Job, Timings
-from modscale.errors import InputError, ProviderError, TrialFailed
+from modscale.deploy.timing_worker import Timings
+from modscale.errors import InputError, TrialFailed
+from modscale.latency import device, summary
 from modscale.latency import protocol as latency
-from modscale.latency.protocol import Latency, find_onnx, latency_to_json, measure_files, measure_latency
-from modscale.machine import describe_machine
+from modscale.latency.device import Device
+from modscale.latency.protocol import find_onnx, latency_to_json, measure_files, measure_latency
+from modscale.latency.summary import Latency
 from modscale.settings import LatencySettings
-from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.spec import parse_spec
 
 
@@ -45,27 +42,6 @@ def model_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("onnx") / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
     return file
-
-
-def job(file, **changes) -> Job:
-    fields = {"provider": "cpu", "threads": 2, "warmup": 3, "runs": 7, "limit_s": 60.0, **changes}
-    return Job(onnx_file=str(file), **fields)
-
-
-def test_the_worker_is_alone(model_file):
-    """The timing process has one thread before ONNX Runtime is loaded, and loads nothing that trains or traces."""
-    code = """
-import os, sys
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-from modscale.deploy.runtime import Job, answer_timing
-timings = answer_timing(Job(**eval(sys.argv[1])))
-heavy = {"torch", "onnx", "optuna", "fvcore", "yaml", "rich", "typer", "matplotlib", "PIL", "scipy", "pandas"}
-print(sorted(heavy & set(sys.modules)), len(timings.times_ns), min(timings.times_ns) > 0)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, repr(asdict(job(model_file)))], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[] 7 True"
 
 
 def test_the_caller_stays_light():
@@ -89,7 +65,7 @@ def test_measure_latency(model_file):
 
 def test_measure_models_exports_and_times(monkeypatch):
     """Specs are exported in a process that has ended, then timed; the JSON has the contract's keys."""
-    monkeypatch.setattr(latency, "PROCESSES", 2)
+    monkeypatch.setattr(summary, "PROCESSES", 2)
     stages = [{"dim": 8, "depth": 1}]
     specs = [
         parse_spec({"name": n, "resolution": r, "num_classes": 5, "stages": stages}) for n, r in (("a", 32), ("b", 40))
@@ -111,11 +87,12 @@ def test_models_take_turns(monkeypatch):
     """Every round times each file once, in an order that reverses, and the runs add up."""
     asked = []
 
-    def record(job):
-        asked.append((job.onnx_file, job.runs))
-        return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + job.runs)), preemptions=2)
+    def record(device, file, *, runs, shape):
+        asked.append((file.name, runs))
+        device.facts = FACTS
+        return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + runs)), preemptions=2)
 
-    monkeypatch.setattr(latency, "_run_worker", record)
+    monkeypatch.setattr(Device, "time", record)
     results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100))
     assert [name for name, _ in asked] == list("abccbaabccbaabc")
     assert [sum(runs for name, runs in asked if name == file) for file in "abc"] == [100] * 3
@@ -144,18 +121,20 @@ def machine(monkeypatch):
     def made_of(*rounds: Timings) -> list[Timings]:
         clock, left = [0.0], list(rounds)
 
-        def run(job):
+        def run(self, file, *, runs, shape):
             clock[0] += 1.0
+            self.facts = FACTS
             return left.pop(0)
 
-        monkeypatch.setattr(latency, "_run_worker", run)
+        monkeypatch.setattr(Device, "time", run)
         monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
-        monkeypatch.setattr(latency, "available_cores", lambda: 2)
+        monkeypatch.setattr(device, "available_cores", lambda: 2)
         return left
 
     return made_of
 
 
+FACTS = {"processor": "a CPU", "cores": 2, "threads": 2, "system": "Linux", "runtime": "1.2.3"}
 QUIET = [round_of(mean) for mean in (10.0, 10.1, 9.9, 10.05, 9.95)]
 TWO = LatencySettings(threads=2)
 
@@ -251,12 +230,13 @@ def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
     """Of two models one is settled after five rounds; the patience is each model's own."""
     asked = []
 
-    def run(job):
-        asked.append(job.onnx_file)
-        return round_of(10.0 if job.onnx_file == "a" else 10.0 + len(asked) % 4 * 5)
+    def run(self, file, *, runs, shape):
+        asked.append(file.name)
+        self.facts = FACTS
+        return round_of(10.0 if file.name == "a" else 10.0 + len(asked) % 4 * 5)
 
     machine()
-    monkeypatch.setattr(latency, "_run_worker", run)
+    monkeypatch.setattr(Device, "time", run)
     monkeypatch.setattr(latency.time, "monotonic", itertools.count().__next__)
     heard = []
     first, second = measure_files(
@@ -279,17 +259,17 @@ def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
 )
 def test_a_disturbed_round(changes, disturbed, monkeypatch):
     """Told by whether its threads had their cores; on a GPU, or where the system does not say, by nothing."""
-    monkeypatch.setattr(latency, "available_cores", lambda: 2)
+    monkeypatch.setattr(device, "available_cores", lambda: 2)
     seen = round_of(10.0, **changes)
-    assert latency.is_disturbed(seen, TWO) is disturbed
-    assert latency.is_disturbed(seen, replace(TWO, provider="cuda")) is False
-    assert latency.is_disturbed(replace(seen, cpu_ns=-1), TWO) is False
+    assert summary.is_disturbed(seen, Device(TWO, FACTS)) is disturbed
+    assert summary.is_disturbed(seen, Device(replace(TWO, provider="cuda"), FACTS)) is False
+    assert summary.is_disturbed(replace(seen, cpu_ns=-1), Device(TWO, FACTS)) is False
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
 def test_a_real_neighbour_on_the_only_core_is_seen(model_file, monkeypatch):
     """Two spinning processes and one core: the timing thread has about a third of it, and the latency says so."""
-    monkeypatch.setattr(latency, "PROCESSES", 1)
+    monkeypatch.setattr(summary, "PROCESSES", 1)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
@@ -317,7 +297,7 @@ def test_so_many_runs_are_so_many(monkeypatch, capsys):
 
     def measure(models, settings, **_):
         asked.append((settings.runs, settings.until_percent, settings.patience_s))
-        return [latency.summarise(QUIET, TWO)]
+        return [summary.summarise(QUIET, Device(TWO, FACTS))]
 
     monkeypatch.setattr(latency, "measure_models", measure)
     for options in ([], ["--runs", "50"], ["--runs", "50", "--until", "2"], ["--until", "1", "--patience", "90"]):
@@ -333,165 +313,6 @@ def test_so_many_runs_are_so_many(monkeypatch, capsys):
         assert told in capsys.readouterr().err
 
 
-# Providers
-
-
-def test_a_provider_that_is_not_there(model_file):
-    """CUDA without a CUDA build is an error the user can mend, and never a number."""
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    for ask in (
-        lambda: latency.check_provider("cuda"),
-        lambda: measure_latency(model_file, LatencySettings(provider="cuda", runs=10)),
-    ):
-        with pytest.raises(ProviderError, match="has no CUDAExecutionProvider here") as caught:
-            ask()
-        assert caught.value.exit_code == 2
-    latency.check_provider("cpu")
-
-
-class FakeSession:
-    """A session that says which providers it ended up with."""
-
-    def __init__(self, *providers: str) -> None:
-        self.providers = list(providers)
-
-    def get_providers(self) -> list[str]:
-        return self.providers
-
-
-@pytest.mark.parametrize("used", [["CPUExecutionProvider"], ["CPUExecutionProvider", "CUDAExecutionProvider"], []])
-def test_a_silent_fallback_is_an_error(used, monkeypatch, model_file):
-    """A session that came up on another provider than asked is refused, at whatever point that is seen."""
-    with pytest.raises(ProviderError, match="fell back from CUDAExecutionProvider"):
-        runtime.check_session(FakeSession(*used), "cuda")
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: FakeSession(*used))
-    with pytest.raises(ProviderError, match="fell back from CUDAExecutionProvider"):
-        runtime.time_model(job(model_file, provider="cuda"))
-
-
-def test_no_door_is_left_open_for_a_fallback(monkeypatch, model_file):
-    """CUDA is the only provider offered, no node may go to the CPU, and the Python class must not retry without it."""
-    asked = {}
-
-    def record(model, options, **arguments):
-        asked.update(arguments, entry=options.get_session_config_entry("session.disable_cpu_ep_fallback"))
-        raise RuntimeError("CUDA failure 35\nmore lines")
-
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
-    for ask in (lambda: runtime.time_model(job(model_file, provider="cuda")), lambda: runtime.check_provider("cuda")):
-        asked.clear()
-        with pytest.raises(ProviderError, match=r"does not start: CUDA failure 35$"):
-            ask()
-        assert asked == {"providers": ["CUDAExecutionProvider"], "enable_fallback": 0, "entry": "1"}
-
-
-def test_a_model_the_provider_cannot_take_is_that_models_failure(monkeypatch, model_file):
-    """Where a single node runs on the GPU and the model does not, the search goes on with the next candidate."""
-
-    def start(model, options, **arguments):
-        if model == runtime.ONE_NODE:
-            return FakeSession("CUDAExecutionProvider")
-        raise RuntimeError("Failed to allocate memory for requested buffer")
-
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
-    runtime.check_provider("cuda")
-    with pytest.raises(TrialFailed, match="CUDAExecutionProvider cannot run the model: Failed to allocate"):
-        runtime.time_model(job(model_file, provider="cuda"))
-
-
-def test_a_gpu_that_is_full_is_that_models_failure(monkeypatch, model_file):
-    """Not even one node starts while another process holds all of the memory: the search must not end for it."""
-
-    def start(*_, **__):
-        raise RuntimeError("CUDA failure 2: out of memory")
-
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
-    with pytest.raises(TrialFailed, match="cannot run the model: CUDA failure 2: out of memory"):
-        runtime.time_model(job(model_file, provider="cuda"))
-
-
-def test_the_one_node_is_a_valid_model():
-    """ONNX's own checker accepts it, and it is what it is said to be."""
-    model = onnx.load_from_string(runtime.ONE_NODE)
-    onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Relu"]
-    assert onnxruntime.InferenceSession(runtime.ONE_NODE).run(None, {"image": np.float32([-1])})[0] == 0
-
-
-@pytest.mark.parametrize("wrong", [0.3, math.nan])
-def test_a_provider_that_computes_something_else_is_not_timed(wrong):
-    """Logits are held against the CPU's; the rounding of TensorFloat-32, 2^-11, passes."""
-    expected = np.float32([[1.0, -4.0, 2.0]])
-    runtime.check_logits(expected * (1 + 2**-11), expected, "cuda")
-    with pytest.raises(TrialFailed, match="CUDAExecutionProvider differs from the CPU by"):
-        runtime.check_logits(expected + np.float32([[0, wrong, 0]]), expected, "cuda")
-
-
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or describe_machine()["gpu"] is None,
-    reason="needs ONNX Runtime with CUDA, and a GPU",
-)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_cuda_times_every_block(block):
-    """On a GPU: no node goes to the CPU, the logits are the CPU's, and the runs are timed."""
-    stages = [{"dim": 16, "depth": 2, "block": block}, {"dim": 32, "depth": 1, "block": block, "attention_depth": 1}]
-    spec = parse_spec({"resolution": 64, "num_classes": 10, "stages": stages})
-    (result,) = latency.measure_models([spec], LatencySettings(provider="cuda", runs=20))
-    assert (result.provider, result.runs) == ("cuda", 20)
-    assert 0 < result.min_ms <= result.mean_ms
-
-
-def test_the_clock_stops_when_the_search_is_killed(model_file):
-    """A timing process whose parent is gone ends by itself, so that it steals no core from the next search."""
-    parent = (
-        "import sys; from modscale.latency.protocol import Child; from modscale.deploy.runtime import Job\n"
-        "with Child('modscale.deploy.runtime', name='clock', environment={'OPENBLAS_NUM_THREADS': '1'}) as child:\n"
-        "    print(child.pid, flush=True); child.ask('answer_timing', Job(**eval(sys.argv[1])))\n"
-    )
-    question = repr(asdict(job(model_file, runs=10_000_000, limit_s=1e9)))
-    with subprocess.Popen([sys.executable, "-c", parent, question], stdout=subprocess.PIPE) as process:
-        child = int(process.stdout.readline())
-        time.sleep(1.5)
-        assert Path(f"/proc/{child}").exists()
-        process.kill()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
-            return
-        time.sleep(0.1)
-    os.kill(child, 9)
-    pytest.fail("the timing process is still alive")
-
-
-def test_a_process_with_other_threads_is_not_timed(model_file):
-    """A pool that is alive before ONNX Runtime is loaded would take its cores."""
-    code = (
-        "import threading, time, sys; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-        "from modscale.deploy.runtime import Job, answer_timing\n"
-        "answer_timing(Job(**eval(sys.argv[1])))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, repr(asdict(job(model_file)))], capture_output=True, text=True)
-    assert "threads are alive in the timing process before it begins: not timed" in done.stderr
-
-
-def test_the_asked_provider_passes():
-    runtime.check_session(FakeSession("CUDAExecutionProvider", "CPUExecutionProvider"), "cuda")
-    runtime.check_session(FakeSession("CPUExecutionProvider"), "cpu")
-
-
 # Workers that fail
 
 
@@ -504,42 +325,13 @@ def test_a_broken_model_is_one_line(tmp_path):
     assert len(str(caught.value)) < 400
 
 
-def test_a_model_that_would_take_too_long(model_file):
-    """The first run foretells the rest; what exceeds the limit is given up at once."""
-    with pytest.raises(TrialFailed, match="more than the 0 s allowed"):
-        runtime.time_model(job(model_file, limit_s=0.0))
-
-
-def test_a_provider_that_does_not_start_names_the_library_it_lacks(tmp_path, monkeypatch):
-    """It stands in ONNX Runtime's log and not in its exception."""
-    (tmp_path / "bad_worker.py").write_text(
-        "import os; from modscale.errors import ProviderError\n"
-        "def start():\n"
-        "    os.write(2, b'x FAIL : Failed to load library /a/b.so with error: libcublasLt.so.13: '\n"
-        "             b'cannot open shared object file: No such file')\n"
-        "    raise ProviderError('does not start', place='provider')\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(ProviderError, match=r"does not start \(libcublasLt.so.13: cannot open shared object file\)$"):
-        latency._ask("bad_worker", "start")
-
-
-def test_a_timing_has_its_time(tmp_path, monkeypatch):
-    """A worker that is stuck is given up, in words that say so."""
-    (tmp_path / "bad_worker.py").write_text("import time\ndef start(): time.sleep(60)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(latency, "LIMIT_S", 1.0)
-    with pytest.raises(TrialFailed, match="bad_worker took longer than 1 s"):
-        latency._ask("bad_worker", "start")
-
-
 # The figures
 
 
 def test_a_latency_is_plain_numbers():
     """The JSON of a latency reads back as it was written."""
     timings = [Timings(times_ns=(1_000_000, 3_000_000), preemptions=-1)] * 2
-    result = latency.summarise(timings, LatencySettings(threads=4, runs=4))
+    result = summary.summarise(timings, Device(LatencySettings(threads=4, runs=4), {**FACTS, "threads": 4}))
     assert isinstance(result, Latency)
     assert (result.mean_ms, result.median_ms, result.min_ms, result.preemptions) == (2.0, 2.0, 1.0, -1)
     assert json.loads(json.dumps(asdict(result)))["threads"] == 4
@@ -629,7 +421,7 @@ def test_files_that_are_no_model(tmp_path):
 
 def test_files_and_specs_are_timed_together(tmp_path, monkeypatch, capsys):
     """Half precision, several outputs and open dimensions, beside a network of ours; a fixed batch is told."""
-    monkeypatch.setattr(latency, "PROCESSES", 2)
+    monkeypatch.setattr(summary, "PROCESSES", 2)
     half = foreign(tmp_path / "half.onnx", ["N", 3, "H", "W"], kind=TensorProto.FLOAT16, outputs=2)
     four = foreign(tmp_path / "four.onnx", [4, 3, 32, 32], external=True)
     spec = tmp_path / "net.yaml"

@@ -24,7 +24,7 @@ from modscale.errors import (
     TrialFailed,
     WorkerFault,
 )
-from modscale.latency import protocol
+from modscale.latency import summary
 from modscale.runs.experiment import Experiment, parse_experiment
 from modscale.runs.metrics import Results
 from modscale.runs.trials import Rung
@@ -35,7 +35,7 @@ from modscale.specs.counts import count_model
 @pytest.fixture(autouse=True)
 def _two_timing_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """How a latency is taken is no matter of these tests."""
-    monkeypatch.setattr(protocol, "PROCESSES", 2)
+    monkeypatch.setattr(summary, "PROCESSES", 2)
 
 
 def tiny(**latency: object) -> Experiment:

@@ -26,7 +26,9 @@ def latency(
         list[str],
         argument("MODEL|FILE.onnx...", f"{MODEL_HELP} Or any ONNX file.", parser=user_text, completion=complete_model),
     ],
-    provider: Annotated[str, option("cpu or cuda.")] = "cpu",
+    provider: Annotated[
+        str | None, option("cpu (the default), openvino, cuda, tensorrt, coreml or qnn.", metavar="NAME")
+    ] = None,
     threads: Annotated[int | None, option("Intra-op threads.", low=1, high=1024)] = None,
     runs: Annotated[int | None, option("Timed runs, and no more without --until.", low=10, high=1_000_000)] = None,
     paper: Annotated[bool, option("The paper's protocol: 4 threads, 4000 runs.", "--paper")] = False,
@@ -35,6 +37,10 @@ def latency(
     ] = None,
     patience: Annotated[
         float | None, option("Measure again for so long at most, a model [default: 20].", metavar="SECONDS")
+    ] = None,
+    target: Annotated[
+        str | None,
+        option("YAML of another device, command: [ssh, pi, python3, -].", metavar="FILE", parser=user_text),
     ] = None,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
@@ -48,7 +54,7 @@ def latency(
     from modscale.cli.progress import latency_progress
     from modscale.latency.protocol import latency_to_json, measure_models
 
-    settings = latency_settings(provider, threads, runs, until, patience, paper=paper)
+    settings = latency_settings(provider, threads, runs, until, patience, paper=paper, target=target)
     timed = [_timed(model, resolution) for model in models]
     with latency_progress(settings) as on_round:
         results = measure_models(timed, settings, on_round=on_round, note=say)

@@ -45,7 +45,9 @@ def scale(
     best: Annotated[
         int | None, option("With --space: how many of the nearest to list [default: 10].", low=0, high=10_000)
     ] = None,
-    provider: Annotated[str | None, option("For --latency-ms: cpu (default) or cuda.")] = None,
+    provider: Annotated[
+        str | None, option("For --latency-ms: cpu (default), openvino, cuda ...: see `latency`.")
+    ] = None,
     threads: Annotated[int | None, option("For --latency-ms: threads.", low=1, high=1024)] = None,
     runs: Annotated[int | None, option("For --latency-ms: timed runs.", low=10, high=1_000_000)] = None,
     out: Annotated[Path | None, option("Write the scaled spec to this file.", metavar="PATH", parser=user_path)] = None,
@@ -76,7 +78,7 @@ def scale(
         from modscale.cli.console import say
         from modscale.latency.protocol import measure_models
 
-        return measure_models([candidate], latency_settings(provider or "cpu", threads, runs), note=say)[0].mean_ms
+        return measure_models([candidate], latency_settings(provider, threads, runs), note=say)[0].mean_ms
 
     (metric, target), *_ = given.items()
     scaled = scale_model(

@@ -1,0 +1,167 @@
+"""Devices: the same worker behind any command, and one line for each way in which that can break."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from tiny_onnx import write_tiny
+
+from modscale import programs
+from modscale.errors import ProviderError, TargetError, TrialFailed, WorkerFault, WorkerKilled
+from modscale.latency import device as devices
+from modscale.latency.device import Device
+from modscale.latency.protocol import measure_files
+from modscale.settings import LatencySettings, Target
+
+HERE = LatencySettings(threads=1, warmup=1, runs=10, patience_s=0)
+
+
+def behind(*command: str) -> LatencySettings:
+    return replace(HERE, target=Target(command=command, name="pi"))
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODSCALE_CACHE", str(tmp_path / "cache"))
+    return write_tiny(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (sys.executable, "-"),
+        ("sh", "-c", f"echo Welcome to pi; echo 'warning: x' >&2; {sys.executable} -; echo bye"),
+        ("env", "-i", "HOME=/nonexistent", sys.executable, "-"),  # a home that cannot be written
+    ],
+)
+def test_any_command_that_runs_a_python_is_a_device(command, model_file):
+    """The model travels with the job; what a shell prints around the answer is passed over."""
+    (result,) = measure_files([model_file], behind(*command))
+    assert (result.target, result.runs, result.rounds, result.threads) == ("pi", 10, 5, 1)
+    assert result.min_ms > 0
+    assert result.processor == Device(HERE).check() or result.processor
+
+
+def test_a_model_is_sent_once(model_file, monkeypatch):
+    """Five processes: the first asks in vain, the model goes along once, the others find it."""
+    sizes = []
+    run = programs.run_program
+    monkeypatch.setattr(
+        devices, "run_program", lambda command, content, **k: sizes.append(len(content)) or run(command, content, **k)
+    )
+    measure_files([model_file], behind(sys.executable, "-"))
+    small, large = min(sizes), max(sizes)
+    assert len(sizes) == 6
+    assert [size == large for size in sizes] == [False, True, False, False, False, False]
+    assert large - small > model_file.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["no-such-ssh", "pi"], "target pi: 'no-such-ssh' cannot be started: No such file or directory"),
+        ("echo no route >&2; exit 255", "target pi: `sh -c 'echo no route >&2; exit 255'` ended with code 255"),
+        ("echo no route >&2; exit 255", "before it had answered: no route"),
+        (["true"], "target pi: `true` ended with code 0 before it had answered: it said nothing"),
+        ("head -c 300 >/dev/null; echo lost >&2; exit 1", "ended with code 1 before it had answered: lost"),
+        (f"{sys.executable} - | head -c 200", "ended with code 0 before it had answered: its answer was cut off"),
+        (f"{sys.executable} - | tr z y", "ended with code 0 before it had answered: its answer was cut off"),
+        ([sys.executable, "-c", "x = = 1"], r"SyntaxError: invalid syntax (Python 3.8 or later is needed)"),
+        (["yes"], "target pi wrote more than 1 MiB to standard output"),
+        (["sleep", "60"], "target pi took longer than 3 s"),
+    ],
+)  # fmt: skip
+def test_a_transport_that_breaks_is_one_line(command, message, model_file, monkeypatch):
+    """What was run, how it ended, and the last it said; never a figure."""
+    monkeypatch.setattr(programs, "MAX_OUTPUT", 1 << 20)
+    monkeypatch.setattr(devices, "LIMIT_S", 3.0)
+    with pytest.raises(TargetError) as caught:
+        measure_files([model_file], behind(*(["sh", "-c", command] if isinstance(command, str) else command)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_what_the_kernel_ends_is_that_models_failure(model_file):
+    """For want of memory, say: a search goes on with the next one."""
+    for command in (("sh", "-c", "kill -9 $$"), ("sh", "-c", "exit 137")):
+        with pytest.raises(WorkerKilled, match="target pi was ended by SIGKILL, as when memory runs out"):
+            measure_files([model_file], behind(*command))
+
+
+def test_a_runtime_that_is_missing_old_or_another_one(model_file, tmp_path, monkeypatch):
+    """A line with what is there and what is needed; and none that changes half-way."""
+    monkeypatch.setattr(devices, "MIN_RUNTIME", (99, 0))
+    with pytest.raises(TargetError, match=r"^target pi: ONNX Runtime .* is too old: 99.0 or later is needed$"):
+        measure_files([model_file], behind(sys.executable, "-"))
+    monkeypatch.setattr(devices, "MIN_RUNTIME", (1, 15))
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('none')\n")
+    with pytest.raises(TargetError, match=r"^target pi: ONNX Runtime cannot be loaded \(none\): pip install"):
+        measure_files([model_file], behind("env", f"PYTHONPATH={tmp_path}", sys.executable, "-"))
+    now = Device(behind(sys.executable, "-"))
+    now.check()
+    for key, other in (("processor", "Cortex-A72"), ("runtime", "1.15.0"), ("cores", 77)):
+        changed = Device(behind(sys.executable, "-"), {**now.facts, key: other})
+        with pytest.raises(TargetError, match=rf"^target pi: its {key} is .* now, and was {other} when this began"):
+            measure_files([model_file], changed.settings, device=changed)
+
+
+def test_a_provider_that_the_device_lacks(model_file):
+    """Asked beforehand, or at the first timing; here and elsewhere."""
+    for settings in (HERE, behind(sys.executable, "-")):
+        lacking = replace(settings, provider="qnn")
+        for ask in (Device(lacking).check, lambda lacking=lacking: measure_files([model_file], lacking)):
+            with pytest.raises(ProviderError, match="has no QNNExecutionProvider here") as caught:
+                ask()
+            assert caught.value.exit_code == 2
+
+
+def test_a_broken_model_is_one_line(tmp_path, monkeypatch):
+    """A file that is no ONNX model fails the candidate with ONNX Runtime's own reason, here and elsewhere."""
+    monkeypatch.setenv("MODSCALE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    for settings in (HERE, behind(sys.executable, "-")):
+        with pytest.raises(TrialFailed) as caught:
+            measure_files([tmp_path / "m.onnx"], settings)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_process_of_ours_that_ends_is_a_fault(model_file, monkeypatch):
+    """It says with what code, and the last it said."""
+    monkeypatch.setattr(devices, "_here", lambda: ["sh", "-c", "echo oh >&2; exit 3"])
+    with pytest.raises(WorkerFault, match="the timing process ended with code 3: oh"):
+        measure_files([model_file], HERE)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    """It stands in ONNX Runtime's log and not in its exception."""
+    log = "x FAIL : Failed to load library /a/b.so with error: libcublasLt.so.13: cannot open shared object file: No"
+    assert devices._missing_library(log) == " (libcublasLt.so.13: cannot open shared object file)"
+    assert devices._missing_library("all is well") == ""
+
+
+def test_a_stop_ends_the_command(tmp_path):
+    """What Ctrl-C ends is not left running."""
+    code = f"""
+import os, signal, threading
+from modscale.interrupts import hearing_stops
+from modscale.programs import run_program
+threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    with hearing_stops():
+        run_program(["sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 60"], b"", name="x", limit_s=60)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, time.monotonic() - start < 30) == ("stopped\n", True)
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
