@@ -39,7 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--out", type=Path, default=TABLE)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the data, the weights and the order")
+    parser.add_argument("--first", type=int, help="so many of the networks only")
     parser.add_argument("--lock", type=Path)
     options = parser.parse_args()
     experiment = load_experiment(SPACE)
@@ -76,7 +77,7 @@ def score_all(experiment: Experiment, options: argparse.Namespace) -> None:
     if conditions.exists() and any(json.loads(conditions.read_text())[key] != head[key] for key in head):
         raise SystemExit(f"{options.out} is of other data, another seed or other settings: give another --out")
     conditions.write_text(json.dumps(stated, indent=1) + "\n")
-    everything = choices(experiment)
+    everything = choices(experiment)[: options.first]
     done = {json.dumps(row["choice"]) for row in read_rows(options.out)}
     for choice in everything:
         if json.dumps(choice) in done:

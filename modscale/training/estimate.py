@@ -3,15 +3,18 @@
 A short training alone ranks networks worse than their params do, for it measures what starts fast. So the two are put
 together, on the scale of the paper's networks (ImageNet-1K, 300 epochs, no distillation):
 
-    log-odds of top-1 = intercept + size x ln(P S / F^0.2)  +  evidence x ln(anchor's loss / the network's loss)
+    log-odds of top-1 = intercept + size x ln(P S / F^0.2) + trust(ln(anchor's loss / the network's loss))
 
 P and F are params and FLOPs, each over those of s_conv, and S is the share of the image that the network can see. That
 S counts like params is set, not fitted: what never sees most of the image is as good as not there. The exponent of F is
 kept below half of what least squares gives, for few networks speak for it: of two networks of one size the one that
 spends more FLOPs a weight was not the better one, but it is isotropic networks and other kinds of block that say so.
-The weight of the training is far below what least squares gives (1.6 on photographs, 0.7 on the generated images): its
-noise, and what it holds against a block that merely starts slowly, cost more order among networks of one size than a
-larger weight brings elsewhere.
+
+The training is believed where it speaks loudly against a network. A lead over the anchor, or falling behind it a
+little, may be a matter of who starts fast: that weighs little (0.1), for more cost order among networks of one size
+than it brought elsewhere. How far a network falls behind by more than `tolerance` (two standard deviations of the
+family of s_conv on the generated images) weighs what least squares gives on those images (0.7): one that hardly learns
+is no good, whatever its size. Beyond 0.25 either way no network was seen, and nothing more is added.
 
 The loss is that of held-out images after the short training; the anchor is one network that is trained in the same way
 on the same data, so that neither the number of classes nor how hard they are moves the estimate. A full-width training
@@ -49,6 +52,12 @@ class Weights:
     """By the logarithm of P S / F^0.2."""
     evidence: Mapping[str, float]
     """By the logarithm of the anchor's loss over the network's, for each method of training."""
+    behind: Mapping[str, float]
+    """In its place, by that of it which lies below `-tolerance`."""
+    tolerance: float
+    """How far behind the anchor a network may fall only because it starts slowly."""
+    largest: float
+    """Evidence that was seen at most, either way; what lies further out counts like it."""
     residual: float
     """What a fit misses of kinds of networks that had no part in it, root mean square."""
     size_error: float
@@ -56,9 +65,12 @@ class Weights:
 
 
 WEIGHTS = Weights(
-    intercept=1.368,
+    intercept=1.370,
     size=0.3,
-    evidence={"thin": 0.25, "train": 0.0},
+    evidence={"thin": 0.1, "train": 0.0},
+    behind={"thin": 0.7, "train": 0.0},
+    tolerance=0.05,
+    largest=0.25,
     residual=0.09,
     size_error=0.04,
 )
@@ -82,6 +94,18 @@ def evidence_of(loss: float, anchor_loss: float) -> float:
     return log(max(anchor_loss, tiny) / max(loss, tiny))
 
 
+def trust(evidence: float, method: str, weights: Weights = WEIGHTS) -> tuple[float, float]:
+    """What evidence adds to the log-odds, and its slope there: how much an error of the evidence would.
+
+    By hand, with 0.1 down to -0.05 and 0.7 from there to -0.25: evidence of -0.15 adds -(0.005 + 0.07).
+    """
+    near, behind = weights.evidence[method], weights.behind[method]
+    kept = min(max(evidence, -weights.largest), weights.largest)
+    beyond = min(kept + weights.tolerance, 0.0)
+    slope = 0.0 if kept != evidence else behind if beyond else near
+    return near * (kept - beyond) + behind * beyond, slope
+
+
 def size_of(spec: ModelSpec) -> float:
     """What is known of a network without training it: ln(P S / F^0.2), see above; 0 for s_conv."""
     count = count_model(spec)
@@ -95,8 +119,9 @@ def estimate_accuracy(
 
     `evidence` is `evidence_of` its training by `method`, with its standard error over the held-out images.
     """
-    weight, size = weights.evidence[method], size_of(spec)
-    odds = weights.intercept + weights.size * size + weight * evidence
+    size = size_of(spec)
+    trusted, weight = trust(evidence, method, weights)
+    odds = weights.intercept + weights.size * size + trusted
     accuracy = 1 / (1 + exp(-odds))
     slope = accuracy * (1 - accuracy)
     noise = weight * evidence_error

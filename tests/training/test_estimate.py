@@ -20,6 +20,7 @@ from modscale.training.estimate import (
     estimate_accuracy,
     evidence_of,
     size_of,
+    trust,
 )
 
 
@@ -61,10 +62,24 @@ def test_evidence_moves_the_log_odds_by_its_weight() -> None:
     assert better.accuracy == pytest.approx(odds / (1 + odds))
 
 
+@pytest.mark.parametrize(
+    ("evidence", "added", "slope"),
+    [(0.0, 0.0, 2.0), (0.1, 0.2, 2.0), (-0.1, -0.2, 2.0), (-0.3, -0.7, 3.0), (-0.5, -1.0, 0.0), (0.5, 0.8, 0.0)],
+)
+def test_falling_far_behind_weighs_more_than_a_lead(evidence: float, added: float, slope: float) -> None:
+    """By hand: 2 an evidence, 3 below -0.2, nothing more beyond 0.4 either way."""
+    weights = replace(WEIGHTS, evidence={"thin": 2.0}, behind={"thin": 3.0}, tolerance=0.2, largest=0.4)
+    assert trust(evidence, "thin", weights) == pytest.approx((added, slope))
+
+
+def test_the_full_width_training_is_not_trusted_at_all() -> None:
+    assert [trust(evidence, "train") for evidence in (-1.0, -0.1, 0.1)] == [(0.0, 0.0)] * 3
+
+
 def test_the_standard_error_grows_away_from_the_networks_of_the_fit() -> None:
     """By the error of the slope; near them it is what the fit misses, and the noise of the training beside it."""
     weights = replace(WEIGHTS, residual=0.1, size_error=0.05, evidence={"thin": 2.0})
-    found = estimate_accuracy(published("xxs"), method="thin", evidence=0.3, evidence_error=0.01, weights=weights)
+    found = estimate_accuracy(published("xxs"), method="thin", evidence=0.2, evidence_error=0.01, weights=weights)
     slope = found.accuracy * (1 - found.accuracy)
     assert found.noise == pytest.approx(slope * 0.02)
     assert found.standard_error == pytest.approx(slope * hypot(0.1, 0.05 * size_of(published("xxs")), 0.02))
