@@ -242,7 +242,7 @@ def tau_of(score: Floats, truth: Floats) -> float:
 def rounded(value: object) -> object:
     if isinstance(value, tuple):
         return [rounded(each) for each in value]
-    return round(float(value), 3) if isinstance(value, float) else value
+    return round(float(value), 4) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":
