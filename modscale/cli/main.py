@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 
 from modscale.cli.app import build_app, call_app
+from modscale.cli.commands.calibrate import calibrate
 from modscale.cli.commands.context import context
 from modscale.cli.commands.count import count
 from modscale.cli.commands.export import export
@@ -37,6 +38,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     space: "modscale space spaces/mobile.yaml",
     count: "modscale count xxs --resolution 160 --check",
     latency: "modscale latency xxs s_conv --threads 2 --runs 400",
+    calibrate: "modscale calibrate spaces/mobile.yaml --out mobile.json",
     report: "modscale report reports/mobile",
     train: "modscale train xs --data photos --hours 2 --out trained",
     export: "modscale export reports/mobile --pick xs --out backbone",

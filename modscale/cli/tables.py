@@ -118,6 +118,44 @@ def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
     _show_doubts(LATENCY, doubts)
 
 
+def show_predictions(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Latencies that a calibration predicts; what has a piece that it lacks has a question mark."""
+    rows = list(rows)
+    table = [
+        (
+            row["name"], row["provider"], str(row["threads"]),
+            f"{row['predicted_ms']:.2f}{' ?' if row['unseen_pieces'] else ''}",
+            " to ".join(f"{end:.2f}" for end in row["predicted_ci90_ms"]),
+        )
+        for row in rows
+    ]  # fmt: skip
+    columns: list[Column | str] = [
+        "model", Column(heading="provider", is_text=True, spare=2), _figures("threads", spare=1),
+        _figures("predicted ms"), _figures("90 % interval"),
+    ]  # fmt: skip
+    show_table("Latency as predicted by a calibration; nothing was timed", columns, table)
+    if unseen := sum(bool(row["unseen_pieces"]) for row in rows):
+        note(f"?: the calibration lacks a piece of {unseen} of {len(rows)} networks, and has ones like it.")
+
+
+def show_calibration(summary: Mapping[str, Any]) -> None:
+    """What a calibration found, and how well it predicts networks that it leaves out."""
+    show_table(
+        "Calibration",
+        ["what", _figures("figure")],
+        [
+            ("pieces", str(summary["pieces"])),
+            ("networks timed", str(summary["networks"])),
+            ("left out as disturbed", str(summary["left_out"])),
+            ("seconds", f"{summary['seconds']:.0f}"),
+            ("mean error of a network left out", f"{summary['error_percent']:.1f} %"),
+            ("19 of 20 are off by at most", f"{summary['error_percent_p95']:.1f} %"),
+            ("half of a 90 % interval", f"{summary['ci90_percent']:.1f} %"),
+        ],
+    )
+    note(f"{summary['processor']}; written to {summary['calibration']}")
+
+
 def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
     """The named models: the paper's figures beside ours."""
     table = []

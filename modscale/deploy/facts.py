@@ -17,6 +17,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """A channel, red, green, blue, of pixels scaled to 0..1: what published checkpoints were trained with."""
 
+GRAPH_VERSION = 1
+"""Of what an export makes of a network; one more whenever the operators of a graph change, so that a calibration of
+other graphs is known for one."""
+
 RESIZE = "the centre square, to the input's side by an antialiased bicubic filter"
 """How an image of another size becomes one of the network's, as `datasets/images.py` does it."""
 

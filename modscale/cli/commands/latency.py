@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from modscale.cli.app import answer, argument, option
@@ -14,10 +15,11 @@ from modscale.cli.arguments import (
     resolve_spec,
 )
 from modscale.cli.completion import complete_model
-from modscale.files import user_text
+from modscale.files import user_path, user_text
 
 if TYPE_CHECKING:
     from modscale.latency.protocol import OnnxModel
+    from modscale.settings import LatencySettings
     from modscale.specs.spec import ModelSpec
 
 
@@ -42,6 +44,10 @@ def latency(
         str | None,
         option("YAML of another device, command: [ssh, pi, python3, -].", metavar="FILE", parser=user_text),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        option("Predict by a file of `modscale calibrate`; nothing is timed.", metavar="FILE", parser=user_path),
+    ] = None,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -55,6 +61,9 @@ def latency(
     from modscale.latency.protocol import latency_to_json, measure_models
 
     settings = latency_settings(provider, threads, runs, until, patience, paper=paper, target=target)
+    if calibration is not None:
+        _predict(models, resolution, calibration, settings, as_json)
+        return
     timed = [_timed(model, resolution) for model in models]
     with latency_progress(settings) as on_round:
         results = measure_models(timed, settings, on_round=on_round, note=say)
@@ -66,6 +75,28 @@ def latency(
         show_latency(measured)
 
     answer({"models": measured}, as_json, show)
+
+
+def _predict(models: list[str], resolution: int | None, file: Path, settings: LatencySettings, as_json: bool) -> None:
+    """Answers with what is expected of each network."""
+    from modscale.errors import InputError
+    from modscale.latency.calibration import load_predictor, prediction_to_json
+    from modscale.specs.pieces import network_pieces
+
+    for model in models:
+        if model.lower().endswith(".onnx"):
+            raise InputError("is an ONNX file, and --calibration predicts what has a spec", file=model)
+    specs = [resolve_spec(model, resolution) for model in models]
+    predictor, conditions = load_predictor(file, settings)
+    found = predictor.predict([network_pieces(spec) for spec in specs])
+    rows = [prediction_to_json(spec, one, conditions) for spec, one in zip(specs, found, strict=True)]
+
+    def show() -> None:
+        from modscale.cli.tables import show_predictions
+
+        show_predictions(rows)
+
+    answer({"models": rows}, as_json, show)
 
 
 def _timed(model: str, resolution: int | None) -> ModelSpec | OnnxModel:

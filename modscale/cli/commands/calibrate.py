@@ -1,0 +1,49 @@
+"""`modscale calibrate`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from modscale.cli.app import answer, option
+from modscale.cli.arguments import DebugOption, JsonOption, SpaceArgument, read_experiment, read_target
+from modscale.files import user_path, user_text
+
+
+def calibrate(
+    space_file: SpaceArgument,
+    out: Annotated[Path, option("The calibration's file.", "--out", metavar="FILE", parser=user_path)],
+    threads: Annotated[int | None, option("Intra-op threads [default: the space's].", low=1, high=1024)] = None,
+    target: Annotated[
+        str | None,
+        option("YAML of another device, command: [ssh, pi, python3, -].", metavar="FILE", parser=user_text),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Time the pieces of a space, for `latency --calibration` and searches.
+
+    It takes 5 minutes at most, in which nothing else should run. Networks of the space are put together of its pieces
+    and timed; the latency section of the space says how.
+    """
+    from modscale.api.calibrate import calibrate as run
+    from modscale.api.calibrate import device_clock
+    from modscale.cli.console import say
+    from modscale.cli.progress import latency_progress
+
+    experiment = read_experiment(space_file)
+    settings = replace(experiment.latency, targets=())
+    if target is not None:
+        settings = settings.at(read_target(target))
+    if threads is not None:
+        settings = replace(settings, threads=threads)
+    with latency_progress(settings) as on_timed:
+        summary = run(experiment, device_clock(settings), out, say=say, on_timed=on_timed)
+
+    def show() -> None:
+        from modscale.cli.tables import show_calibration
+
+        show_calibration(summary)
+
+    answer(summary, as_json, show)

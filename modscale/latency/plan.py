@@ -1,0 +1,47 @@
+"""Which networks a calibration exports, to cut them into pieces, and which it puts together of those and times."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from modscale.specs.pieces import Piece, network_pieces
+from modscale.specs.spec import ModelSpec, StageSpec
+
+LOOKED_AT = 400
+"""Networks among which the next one to time is chosen."""
+
+
+def shrunk(spec: ModelSpec) -> ModelSpec:
+    """The smallest network that has every piece of `spec`: of equal blocks, one is left."""
+    return replace(spec, stages=tuple(map(_shrunk_stage, spec.stages)))
+
+
+def plan_exports(specs: Sequence[ModelSpec]) -> Iterator[ModelSpec]:
+    """Few small networks that have every piece of `specs` among them; the one with the most that is new comes next."""
+    left = {spec: set(network_pieces(spec)) for spec in dict.fromkeys(map(shrunk, specs))}
+    while left:
+        best = max(left, key=lambda spec: len(left[spec]))
+        taken = left.pop(best)
+        if not taken:
+            return
+        yield best
+        left = {spec: pieces - taken for spec, pieces in left.items() if pieces - taken}
+
+
+def plan_networks(specs: Sequence[ModelSpec], pieces: set[Piece]) -> Iterator[ModelSpec]:
+    """Those of `specs` that can be put together of `pieces`, the one first whose pieces were in the fewest so far."""
+    possible = [(spec, set(found)) for spec in specs if (found := network_pieces(spec)) and pieces.issuperset(found)]
+    seen: Counter[Piece] = Counter()
+    while possible:
+        some = possible[:LOOKED_AT]
+        best = max(range(len(some)), key=lambda i: sum(1 / (1 + seen[piece]) for piece in some[i][1]))
+        spec, found = possible.pop(best)
+        seen.update(found)
+        yield spec
+
+
+def _shrunk_stage(stage: StageSpec) -> StageSpec:
+    ratios = tuple(dict.fromkeys(stage.block_ratios()))
+    return replace(stage, depth=len(ratios), mlp_ratios=ratios, attention_depth=min(1, stage.attention_depth))
