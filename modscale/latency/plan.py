@@ -31,12 +31,16 @@ def plan_exports(specs: Sequence[ModelSpec]) -> Iterator[ModelSpec]:
 
 
 def plan_networks(specs: Sequence[ModelSpec], pieces: set[Piece]) -> Iterator[ModelSpec]:
-    """Those of `specs` that can be put together of `pieces`, the one first whose pieces were in the fewest so far."""
+    """Those of `specs` that can be put together of `pieces`: the next in line and a rare one, in turn.
+
+    A rare one is that whose pieces were seen least. Only the former would leave rare pieces out; only the latter would
+    hardly take small networks, without which what two pieces take that are seldom apart is not told apart.
+    """
     possible = [(spec, set(found)) for spec in specs if (found := network_pieces(spec)) and pieces.issuperset(found)]
     seen: Counter[Piece] = Counter()
-    while possible:
-        some = possible[:LOOKED_AT]
-        best = max(range(len(some)), key=lambda i: sum(1 / (1 + seen[piece]) for piece in some[i][1]))
+    for turn in range(len(possible)):
+        some = possible[: LOOKED_AT if turn % 2 else 1]
+        best = max(range(len(some)), key=lambda i: sum(1 / (1 + seen[p]) for p in some[i][1]) / len(some[i][1]))
         spec, found = possible.pop(best)
         seen.update(found)
         yield spec

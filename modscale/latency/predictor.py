@@ -5,9 +5,9 @@ observed are whole networks, few of which share more than some pieces, so the th
 linear regression does (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapter 2 and section
 5.4.2 for the leave-one-out residuals):
 
-- a first estimate is the best non-negative combination of each family's calls, FLOPs, params and activations;
-- each piece deviates from it by a share of its own, and by one that it has in common with pieces of its family of
-  nearly the same sizes; the network as a whole deviates smoothly in its size, and the machine drifts in time;
+- a first estimate is the best non-negative combination of calls, FLOPs, params and activations, one for all pieces;
+- each piece deviates from it by a share of its own, by one that it has in common with its kind, and by one with pieces
+  of its family of nearly the same sizes; the network as a whole deviates smoothly in its size, the machine in time;
 - how large these deviations are is what makes the observations most likely, among a grid.
 
 A piece that was never observed has the deviation of its neighbours and the doubt of its own, so that the interval is
@@ -22,7 +22,7 @@ Shapes: N networks, P pieces.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,14 +34,15 @@ from modscale.specs.pieces import Piece
 COVERED = 0.9
 """Share of the measurements that the interval is to hold."""
 GRID: Mapping[str, tuple[float, ...]] = {
+    "kind": (0.1, 0.3, 0.6),
     "own": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
     "shared": (0.0, 0.05, 0.1, 0.2, 0.4),
     "whole": (0.0, 0.01, 0.02, 0.05),
     "drift": (0.0, 0.01, 0.02, 0.05),
-    "noise": (0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1),
+    "noise": (0.001, 0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1),
 }
-"""Standard deviations tried, as shares: of each piece, of pieces of like sizes, of whole networks of like sizes, of the
-machine in time, and of one measurement."""
+"""Standard deviations tried, as shares: of kinds of pieces, of each piece, of pieces of like sizes, of whole networks
+of like sizes, of the machine in time, and of one measurement."""
 LENGTH = 0.5
 """Distance, in logarithms of sizes, over which pieces are alike."""
 DRIFT_S = 30.0
@@ -91,7 +92,6 @@ class Predictor:
             raise InputError(f"must have {FEWEST} networks or more", place="networks", value=len(observations))
         self.pieces = list(dict.fromkeys(piece for one in observations for piece in one.pieces))
         self.families = {piece.family for piece in self.pieces}
-        self.columns = {key: i for i, key in enumerate(sorted({_rate_family(piece) for piece in self.pieces}))}
         counts = self._counts([one.pieces for one in observations])
         times = np.array([one.latency_ms for one in observations])
         moments = np.array([one.at_s for one in observations])
@@ -121,7 +121,7 @@ class Predictor:
         known = set(self.pieces)
         every = [*self.pieces, *dict.fromkeys(p for pieces in networks for p in pieces if p not in known)]
         counts = _count(networks, every)
-        rates = np.array([self._rate(piece) for piece in every])
+        rates = self._rates(every)
         sums = self.constant + counts @ rates
         shares = counts * rates / sums[:, None]
         across = shares @ _covariance(every, self.pieces, self.deviations) @ self.shares.T
@@ -142,16 +142,16 @@ class Predictor:
 
     def _fit(self, counts: FloatArray, times: FloatArray, moments: FloatArray, deviations: Deviations | None) -> None:
         self.rates, self.constant = self._first_estimate(counts, times)
-        rates = np.array([self._rate(piece) for piece in self.pieces])
+        rates = self._rates(self.pieces)
         sums = self.constant + counts @ rates
         self.shares = counts * rates / sums[:, None]
         self.sizes = _sizes(counts, self.pieces)
         target = times / sums - 1
         later = (moments[:, None] - moments[None]) / DRIFT_S
-        alike = _covariance(self.pieces, self.pieces, Deviations(shared=1.0))
         parts = {
-            "own": self.shares @ self.shares.T,
-            "shared": self.shares @ alike @ self.shares.T,
+            name: self.shares @ _covariance(self.pieces, self.pieces, Deviations(**{name: 1.0})) @ self.shares.T
+            for name in ("kind", "own", "shared")
+        } | {
             "whole": _near(self.sizes, self.sizes, 1.0),
             "drift": np.exp(-(later**2) / 2),
             "noise": np.eye(len(times)),
@@ -165,21 +165,14 @@ class Predictor:
 
     def _first_estimate(self, counts: FloatArray, times: FloatArray) -> tuple[FloatArray, float]:
         """Milliseconds a unit of each column of `_features`, and those of a network beside its pieces."""
-        features = np.array([self._features(piece) for piece in self.pieces])
+        features = _features(self.pieces)
         design = np.column_stack([counts @ features, np.ones(len(counts))]) / times[:, None]
         found = _non_negative(design, np.ones(len(times)))
         return found[:-1], float(found[-1])
 
-    def _features(self, piece: Piece) -> FloatArray:
-        row = np.zeros((len(self.columns), 4))
-        row[self.columns[_rate_family(piece)]] = (
-            1.0, piece.flops / 1e7, piece.params / 1e5, piece.activations / 1e5,
-        )  # fmt: skip
-        return row.ravel()
-
-    def _rate(self, piece: Piece) -> float:
-        """The first estimate of what a piece takes, milliseconds; never nothing."""
-        return max(float(self._features(piece) @ self.rates), 1e-4)
+    def _rates(self, pieces: Sequence[Piece]) -> FloatArray:
+        """[P] the first estimates of what pieces take, milliseconds; never nothing."""
+        return np.maximum(_features(pieces) @ self.rates, 1e-4)
 
     def _counts(self, networks: Sequence[Sequence[Piece]]) -> FloatArray:
         return _count(networks, self.pieces)
@@ -195,6 +188,7 @@ def answer_fit(observations: Sequence[Observation]) -> tuple[Deviations, list[bo
 class Deviations:
     """Standard deviations, as shares; see `GRID`."""
 
+    kind: float = 0.0
     own: float = 0.0
     shared: float = 0.0
     whole: float = 0.0
@@ -215,12 +209,15 @@ def _most_likely(parts: Mapping[str, FloatArray], target: FloatArray) -> Deviati
         solved = np.linalg.solve(factor, target)
         return float(solved @ solved) + 2 * float(np.log(np.diag(factor)).sum())
 
-    deviations, before = Deviations(own=0.05, shared=0.1, noise=0.02), None
-    while deviations != before:
-        before = deviations
-        for name, tried in GRID.items():
-            deviations = min((replace(deviations, **{name: value}) for value in tried), key=surprise)
-    return deviations
+    found = []
+    for own, noise in ((0.1, 0.01), (0.02, 0.05)):
+        deviations, before = Deviations(kind=0.3, own=own, shared=0.1, noise=noise), None
+        while deviations != before:
+            before = deviations
+            for name, tried in GRID.items():
+                deviations = min((replace(deviations, **{name: value}) for value in tried), key=surprise)
+        found.append(deviations)
+    return min(found, key=surprise)
 
 
 def _count(networks: Sequence[Sequence[Piece]], pieces: Sequence[Piece]) -> FloatArray:
@@ -233,23 +230,24 @@ def _count(networks: Sequence[Sequence[Piece]], pieces: Sequence[Piece]) -> Floa
     return counts
 
 
-def _rate_family(piece: Piece) -> str:
-    """Pieces whose first estimate has the same rates: of one kind, whatever their kernels."""
-    return piece.kind
+def _features(pieces: Sequence[Piece]) -> FloatArray:
+    """[P, 4] what the first estimate is a combination of."""
+    return np.array([[1.0, piece.flops / 1e7, piece.params / 1e5, piece.activations / 1e5] for piece in pieces])
 
 
 def _covariance(pieces: Sequence[Piece], others: Sequence[Piece], deviations: Deviations) -> FloatArray:
     """Between the deviations of pieces, as shares of their first estimates."""
-    number = {family: i for i, family in enumerate(dict.fromkeys(piece.family for piece in (*pieces, *others)))}
-    mine, theirs = (np.array([number[piece.family] for piece in each]) for each in (pieces, others))
-    alike = mine[:, None] == theirs[None]
+    kinds = _equal([piece.kind for piece in pieces], [piece.kind for piece in others])
+    alike = _equal([piece.family for piece in pieces], [piece.family for piece in others])
     near = _near(_log_sizes(pieces), _log_sizes(others), LENGTH)
-    place = {piece: i for i, piece in enumerate(others)}
-    same = np.zeros((len(pieces), len(others)))
-    for i, piece in enumerate(pieces):
-        if piece in place:
-            same[i, place[piece]] = 1.0
-    return deviations.shared**2 * alike * near + deviations.own**2 * same
+    same = _equal(pieces, others)
+    return deviations.kind**2 * kinds + deviations.shared**2 * alike * near + deviations.own**2 * same
+
+
+def _equal(mine: Sequence[Hashable], theirs: Sequence[Hashable]) -> FloatArray:
+    """1 where two are the same, else 0."""
+    number = {key: i for i, key in enumerate(dict.fromkeys((*mine, *theirs)))}
+    return np.equal.outer([number[key] for key in mine], [number[key] for key in theirs]).astype(np.float64)
 
 
 def _log_sizes(pieces: Sequence[Piece]) -> FloatArray:
