@@ -41,8 +41,8 @@ def plan_networks(specs: Sequence[ModelSpec], pieces: set[Piece]) -> Iterator[Mo
     for turn in range(len(possible)):
         some = possible[: LOOKED_AT if turn % 2 else 1]
         best = max(range(len(some)), key=lambda i: sum(1 / (1 + seen[p]) for p in some[i][1]) / len(some[i][1]))
-        spec, found = possible.pop(best)
-        seen.update(found)
+        spec, taken = possible.pop(best)
+        seen.update(taken)
         yield spec
 
 

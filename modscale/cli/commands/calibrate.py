@@ -22,10 +22,10 @@ def calibrate(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Time the pieces of a space, for `latency --calibration` and searches.
+    """Time a space's pieces, for predictions and searches.
 
-    It takes 5 minutes at most, in which nothing else should run. Networks of the space are put together of its pieces
-    and timed; the latency section of the space says how.
+    For 5 minutes at most, in which nothing else should run, networks put together of the pieces are timed, as the
+    latency section of the space says. `latency --calibration` and `search` predict others by them.
     """
     from modscale.api.calibrate import calibrate as run
     from modscale.api.calibrate import device_clock
