@@ -67,7 +67,7 @@ KINDS = {
         Kind(
             name="training",
             text="a folder of `modscale train` whose first epoch is not over",
-            takes="the `modscale train` that made it goes on in it",
+            takes="the `modscale train` that made it goes on in it, and `modscale report` tells how far it is",
         ),
         Kind(name="network", text="the folder of one network", takes=MODEL_TAKERS),
         Kind(name="spec", text="a model spec", takes=MODEL_TAKERS),
@@ -134,6 +134,13 @@ def is_network_folder(path: str | Path) -> bool:
     """Whether this is a folder that `export`, or a training, has written of one network."""
     with contextlib.suppress(OSError, ValueError):
         return path != "" and _folder_kind(Path(path)) == "network"
+    return False
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether `modscale train` began in this folder, and no run lies there."""
+    with contextlib.suppress(OSError, ValueError):
+        return path != "" and (Path(path) / TRAIN_FILE).is_file() and not (Path(path) / RUN_FILE).is_file()
     return False
 
 

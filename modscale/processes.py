@@ -142,7 +142,8 @@ class Child:
         try:
             if self._process is not None:
                 self._process.kill()
-                self._process.wait(timeout=10)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # it dies once the machine lets it
+                    self._process.wait(timeout=10)
         finally:
             for handle in (self._questions, self._answers, self._life):
                 os.close(handle)

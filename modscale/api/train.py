@@ -18,6 +18,8 @@ from modscale.interrupts import check_stop, hearing_stops
 from modscale.kinds import SPEC_FILE, is_network_folder, weights_in
 from modscale.processes import Child
 from modscale.runs.train_folder import (
+    REPORT_FILES,
+    VALIDATION_FILE,
     add_row,
     best_row,
     check_asked,
@@ -85,7 +87,7 @@ def choose_start(start_from: Path | None) -> str | None:
 
 
 def train_network(job: TrainJob, *, watcher: Watcher | None = None, debug: bool = False) -> dict[str, Any]:
-    """Trains, or goes on with it, in the job's folder; returns the scores of the best weights and where they are.
+    """Trains, or goes on with it, in the job's folder; returns the best scores, and where weights and report are.
 
     Raises:
         InputError: the data, the teacher, the weights or the folder cannot be used, or it is that of another training.
@@ -105,8 +107,9 @@ def train_network(job: TrainJob, *, watcher: Watcher | None = None, debug: bool 
             settings = check_asked(document, job, job.folder)
             rows = read_rows(job.folder)
             told.say(f"resuming {job.folder}: {len(rows)} of {settings.epochs} epochs done")
-            if len(rows) == settings.epochs and (job.folder / BEST_FILE).is_file():
-                return _result(job.folder)
+            examined = (job.folder / VALIDATION_FILE).is_file() or not (job.folder / STATE_FILE).is_file()
+            if len(rows) == settings.epochs and (job.folder / BEST_FILE).is_file() and examined:
+                return _result(job.folder, anew=False)
             going_on = replace(job, settings=settings, goes_on=True)
         try:
             _train(going_on, document, told, debug, writes=True, asked=job)
@@ -114,7 +117,7 @@ def train_network(job: TrainJob, *, watcher: Watcher | None = None, debug: bool 
             told.say(f"stopped: {len(read_rows(job.folder))} epochs done; the same command goes on")
             raise
         (job.folder / STATE_FILE).unlink(missing_ok=True)
-        return _result(job.folder)
+        return _result(job.folder, anew=True)
 
 
 def _train(
@@ -155,14 +158,23 @@ def _train(
                 if progress.is_over:
                     break
                 check_stop()
+        if writes:
+            from modscale.api.train_report import write_examination
+
+            write_examination(job.folder, prepared.spec, child.ask("examine"))
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _result(folder: Path, *, anew: bool) -> dict[str, Any]:
+    """What a training came to; `anew`: with a new report, else where there is none."""
+    from modscale.api.train_report import report_training
+
     rows = read_rows(folder)
     best = best_row(rows)
-    weights = folder / BEST_FILE
+    weights, report = folder / BEST_FILE, folder / REPORT_FILES["html"]
     if not weights.is_file():
         raise InputError("is gone; the training is over, and its best weights are not there", file=weights)
+    if anew or not report.is_file():
+        report_training(folder)
     return {
         **best_scores(best),
         "epochs": len(rows),
@@ -170,4 +182,5 @@ def _result(folder: Path) -> dict[str, Any]:
         "spec": str(folder / SPEC_FILE),
         "weights": str(weights),
         "last": str(folder / LAST_FILE),
+        "report": str(report),
     }

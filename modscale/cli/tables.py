@@ -292,6 +292,14 @@ def show_training(name: str, result: Mapping[str, Any]) -> None:
     note(f"{name}: {scores} after epoch {result['best_epoch']} of {epochs}")
     note(f"spec     {result['spec']}")
     note(f"weights  {result['weights']} (the best), {result['last']} (the last)")
+    note(f"report   {result['report']}")
+
+
+def show_training_report(result: Mapping[str, Any]) -> None:
+    """What a training came to so far, and the files of its report."""
+    scores = ", ".join(f"{SCORES[key]} {100 * result[key]:.1f} %" for key in SCORES if key in result)
+    note(f"{result['training']}: {scores} after epoch {result['best_epoch']} of {result['epochs']} that are over")
+    note(f"report   {result['files']['html']}")
 
 
 def _loaded_text(loaded: Mapping[str, Any]) -> str:

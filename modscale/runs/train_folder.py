@@ -6,6 +6,7 @@ schedule on whatever machine; the weights and `state.pt` are written by `trainin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from modscale import __version__
 from modscale.document import dump_yaml
 from modscale.errors import RunError, naming_file
-from modscale.files import path_text, write_whole
+from modscale.files import path_text, read_plain, write_whole
 from modscale.kinds import SPEC_FILE, TRAIN_FILE
 from modscale.lines import append_line, read_lines
 from modscale.machine import describe_machine, describe_versions
@@ -26,7 +27,15 @@ from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Tr
 from modscale.training.settings import TrainSettings, parse_train, train_to_dict
 
 METRICS_FILE = "metrics.jsonl"
-OUTPUTS = frozenset({TRAIN_FILE, SPEC_FILE, METRICS_FILE, BEST_FILE, LAST_FILE, STATE_FILE})
+VALIDATION_FILE = "validation.json"
+"""What the best weights answered to the validation images."""
+CONTEXT_FILE = "context.png"
+"""What the context branch sees in some of them."""
+REPORT_FILES = {"markdown": "report.md", "html": "report.html", "curves": "training.png"}
+OUTPUTS = frozenset({
+    TRAIN_FILE, SPEC_FILE, METRICS_FILE, BEST_FILE, LAST_FILE, STATE_FILE, VALIDATION_FILE, CONTEXT_FILE,
+    *REPORT_FILES.values(),
+})  # fmt: skip
 """What is written whole into the folder."""
 FREE = frozenset({"checkpoint_minutes", "log"})
 """Settings that may be others when a training goes on: no weight depends on them."""
@@ -135,6 +144,35 @@ def set_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def add_row(folder: Path, row: Mapping[str, Any]) -> None:
     """Adds the line of an epoch. Raises RunError where it cannot be written."""
     append_line(folder / METRICS_FILE, row)
+
+
+def write_validation(folder: Path, confusion: Sequence[tuple[int, int, int]]) -> None:
+    """Records how many images (of masks: pixels) of each class had each answer, where any had. Raises InputError."""
+    content = {"confusion": [list(found) for found in confusion]}
+    write_whole(folder / VALIDATION_FILE, json.dumps(content) + "\n")
+
+
+def read_validation(folder: Path, classes: int) -> list[tuple[int, int, int]] | None:
+    """Class, answer and number, as `write_validation` has them; None where the file is not there. Raises RunError."""
+    file = folder / VALIDATION_FILE
+    try:
+        found = json.loads(read_plain(file))["confusion"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError("is not what `modscale train` writes", file=file) from error
+    if isinstance(found, list) and all(_is_count(one, classes) for one in found):
+        return [(row, column, number) for row, column, number in found]
+    raise RunError(f"must have a list of [class, answer, number] of {classes} classes", file=file, place="confusion")
+
+
+def _is_count(value: object, classes: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(part) is int and part >= 0 for part in value)
+        and max(value[:2]) < classes
+    )
 
 
 def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

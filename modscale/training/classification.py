@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modscale.datasets.images import Images
+from modscale.datasets.labelled import Indices, Labels
 from modscale.errors import TrialFailed
 from modscale.specs.spec import ModelSpec
 from modscale.training.augmentation import augment_images, erase, mix
@@ -123,28 +124,35 @@ class Classification(Task):
         share = self.settings.distillation.alpha
         return (1 - share) * loss + share * distillation_loss(outputs.float(), told, self.settings.distillation)
 
-    @torch.inference_mode()
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
         """Accuracy and mean cross-entropy over the validation images, or the first `limit`, by all processes together.
-
-        In float32, as an exported file answers.
 
         Raises:
             TrialFailed: the logits are not finite.
         """
+        confusion, loss = self.judge(network, limit)
+        return {"accuracy": float(confusion.trace() / confusion.sum()), "val_loss": loss}
+
+    @torch.inference_mode()
+    def judge(self, network: nn.Module, limit: int | None = None) -> tuple[Tensor, float]:
+        """See `Task.judge`. In float32, as an exported file answers."""
         network.eval()
-        y, place = self.images.y_val, self.place
+        y, place, number = self.images.y_val, self.place, len(self.class_names)
         parts = self.val_parts(limit)
-        totals = torch.zeros(3, dtype=torch.float64, device=place.device)  # correct, loss, images
+        totals = torch.zeros(number * number + 1, dtype=torch.float64, device=place.device)  # the last one is the loss
         for rows, images in zip(parts, self.images.read_val(parts), strict=True):
             logits = network(self.normalised(self._unit(images)))
             labels = torch.from_numpy(y[rows]).to(place.device)
-            totals += torch.stack([
-                (logits.argmax(1) == labels).sum().double(),
-                F.cross_entropy(logits, labels, reduction="sum").double(),
-                torch.tensor(float(len(rows)), dtype=torch.float64, device=place.device),
-            ])  # fmt: skip
-        correct, loss, number = place.total(totals).tolist()
+            ones = torch.ones(len(rows), dtype=torch.float64, device=place.device)
+            totals.index_add_(0, labels * number + logits.argmax(1), ones)
+            totals[-1] += F.cross_entropy(logits, labels, reduction="sum").double()
+        totals = place.total(totals)
+        confusion, loss = totals[:-1].view(number, number), float(totals[-1] / totals[:-1].sum())
         if not np.isfinite(loss):
             raise TrialFailed("the logits are not finite")
-        return {"accuracy": correct / number, "val_loss": loss / number}
+        return confusion, loss
+
+    def read_examples(self, rows: Indices) -> tuple[Images, Labels | None]:
+        """See `Task.read_examples`."""
+        (images,) = self.images.read_val([rows])
+        return images, self.images.y_val[rows]

@@ -32,6 +32,7 @@ from modscale.machine import available_cores
 from modscale.models.checkpoint import save_weights
 from modscale.models.transfer import take_over
 from modscale.specs.spec import ModelSpec
+from modscale.training.examination import Examination, examine
 from modscale.training.job import BEST_FILE, LAST_FILE, STATE_FILE, Prepared, Progress, TrainJob, best_score
 from modscale.training.loggers import Log, open_log
 from modscale.training.place import take_place
@@ -146,6 +147,10 @@ class FullTraining:
                     self._save_in_mid_epoch()
                     break
         return self._progress(row)
+
+    def examine(self) -> Examination:
+        """See `examination.examine`, of the best weights; for the process that writes."""
+        return examine(self.task, self.task.fit(self.job.spec), self.job.folder / BEST_FILE)
 
     def _set_up(self, network: nn.Module) -> None:
         """The network, its average, its optimiser and its schedule, as they stand before the first step."""

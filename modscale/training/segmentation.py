@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modscale.datasets.images import Images
+from modscale.datasets.labelled import Indices, Labels
 from modscale.datasets.scenes import IGNORED
 from modscale.errors import TrialFailed
 from modscale.specs.spec import ModelSpec, check_head_fits
@@ -124,15 +126,24 @@ class Segmentation(Task):
         )
         return total / (batch.masks != IGNORED).sum().clamp(min=1)
 
-    @torch.inference_mode()
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
         """`miou`, `accuracy` (of pixels) and `val_loss` over the validation images, or the first `limit`.
 
-        In float32, as an exported file answers; by all processes together.
+        By all processes together.
 
         Raises:
             TrialFailed: the logits are not finite.
         """
+        confusion, loss = self.judge(network, limit)
+        return {
+            "miou": mean_iou(confusion),
+            "accuracy": float(confusion.trace()) / float(confusion.sum()),
+            "val_loss": loss,
+        }
+
+    @torch.inference_mode()
+    def judge(self, network: nn.Module, limit: int | None = None) -> tuple[Tensor, float]:
+        """See `Task.judge`. In float32, as an exported file answers."""
         network.eval()
         place, number = self.place, len(self.class_names)
         confusion = torch.zeros(number, number, dtype=torch.float64, device=place.device)
@@ -144,14 +155,14 @@ class Segmentation(Task):
             loss += F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum").double()
             confusion += confusion_of(masks, logits.argmax(1), number)
         confusion, loss = place.total(confusion), place.total(loss)
-        labelled = float(confusion.sum())
         if not np.isfinite(loss.item()):
             raise TrialFailed("the logits are not finite")
-        return {
-            "miou": mean_iou(confusion),
-            "accuracy": float(confusion.trace()) / labelled,
-            "val_loss": loss.item() / labelled,
-        }
+        return confusion, loss.item() / float(confusion.sum())
+
+    def read_examples(self, rows: Indices) -> tuple[Images, Labels | None]:
+        """See `Task.read_examples`."""
+        (scenes,) = self.scenes.read_val([rows])
+        return np.stack([image for image, _ in scenes]), None
 
 
 def confusion_of(masks: Tensor, answers: Tensor, classes: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What every task of a full training has: what a step draws, what a process scores, how pixels become an input.
 
 `training/full.py` asks a task for this, and for its own `fit`, `batches`, `loss`, `evaluate` and `describe`.
+Shapes: N images, C channels, R resolution, K classes.
 
 Everything that a batch draws follows from the seed, the epoch, the step and the process: a training goes on at any
 step as if it had never stopped.
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from modscale.datasets.labelled import Indices
+from modscale.datasets.images import Images
+from modscale.datasets.labelled import Indices, Labels
 from modscale.deploy.facts import RESIZE
 from modscale.training.place import Place
 from modscale.training.settings import TrainSettings
@@ -55,6 +57,24 @@ class Task(ABC):
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """K of them, in the order of the logits."""
+
+    @abstractmethod
+    def judge(self, network: nn.Module, limit: int | None = None) -> tuple[Tensor, float]:
+        """What `evaluate` counts: images (or pixels) [K, K] of a class (row) by the answer, and their mean loss.
+
+        Raises:
+            TrialFailed: the logits are not finite.
+        """
+
+    @abstractmethod
+    def read_examples(self, rows: Indices) -> tuple[Images, Labels | None]:
+        """Validation images [N, R, R, C] of these numbers, and their labels [N] where each has one class."""
+
+    def answers(self, logits: Tensor, labels: Labels) -> list[str]:
+        """The class of each image by its label, and what it is taken for by its logits [N, K] where that is another."""
+        pairs = zip(labels.tolist(), logits.argmax(1).tolist(), strict=True)
+        names = self.class_names
+        return [names[right] if right == said else f"{names[right]}, taken for {names[said]}" for right, said in pairs]
 
     def preprocessing(self) -> dict[str, Any]:
         """How an image becomes the network's input, for whoever uses the weights."""

@@ -213,3 +213,62 @@ def test_a_training_that_diverges_says_where_and_keeps_what_it_has(
     assert "epoch" in line
     done = rows(place / "out") if (place / "out" / "metrics.jsonl").exists() else []
     assert (place / "out" / "best.safetensors").exists() == bool(done)
+
+
+def test_the_report_has_what_the_kept_weights_answer_class_by_class(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted anew from the weights and the images; the figures stand in the page, which opens alone."""
+    folder = trained / "out"
+    network = build_network(resolve_model(str(folder))).eval()
+    load_weights(network, folder / "best.safetensors")
+    with np.load(trained / "data.npz") as data:
+        images, labels = torch.from_numpy(data["x_val"]).permute(0, 3, 1, 2).float() / 255, data["y_val"]
+    how = yaml.safe_load((folder / "train.yaml").read_text())["preprocessing"]
+    mean, std = (torch.tensor(how[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        answers = network((images - mean) / std).argmax(1).tolist()
+    pairs = list(zip(labels.tolist(), answers, strict=True))
+    found = json.loads((folder / "validation.json").read_text())["confusion"]
+    assert found == [[*pair, pairs.count(pair)] for pair in sorted(set(pairs))]
+    right = sum(label == answer for label, answer in pairs)
+    page = (folder / "report.html").read_text()
+    assert f"right on {right} of {len(pairs)}" in page
+    assert page.count("base64,") == 2
+    assert "learning_rate</th><td" in page
+    assert "http" not in page.replace("http-equiv", "")
+    capsys.readouterr()
+    assert main(["report", str(folder), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["accuracy"] == right / len(pairs)
+    assert document["files"]["context"] == str(folder / "context.png")
+    assert (folder / "report.html").read_text() == page
+
+
+def test_a_training_killed_before_its_report_is_examined_by_the_same_command(
+    place: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All epochs are over and the state is there still: nothing is trained again, and the report comes."""
+    monkeypatch.setattr("modscale.api.train_report.write_examination", _stop)
+    with pytest.raises(RuntimeError, match="killed"):
+        main([*command(place), "--debug"])
+    monkeypatch.undo()
+    folder = place / "out"
+    assert (folder / "state.pt").exists()
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert main(command(place)) == 0
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert (folder / "validation.json").read_bytes() == (trained / "out" / "validation.json").read_bytes()
+    assert (folder / "report.html").exists()
+    assert not (folder / "state.pt").exists()
+
+
+def _stop(*_: object) -> None:
+    raise RuntimeError("killed")
+
+
+def test_there_is_nothing_to_report_before_the_first_epoch(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.yaml").write_bytes((trained / "out" / "train.yaml").read_bytes())
+    assert "no epoch of this training is over yet" in refused(capsys, ["report", str(tmp_path)])
