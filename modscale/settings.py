@@ -99,9 +99,11 @@ class LatencySettings:
     runs: int = 100
     """Timed runs, at the least."""
     until_percent: float = 10.0
-    """Half-width of the 95 % interval, as a percentage of the mean, above which a model is measured again."""
+    """Half-width of the 95 % interval, as a percentage of the median, above which a model is measured again."""
     patience_s: float = 5.0
     """Seconds for which one model is measured again at most; 0 never does."""
+    reference: bool = True
+    """Whether a small network of ours is timed before and after, which tells when the machine itself was slower."""
     target: Target | None = None
     """The device that is timed; None is this machine."""
     targets: tuple[Target, ...] = ()
@@ -203,6 +205,7 @@ def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = N
         runs=section.integer("runs", default.runs, low=10, high=1_000_000),
         until_percent=section.number("until_percent", default.until_percent, above=0, high=100),
         patience_s=section.number("patience_s", default.patience_s, low=0, high=86_400),
+        reference=_boolean(section, "reference", default.reference),
         target=None if section.raw("target") is None else parse_target(section.raw("target"), section.at("target")),
         targets=_targets(section),
     )

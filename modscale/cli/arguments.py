@@ -75,7 +75,8 @@ def latency_settings(
     provider = provider or (device and device.provider) or "cpu"
     threads = threads or (device and device.threads) or None
     check_choice(provider, "--provider", tuple(PROVIDERS))
-    default = LatencySettings(threads=4, runs=4000, patience_s=60.0) if paper else LatencySettings(patience_s=20.0)
+    default = LatencySettings(until_percent=1.0, patience_s=30.0)
+    default = replace(default, threads=4, runs=4000, patience_s=60.0) if paper else default
     if runs is not None and until is None:
         default = replace(default, patience_s=0.0)  # so many runs were asked for, and no more
     return replace(

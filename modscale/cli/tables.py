@@ -102,19 +102,28 @@ def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
     """Latency with its confidence interval; what is in doubt has a question mark."""
     rows = list(rows)
     doubts = [{f"latency_{word}": bool(row.get(word)) for word in ("wide", "busy")} for row in rows]
+
+    def figure(row: Mapping[str, Any], key: str, form: str) -> str:
+        return "" if row.get(key) is None else format(row[key], form)
+
     table = [
         (
-            row["name"], row["provider"], str(row["threads"]), str(row["runs"]),
-            f"{row['mean_ms']:.2f} ± {row['ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
-            f"{row['median_ms']:.2f}",
+            row["name"], f"{row['median_ms']:.2f} ± {row['ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
+            *(figure(row, key, ".2f") for key in ("mean_ms", "p10_ms", "p90_ms")), figure(row, "relative", ".3f"),
+            *(figure(row, key, "d") for key in ("rounds", "runs")), row.get("target") or "", row["provider"],
+            str(row["threads"]),
         )
         for row, doubt in zip(rows, doubts, strict=True)
     ]  # fmt: skip
     columns: list[Column | str] = [
-        "model", Column(heading="provider", is_text=True, spare=2), _figures("threads", spare=1),
-        _figures("runs", spare=3), _figures("mean ms (95 % CI)"), _figures("median ms", spare=4),
+        "model", _figures("median ms (95 % CI)"), _figures("mean", spare=1), _figures("p10", spare=3),
+        _figures("p90", spare=4), _figures("x ref.", spare=2), _figures("rounds", spare=6), _figures("runs", spare=5),
+        Column(heading="on", is_text=True, spare=7), Column(heading="provider", is_text=True, spare=8),
+        _figures("threads", spare=9),
     ]  # fmt: skip
     show_table("ONNX Runtime latency, batch 1", columns, table)
+    for line in dict.fromkeys(_conditions_text(row) for row in rows if "runtime" in row):
+        note(line)
     _show_doubts(LATENCY, doubts)
 
 
@@ -154,6 +163,18 @@ def show_calibration(summary: Mapping[str, Any]) -> None:
         ],
     )
     note(f"{summary['processor']}; written to {summary['calibration']}")
+
+
+def _conditions_text(row: Mapping[str, Any]) -> str:
+    """What a latency was taken with, in a line."""
+    threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+    parts = [row["provider"], threads, row["precision"], f"ONNX Runtime {row['runtime']}", row["processor"]]
+    parts += [f"graph level {row['graph_level']}"] if row["graph_level"] != "all" else []
+    parts += [f"on {row['target']}"] if row["target"] else []
+    if row["reference_ms"] is not None:
+        drift = "" if row["reference_drift_percent"] is None else f", drift {row['reference_drift_percent']:+.1f} %"
+        parts.append(f"reference {row['reference_ms']:.2f} ms{drift}")
+    return ", ".join(parts)
 
 
 def show_models(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -280,7 +301,7 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
         note(f"int8     {int8['onnx']} ({int8['verdict']}: {int8['reason']})")
     for name, timed in (("latency", result.get("latency")), ("in int8", (int8 or {}).get("latency"))):
         if timed:
-            note(f"{name}  {timed['mean_ms']:.2f} ± {timed['ci95_ms']:.2f} ms, {timed['threads']} threads")
+            note(f"{name}  {timed['median_ms']:.2f} ± {timed['ci95_ms']:.2f} ms, {timed['threads']} threads")
     if result.get("card"):
         note(f"card     {result['card']}")
 

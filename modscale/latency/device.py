@@ -61,7 +61,7 @@ class Device:
     @property
     def cores(self) -> int:
         """Cores that a process has there."""
-        return available_cores() if self.settings.target is None else int(self.facts["cores"])
+        return int(self.facts["cores"])
 
     def check(self) -> None:
         """Has it answer, and try the provider. Raises as `ask_device` does, and TargetError where it has changed."""
@@ -76,7 +76,9 @@ class Device:
         times = answer["timings"]
         return Timings(**{**times, "times_ns": tuple(times["times_ns"])})
 
-    def _know(self, answer: Mapping[str, Any]) -> None:
+    def _know(self, answer: dict[str, Any]) -> None:
+        if self.settings.target is None:  # a process only sees what it is bound to, and not its quota
+            answer["facts"]["cores"] = available_cores()
         check_same(device_name(self.settings), self.facts, answer["facts"])
         self.facts = {**answer["facts"], **self.facts}
 

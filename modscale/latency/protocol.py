@@ -4,33 +4,39 @@ Protocol. Batch 1 at the model's full resolution, random input of fixed seed, se
 optimisation. The timed runs are split over `PROCESSES` fresh processes (see `device.py`), since a process keeps
 for life the memory layout it happened to get; each warms up before its share. Several models take turns process by
 process, in an order that reverses every round, so that a machine which slows down does so for all of them.
-`benchmarks/latency_isolation.md` has the measurements behind this.
+`benchmarks/latency_isolation.md` and `benchmarks/latency.md` have the measurements behind this.
 
-`ci95_ms` is the half-width of a 95 % interval of the mean. Successive runs are not independent, so it is taken from
-means: of `BATCHES` consecutive batches in each process, and of the processes themselves; the wider of the two counts.
-The paper's protocol is `threads: 4, runs: 4000` and the mean.
+What is reported is the median over the rounds of each round's median, with the 95 % interval between rounds (see
+`confidence.py`): single runs that were interrupted, and single rounds that were, move a mean far more. The mean stands
+beside it; the paper's protocol is `threads: 4, runs: 4000` and the mean. A model is measured until the interval is
+within `until_percent`, or `patience_s` is over.
+
+The reference. A virtual machine is slower for some seconds, or minutes, while its own threads have all of its cores; no
+counter in it tells. So a fixed small network runs before every third model and at the end. A round beside which it took
+more than `UNSTEADY` times its best is unsteady, which is told without the model's own latency, and counts only where
+too few others were. In units of the reference beside it (`relative`) a latency repeats even where the machine drifts.
 
 A busy machine. ONNX Runtime's threads wait for each other by spinning, as they do where a network is deployed, and are
 left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2 times as long, beside two 3.5
 times. More runs do not mend that: their mean closes in on the neighbour's figure, and no run was left undisturbed that
 could be picked out. What helps is to wait. A model is measured again, round by round, while its interval is wider than
-`until_percent` or its rounds were disturbed, for `patience_s` at most; once as many rounds as asked for were not, only
-such rounds count. Whether one was is told by the share of the time in which its threads had a core, never by its
-latency. What stays wide or disturbed is kept, and marked: `wide`, `busy`.
+`until_percent` or its rounds were disturbed, for `patience_s` at most; once enough rounds were not, only those count.
+Whether one was is told by the share of the time in which its threads had a core, never by its latency. What stays wide
+or disturbed is kept, and marked: `wide`, `busy`.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modscale.deploy.timing_worker import Timings
 from modscale.files import path_text, scratch_folder
 from modscale.latency.device import LIMIT_S, Device
-from modscale.latency.summary import Latency, core_share, first_rounds, is_busy, summarise
+from modscale.latency.summary import Latency, Round, core_share, first_rounds, is_busy, summarise
 from modscale.machine import load_average, stolen_seconds
 from modscale.processes import Child
 from modscale.settings import LatencySettings
@@ -45,6 +51,8 @@ class OnnxModel:
     """The file."""
     shape: tuple[int, ...]
     """Shape of its one input."""
+    precision: str = "fp32"
+    """What its weights are kept in: `fp32`, `fp16` or `int8`."""
 
     @property
     def resolution(self) -> int | None:
@@ -53,6 +61,19 @@ class OnnxModel:
             if len(set(sides)) == 1:
                 return sides[0]
         return None
+
+
+REFERENCE = OnnxModel(file=Path(__file__).with_name("reference.onnx"), shape=(1, 3, 224, 224))
+"""The network that every measurement times besides: the published xxs with constants for weights, never changed."""
+
+REFERENCE_EVERY = 3
+"""Models between two of its rounds."""
+
+REFERENCE_RUNS = 10
+"""Timed runs in each of them."""
+
+Keep = Callable[[int | None, Round, Device], None]
+"""Hears of every round: see `measure_files`."""
 
 
 def measure_latency(
@@ -73,10 +94,12 @@ def measure_files(
     on_round: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
     device: Device | None = None,
+    keep: Keep | None = None,
 ) -> list[Latency]:
-    """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process.
+    """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process of theirs.
 
-    `note` hears in a line that the machine is busy, when that is seen.
+    `note` hears in a line that the machine is busy, or in the end too noisy for what was asked. `keep` is given every
+    round as it was taken, with the place of its file in `onnx_files`, or None for the reference, and the device.
 
     Raises:
         ProviderError: the provider is not there, or would fall back.
@@ -85,25 +108,44 @@ def measure_files(
     """
     device = Device(settings) if device is None else device
     count = first_rounds(settings)
-    seen: list[list[Timings]] = [[] for _ in onnx_files]
-    seconds: list[list[float]] = [[] for _ in onnx_files]
+    seen: list[list[Round]] = [[] for _ in onnx_files]
+    references: list[Round] = []
     open_files = list(range(len(onnx_files)))
-    stolen, start = stolen_seconds(), time.monotonic()
+    stolen, start, order = stolen_seconds(), time.monotonic(), itertools.count()
+
+    def take(which: int | None, runs: int) -> None:
+        """Times a model, or the reference, in a process of the device."""
+        model = REFERENCE if which is None else onnx_files[which]
+        file, shape = (model.file, model.shape) if isinstance(model, OnnxModel) else (Path(model), None)
+        began = time.monotonic()
+        timings = device.time(file, runs=runs, shape=shape)
+        now = time.monotonic()
+        taken = Round(order=next(order), at_s=began - start, seconds=now - began, timings=timings)
+        (references if which is None else seen[which]).append(taken)
+        if keep is not None:
+            keep(which, taken, device)
+
     while open_files:
         turn = max(map(len, seen))
         runs = settings.runs // count + (turn % count < settings.runs % count)
-        for i in open_files if turn % 2 == 0 else reversed(open_files):
-            began = time.monotonic()
-            model = onnx_files[i]
-            file, shape = (model.file, model.shape) if isinstance(model, OnnxModel) else (Path(model), None)
-            seen[i].append(device.time(file, runs=runs, shape=shape))
-            seconds[i].append(time.monotonic() - began)
-            done, missing = sum(map(len, seen)), sum(max(0, count - len(timings)) for timings in seen)
+        for place, i in enumerate(open_files if turn % 2 == 0 else reversed(open_files)):
+            if settings.reference and place % REFERENCE_EVERY == 0:
+                take(None, REFERENCE_RUNS)
+            take(i, runs)
+            done, missing = sum(map(len, seen)), sum(max(0, count - len(rounds)) for rounds in seen)
             on_round(done, done + missing)
         if turn + 1 == count and (found := _busy_text(seen, device, stolen, start)):
             note(found)
-        open_files = [i for i in open_files if _goes_on(seen[i], seconds[i], device)]
-    return [summarise(timings, device) for timings in seen]
+        open_files = [i for i in open_files if _goes_on(seen[i], references, device)]
+    if settings.reference:
+        take(None, REFERENCE_RUNS)
+    found_all = [
+        summarise(rounds, references, device, precision=getattr(model, "precision", "fp32"))
+        for model, rounds in zip(onnx_files, seen, strict=True)
+    ]
+    if text := noise_text(found_all, settings):
+        note(text)
+    return found_all
 
 
 def find_onnx(file: str | Path, resolution: int | None = None) -> OnnxModel:
@@ -122,8 +164,9 @@ def measure_models(
     *,
     on_round: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
+    keep: Keep | None = None,
 ) -> list[Latency]:
-    """Latency of each spec with fresh weights, and of each ONNX file as it is, all taking turns.
+    """Latency of each spec with fresh weights, and of each ONNX file as it is, all taking turns; `keep` as there.
 
     The specs are exported and verified first, in a process that has ended.
 
@@ -137,24 +180,43 @@ def measure_models(
             specs = [model for model in models if isinstance(model, ModelSpec)]
             _ask("modscale.deploy.export", "export_all", specs, list(outs.values()))
         files = [outs[i] / "model.onnx" if isinstance(model, ModelSpec) else model for i, model in enumerate(models)]
-        return measure_files(files, settings, on_round=on_round, note=note)
+        return measure_files(files, settings, on_round=on_round, note=note, keep=keep)
 
 
-def _goes_on(timings: Sequence[Timings], seconds: Sequence[float], device: Device) -> bool:
+def _goes_on(rounds: Sequence[Round], references: Sequence[Round], device: Device) -> bool:
     """Whether a model is measured once more: always up to the first rounds, then while there is doubt and time."""
     settings = device.settings
     count = first_rounds(settings)
-    if len(timings) < count:
+    if len(rounds) < count:
         return True
-    if sum(seconds[count:]) + seconds[-1] > settings.patience_s:
+    if sum(one.seconds for one in rounds[count:]) + rounds[-1].seconds > settings.patience_s:
         return False
-    so_far = summarise(timings, device)
-    return so_far.wide or so_far.busy
+    so_far = summarise(rounds, references, device)
+    return so_far.wide or so_far.busy or so_far.rounds == so_far.unsteady_rounds
 
 
-def _busy_text(seen: Sequence[Sequence[Timings]], device: Device, stolen: float | None, start: float) -> str | None:
+def noise_text(latencies: Sequence[Latency], settings: LatencySettings) -> str | None:
+    """That the machine was too noisy for the interval that was asked for, and how that shows; None where it was not."""
+    wide = [one for one in latencies if one.wide]
+    if not wide:
+        return None
+    reached = [one.reached_percent for one in wide]
+    span = f"{min(reached):.2g}" if len(wide) == 1 else f"{min(reached):.2g} to {max(reached):.2g}"
+    rounds, unsteady, disturbed = (
+        sum(getattr(one, name) for one in latencies) for name in ("all_rounds", "unsteady_rounds", "disturbed_rounds")
+    )
+    told = (
+        f"note: too noisy for {settings.until_percent:g} % in the time given: {len(wide)} of {len(latencies)} reached"
+        f" {span} %"
+    )
+    if latencies[0].reference_ms is None:
+        return told
+    return f"{told}; of {rounds} rounds {disturbed} were disturbed and {unsteady} ran while the reference was slow"
+
+
+def _busy_text(seen: Sequence[Sequence[Round]], device: Device, stolen: float | None, start: float) -> str | None:
     """That the machine is busy, and how that shows; None where it is not."""
-    timings = [one for each in seen for one in each]
+    timings = [one.timings for each in seen for one in each]
     if not is_busy(timings, device):
         return None
     settings, is_here = device.settings, device.settings.target is None
@@ -174,12 +236,15 @@ def _busy_text(seen: Sequence[Sequence[Timings]], device: Device, stolen: float 
 
 
 def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str, Any]:
-    """One entry of `models` in the JSON of `modscale latency`; a file's name is its path, its `input` the shape."""
+    """One entry of `models` in the JSON of `modscale latency`."""
+    return {**model_to_json(model), **asdict(latency)}
+
+
+def model_to_json(model: ModelSpec | OnnxModel) -> dict[str, Any]:
+    """What is timed, for that entry: a file's name is its path, its `input` the shape."""
     if isinstance(model, OnnxModel):
-        known = {"name": path_text(model.file), "resolution": model.resolution, "input": list(model.shape)}
-    else:
-        known = {"name": model.name, "resolution": model.resolution}
-    return {**known, **asdict(latency)}
+        return {"name": path_text(model.file), "resolution": model.resolution, "input": list(model.shape)}
+    return {"name": model.name, "resolution": model.resolution}
 
 
 def _ask(module: str, function: str, *arguments: Any) -> Any:

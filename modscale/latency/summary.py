@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 
 from modscale.deploy.timing_worker import Timings
-from modscale.latency.confidence import confidence_interval
+from modscale.latency.confidence import confidence_interval, median_interval
 from modscale.latency.device import Device
 from modscale.providers import PROVIDERS
 from modscale.settings import LatencySettings
@@ -24,6 +25,12 @@ ALL_SHARE = 0.8
 BUSY_SHARE = 0.2
 """Share of disturbed processes above which the machine is called busy."""
 
+BEST = 0.25
+"""Quantile of the reference's rounds that stands for the machine at its best."""
+
+UNSTEADY = 1.08
+"""Times that, above which the machine was slower than it can be, whoever had the cores."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
@@ -36,15 +43,17 @@ class Latency:
     runs: int
     """Timed runs, over all processes."""
     mean_ms: float
-    """Mean of all timed runs."""
+    """Mean of all timed runs, the paper's figure."""
     median_ms: float
-    """Median of all timed runs."""
+    """Median over the rounds of the median of each round's runs: the figure that is reported and compared."""
     ci95_ms: float
-    """Half-width of the 95 % confidence interval of the mean, between processes included."""
+    """Half-width of the 95 % confidence interval of the median, between processes."""
+    mean_ci95_ms: float
+    """The same of the mean."""
     reached_percent: float
-    """The same as a percentage of the mean."""
+    """`ci95_ms` as a percentage of the median."""
     standard_error_ms: float
-    """Standard error of the mean; the interval is Student's t times it."""
+    """Standard error of the median; the interval is Student's t times it."""
     p10_ms: float
     """One of ten runs took no longer."""
     p90_ms: float
@@ -53,8 +62,14 @@ class Latency:
     """The fastest run."""
     rounds: int
     """Processes behind these figures."""
+    all_rounds: int
+    """Processes that ran; those that were disturbed or unsteady count only where too few others ran."""
     disturbed_rounds: int
-    """Processes, of all that ran, whose cores others had too; they count only where too few others ran."""
+    """Of them those whose cores others had too."""
+    unsteady_rounds: int
+    """Of them those beside which the reference was not at its best: the machine itself was slower for a while."""
+    process_medians_ms: tuple[float, ...]
+    """Median of each process that counts, in the order they ran."""
     process_means_ms: tuple[float, ...]
     """Mean of each process that counts, in the order they ran."""
     preemptions: int
@@ -67,6 +82,14 @@ class Latency:
     """Whether the interval stayed wider than asked."""
     busy: bool
     """Whether others had the cores in too many of the rounds, so that the figures are those of a busy machine."""
+    reference_ms: float | None
+    """Median of the reference network's rounds in this measurement; None where it was not timed."""
+    reference_drift_percent: float | None
+    """By how much it was slower in the later half of the measurement than in the earlier one."""
+    relative: float | None
+    """Median over the rounds of the model's median in units of the reference's beside it."""
+    relative_ci95: float | None
+    """Half-width of the 95 % interval of that."""
     precision: str
     """`fp32`, `fp16` or `int8`: what the weights are kept in."""
     graph_level: str
@@ -79,45 +102,109 @@ class Latency:
     """Name of the device where it is not this machine."""
 
 
-def summarise(timings: Sequence[Timings], device: Device, *, precision: str = "fp32") -> Latency:
-    """One `Latency` from what the processes saw: the undisturbed ones, once they are as many as asked for, or all."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """What one process saw, of a model or of the reference."""
+
+    order: int
+    """Its place among all processes of the measurement, in which they ran one after the other."""
+    at_s: float
+    """When it was started, seconds from the begin of the measurement."""
+    seconds: float
+    """How long it took, start, load and warm-up included."""
+    timings: Timings
+    """What it saw."""
+
+    @property
+    def median_ms(self) -> float:
+        """Median of its runs."""
+        return median(self.timings.times_ns) / 1e6
+
+
+def summarise(
+    rounds: Sequence[Round], references: Sequence[Round], device: Device, *, precision: str = "fp32"
+) -> Latency:
+    """One `Latency` from what the processes saw: the quiet ones, once they are as many as asked for, or all.
+
+    A round is quiet where its threads had their cores and the reference was at its best before and after it.
+    """
     settings = device.settings
-    quiet = [one for one in timings if not is_disturbed(one, device)]
-    disturbed = len(timings) - len(quiet)
-    timings = quiet if len(quiet) >= first_rounds(settings) else timings
+    beside = beside_ms(rounds, references)
+    best_ms = best_reference_ms(references)
+    steady = [one for one, ms in zip(rounds, beside, strict=True) if ms is None or max(ms) <= UNSTEADY * best_ms]
+    quiet = [one for one in steady if not is_disturbed(one.timings, device)]
+    disturbed = sum(is_disturbed(one.timings, device) for one in rounds)
+    counted = quiet if len(quiet) >= first_rounds(settings) else list(rounds)
+    timings = [one.timings for one in counted]
     times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
     everything = sorted(time for times in times_ms for time in times)
     preemptions = [one.preemptions for one in timings]
-    half_width, standard_error = confidence_interval(times_ms)
-    mean_ms = fmean(everything)
-    reached_percent = 100 * half_width / mean_ms
+    mean_half_width, mean_error = confidence_interval(times_ms)
+    medians = [one.median_ms for one in counted]
+    half_width, error = median_interval(medians) if len(medians) > 2 else (mean_half_width, mean_error)
+    median_ms = median(medians)
+    reached_percent = 100 * half_width / median_ms
     tenths = quantiles(everything, n=10, method="inclusive")
+    ratios = [one.median_ms / fmean(ms) for one, ms in zip(counted, beside_ms(counted, references), strict=True) if ms]
     return Latency(
         provider=settings.provider,
         threads=device.threads,
         runs=len(everything),
-        mean_ms=mean_ms,
-        median_ms=median(everything),
+        mean_ms=fmean(everything),
+        median_ms=median_ms,
         ci95_ms=half_width,
+        mean_ci95_ms=mean_half_width,
         reached_percent=reached_percent,
-        standard_error_ms=standard_error,
+        standard_error_ms=error,
         p10_ms=tenths[0],
         p90_ms=tenths[-1],
         min_ms=everything[0],
-        rounds=len(timings),
+        rounds=len(counted),
+        all_rounds=len(rounds),
         disturbed_rounds=disturbed,
+        unsteady_rounds=len(rounds) - len(steady),
+        process_medians_ms=tuple(medians),
         process_means_ms=tuple(fmean(times) for times in times_ms),
         preemptions=-1 if min(preemptions) < 0 else sum(preemptions),
         core_share=core_share(timings, device),
         cores=device.cores,
         wide=reached_percent > settings.until_percent,
         busy=is_busy(timings, device),
+        reference_ms=median(one.median_ms for one in references) if references else None,
+        reference_drift_percent=drift_percent(references),
+        relative=median(ratios) if ratios else None,
+        relative_ci95=median_interval(ratios)[0] if len(ratios) > 2 else None,
         precision=precision,
         graph_level=settings.graph_level,
         runtime=str(device.facts["runtime"]),
         processor=str(device.facts["processor"]),
         target=None if settings.target is None else settings.target.name or "target",
     )
+
+
+def beside_ms(rounds: Sequence[Round], references: Sequence[Round]) -> list[tuple[float, ...] | None]:
+    """For each round the medians of the references that ran last before it and first after it; None where none did."""
+    found: list[tuple[float, ...] | None] = []
+    for one in rounds:
+        before = [other for other in references if other.order < one.order][-1:]
+        after = [other for other in references if other.order > one.order][:1]
+        found.append(tuple(other.median_ms for other in (*before, *after)) or None)
+    return found
+
+
+def best_reference_ms(references: Sequence[Round]) -> float:
+    """What the reference takes while the machine is at its best: quantile `BEST` of its rounds; infinite for none."""
+    medians = sorted(one.median_ms for one in references)
+    return medians[int(BEST * (len(medians) - 1))] if medians else math.inf
+
+
+def drift_percent(references: Sequence[Round]) -> float | None:
+    """By how much the reference's median was higher in the later half of its rounds than in the earlier one."""
+    if len(references) < 4:
+        return None
+    half = len(references) // 2
+    earlier, later = (median(one.median_ms for one in part) for part in (references[:half], references[-half:]))
+    return 100 * (later / earlier - 1)
 
 
 def is_disturbed(one: Timings, device: Device) -> bool:

@@ -170,7 +170,7 @@ def _latency(latency: Latency | None, form: Form, machine: Mapping[str, Any]) ->
 
 
 def _ms(latency: Latency) -> str:
-    return f"{latency.mean_ms:.2f} ± {latency.ci95_ms:.2f} ms (mean, 95 % interval)"
+    return f"{latency.median_ms:.2f} ± {latency.ci95_ms:.2f} ms (median, 95 % interval)"
 
 
 def _int8_name(judgement: Judgement | None) -> str:

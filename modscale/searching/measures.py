@@ -80,7 +80,7 @@ def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Rea
             latency = measure_latency(file, device.settings, note=bench.note, device=device)
             prefix = target_metric(name).name.removesuffix("_ms")
             found |= {
-                f"{prefix}_ms": latency.mean_ms,
+                f"{prefix}_ms": latency.median_ms,
                 f"{prefix}_ci95_ms": latency.ci95_ms,
                 f"{prefix}_standard_error_ms": latency.standard_error_ms,
                 f"{prefix}_wide": latency.wide,

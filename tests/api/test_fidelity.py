@@ -32,7 +32,7 @@ name: tiny
 base: {drop_path_rate: 0.1}
 stages: [{dim: [8, 16], depth: 1}]
 proxy: {resolution: 16, epochs: 1, threads: 1}
-latency: {runs: 10, warmup: 1, threads: 1, until_percent: 100, patience_s: 0}
+latency: {runs: 10, warmup: 1, threads: 1, until_percent: 100, patience_s: 0, reference: false}
 search: {seed: 3}
 """
 INTERRUPTIBLE = """

@@ -38,7 +38,7 @@ stages:
 constraints: {params: {max: 60.0e+3}, widths: nondecreasing}
 bands: {any: {params: {max: 1.0e+6}}, tiny: {params: {max: 20.0e+3}}, none: {params: {max: 1}}}
 proxy: {resolution: 16, epochs: 1, threads: 1}
-latency: {runs: 12, warmup: 1, threads: 1, patience_s: 0}
+latency: {runs: 12, warmup: 1, threads: 1, patience_s: 0, reference: false}
 search: {trials: 5, startup_trials: 3, references: [xxs]}
 """
 

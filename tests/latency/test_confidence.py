@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import pytest
 
-from modscale.latency.confidence import confidence_interval, student_t
+from modscale.latency.confidence import confidence_interval, median_interval, student_t
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,26 @@ def test_the_interval_in_closed_form():
     times = [mean + wobble for mean in (1.0, 2.0, 3.0, 4.0, 5.0) for wobble in (-0.1, 0.1)]
     error = math.sqrt(2.5) / math.sqrt(5)
     assert confidence_interval([times]) == pytest.approx((2.776 * error, error))
+
+
+@pytest.mark.parametrize("count", [5, 8, 12, 25])
+@pytest.mark.parametrize("outliers", [0.0, 0.2])
+def test_the_interval_of_a_median_holds(count, outliers):
+    """It holds the true median in 92 % of 1000 experiments, also where a fifth of the rounds are far slower."""
+    generator = random.Random(count)
+
+    def taken() -> float:
+        return 10 + generator.gauss(0, 0.3) + (5.0 if generator.random() < outliers else 0.0)
+
+    true = median(taken() for _ in range(100_000))
+    held = 0
+    for _ in range(1000):
+        rounds = [taken() for _ in range(count)]
+        held += abs(median(rounds) - true) <= median_interval(rounds)[0]
+    assert held / 1000 >= 0.92
+
+
+def test_a_few_rounds_far_off_do_not_widen_the_interval_of_a_median():
+    """Of 15 rounds the two outermost on each side count no more than any others."""
+    near = [10 + i / 100 for i in range(15)]
+    assert median_interval([*near[:13], 99.0, 1e6]) == median_interval(near)

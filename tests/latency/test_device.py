@@ -18,7 +18,7 @@ from modscale.latency.device import Device
 from modscale.latency.protocol import measure_files
 from modscale.settings import LatencySettings, Target
 
-HERE = LatencySettings(threads=1, warmup=1, runs=10, patience_s=0)
+HERE = LatencySettings(threads=1, warmup=1, runs=10, patience_s=0, reference=False)
 
 
 def behind(*command: str) -> LatencySettings:

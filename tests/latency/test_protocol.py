@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from statistics import fmean, stdev
+from statistics import median
 
 import numpy as np
 import onnx
@@ -93,7 +93,7 @@ def test_models_take_turns(monkeypatch):
         return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + runs)), preemptions=2)
 
     monkeypatch.setattr(Device, "time", record)
-    results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100))
+    results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100, reference=False))
     assert [name for name, _ in asked] == list("abccbaabccbaabc")
     assert [sum(runs for name, runs in asked if name == file) for file in "abc"] == [100] * 3
     assert [result.runs for result in results] == [100] * 3
@@ -135,8 +135,40 @@ def machine(monkeypatch):
 
 
 FACTS = {"processor": "a CPU", "cores": 2, "threads": 2, "system": "Linux", "runtime": "1.2.3"}
+
+
+@pytest.fixture
+def with_reference(monkeypatch):
+    """Processes of a second each; the reference takes what `reference_ms` says at that time, a model 10 ms times it."""
+
+    def made_of(reference_ms, **settings):
+        clock, order = [0.0], []
+
+        def run(self, file, *, runs, shape):
+            self.facts = FACTS
+            ms = reference_ms(clock[0])
+            clock[0] += 1.0
+            order.append(file.stem)
+            return round_of(ms if file.stem == "reference" else 10 * ms, runs=runs)
+
+        monkeypatch.setattr(Device, "time", run)
+        monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(device, "available_cores", lambda: 2)
+        said = []
+        files = "abcd"[: settings.pop("files", 1)]
+        found = measure_files(list(files), LatencySettings(threads=2, **settings), note=said.append)
+        return found, order, said
+
+    return made_of
+
+
 QUIET = [round_of(mean) for mean in (10.0, 10.1, 9.9, 10.05, 9.95)]
-TWO = LatencySettings(threads=2)
+TWO = LatencySettings(threads=2, reference=False)
+
+
+def in_rounds(timings) -> list[summary.Round]:
+    """As if each had taken a second."""
+    return [summary.Round(order=i, at_s=float(i), seconds=1.0, timings=one) for i, one in enumerate(timings)]
 
 
 def test_a_quiet_model_is_measured_once(machine):
@@ -145,24 +177,59 @@ def test_a_quiet_model_is_measured_once(machine):
     (result,) = measure_files(["a"], TWO, note=said.append)
     assert (len(left), said, result.rounds, result.runs, result.core_share) == (1, [], 5, 100, 1.0)
     assert (result.wide, result.busy) == (False, False)
-    assert result.reached_percent == pytest.approx(100 * result.ci95_ms / result.mean_ms)
+    assert result.reached_percent == pytest.approx(100 * result.ci95_ms / result.median_ms)
 
 
 def test_a_wide_interval_is_measured_again_until_it_is_narrow(machine):
     """Rounds are added, all of them counted, and no more once the interval is as narrow as asked."""
-    means = [10, 12, 9, 11, 13, 11, 11, 11, 11, 11, 11]
+    means = [10, 12, 10.5, 11, 13, *[11] * 12]
     left = machine(*map(round_of, means))
     (result,) = measure_files(["a"], replace(TWO, patience_s=100))
     seen = means[: len(means) - len(left)]
 
-    def percent(rounds):  # 95 % of Student's t
-        t = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}[len(rounds)]
-        return 100 * t * stdev(rounds) / math.sqrt(len(rounds)) / fmean(rounds)
+    def percent(rounds):
+        """95 % of Student's t and McKean and Schrader's error: ranks (n + 1) / 2 -+ 2.576 sqrt(n / 4)."""
+        n = len(rounds)
+        t = [2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160][n - 5]
+        low = (n + 1) / 2 - 2.575829 * math.sqrt(n / 4)
+        ends = np.interp([low, n + 1 - low], range(1, n + 1), sorted(rounds))
+        return 100 * t * (ends[1] - ends[0]) / (2 * 2.575829) / median(rounds)
 
     assert 5 < len(seen) < len(means)
     assert percent(seen) <= 10 < percent(seen[:-1])
-    assert result.reached_percent == pytest.approx(percent(seen))
+    assert result.reached_percent == pytest.approx(percent(seen), rel=1e-3)
     assert (result.wide, result.busy, result.rounds, result.runs) == (False, False, len(seen), 20 * len(seen))
+
+
+def test_the_reference_runs_in_every_round_and_last(with_reference):
+    """Before the first of three models each, and at the end, so that every model lies between two of its rounds."""
+    (one, *_), order, _ = with_reference(lambda now: 2.0, files=4, runs=10)
+    letters = "".join("R" if name == "reference" else name for name in order)
+    assert letters == "RabcRd" + "RdcbRa" + "RabcRd" + "RdcbRa" + "RabcRd" + "R"
+    assert (one.reference_ms, one.reference_drift_percent, one.unsteady_rounds) == (2.0, 0.0, 0)
+    assert (one.relative, one.relative_ci95) == (pytest.approx(10), pytest.approx(0, abs=1e-9))
+
+
+def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_there(with_reference):
+    """A machine that is slow for a while, whoever has its cores: told by the reference, never by the model itself."""
+    slow = lambda now: 2.0 if now < 4 or now > 9 else 3.5  # noqa: E731
+    (one,), _, said = with_reference(slow, patience_s=20, until_percent=1)
+    assert (one.median_ms, one.reached_percent, one.wide) == (20.0, 0.0, False)
+    assert (one.rounds, one.unsteady_rounds) == (5, 4)
+    assert one.all_rounds == 9
+    assert one.relative == pytest.approx(10)
+    (one,), _, said = with_reference(slow, patience_s=0, until_percent=1)
+    assert (one.rounds, one.all_rounds, one.wide) == (5, 5, True)
+    assert said[-1].startswith("note: too noisy for 1 % in the time given: 1 of 1 reached ")
+    assert said[-1].endswith("of 5 rounds 0 were disturbed and 4 ran while the reference was slow")
+
+
+def test_drift_is_told_and_cancels_in_what_is_relative(with_reference):
+    """A machine that slows down by a percent a process: the median moves with it, the ratio does not."""
+    (one,), _, _ = with_reference(lambda now: 2.0 + now / 50, patience_s=0, until_percent=100)
+    assert one.reference_drift_percent == pytest.approx(100 * (2.16 / 2.04 - 1), abs=1.5)
+    assert one.relative == pytest.approx(10, rel=1e-6)
+    assert one.median_ms == pytest.approx(21, abs=0.5)
 
 
 @pytest.mark.parametrize(("patience", "again"), [(0, 0), (0.9, 0), (3.5, 3), (5, 5)])
@@ -181,7 +248,7 @@ def test_a_neighbour_that_goes_away_leaves_no_trace(machine):
     left, said = machine(*busy, *QUIET, round_of(1.0)), []
     (result,) = measure_files(["a"], replace(TWO, patience_s=100), note=said.append)
     assert (len(left), result.rounds, result.disturbed_rounds, result.wide, result.busy) == (1, 5, 4, False, False)
-    assert result.mean_ms == pytest.approx(10.0)
+    assert result.median_ms == pytest.approx(10.0)
     (line,) = said  # (4 x 30 ms x 0.4 + 10 ms) in 4 x 30 + 10 ms
     assert line.startswith(
         "note: the machine is busy: the timing threads had a core 45% of the time (8.0 preemptions a run"
@@ -209,7 +276,7 @@ def test_the_interval_holds_although_it_decides_when_to_stop(machine):
     for _ in range(400):
         machine(*(round_of(10 + generator.gauss(0, 1)) for _ in range(10)))
         (result,) = measure_files(["a"], TWO)
-        held += abs(result.mean_ms - 10) <= result.ci95_ms
+        held += abs(result.median_ms - 10) <= result.ci95_ms
         again += result.rounds > 5
     assert held / 400 >= 0.92
     assert again > 100
@@ -297,12 +364,12 @@ def test_so_many_runs_are_so_many(monkeypatch, capsys):
 
     def measure(models, settings, **_):
         asked.append((settings.runs, settings.until_percent, settings.patience_s))
-        return [summary.summarise(QUIET, Device(TWO, FACTS))]
+        return [summary.summarise(in_rounds(QUIET), [], Device(TWO, FACTS))]
 
     monkeypatch.setattr(latency, "measure_models", measure)
     for options in ([], ["--runs", "50"], ["--runs", "50", "--until", "2"], ["--until", "1", "--patience", "90"]):
         assert main(["latency", "xxs", *options, "--json"]) == 0
-    assert asked == [(100, 10.0, 20.0), (50, 10.0, 0.0), (50, 2.0, 20.0), (100, 1.0, 90.0)]
+    assert asked == [(100, 1.0, 30.0), (50, 1.0, 0.0), (50, 2.0, 30.0), (100, 1.0, 90.0)]
     (row,) = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "}")["models"]
     assert {"rounds", "reached_percent", "wide", "busy"} <= set(row)
     for options, told in (
@@ -331,7 +398,9 @@ def test_a_broken_model_is_one_line(tmp_path):
 def test_a_latency_is_plain_numbers():
     """The JSON of a latency reads back as it was written."""
     timings = [Timings(times_ns=(1_000_000, 3_000_000), preemptions=-1)] * 2
-    result = summary.summarise(timings, Device(LatencySettings(threads=4, runs=4), {**FACTS, "threads": 4}))
+    result = summary.summarise(
+        in_rounds(timings), [], Device(LatencySettings(threads=4, runs=4), {**FACTS, "threads": 4})
+    )
     assert isinstance(result, Latency)
     assert (result.mean_ms, result.median_ms, result.min_ms, result.preemptions) == (2.0, 2.0, 1.0, -1)
     assert json.loads(json.dumps(asdict(result)))["threads"] == 4

@@ -44,7 +44,7 @@ def tiny(**latency: object) -> Experiment:
         "base": {"resolution": 32, "num_classes": 10},
         "stages": [{"dim": [8, 16], "depth": 1}, {"dim": 16, "depth": 1}],
         "proxy": {"resolution": 16, "epochs": 1, "threads": 1},
-        "latency": {"runs": 12, "warmup": 1, "threads": 1, "patience_s": 0, **latency},
+        "latency": {"runs": 12, "warmup": 1, "threads": 1, "patience_s": 0, "reference": False, **latency},
     })  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from modscale.cli.app import answer, argument, option
 from modscale.cli.arguments import (
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from modscale.specs.spec import ModelSpec
 
 
+OUT_HELP = "Keep the raw timings in this file; as a MODEL it gives the figures again."
+
+
 def latency(
     models: Annotated[
         list[str],
@@ -35,10 +38,10 @@ def latency(
     runs: Annotated[int | None, option("Timed runs, and no more without --until.", low=10, high=1_000_000)] = None,
     paper: Annotated[bool, option("The paper's protocol: 4 threads, 4000 runs.", "--paper")] = False,
     until: Annotated[
-        float | None, option("Measure again while the interval is wider [default: 10].", metavar="PERCENT")
+        float | None, option("Measure again while the interval is wider [default: 1].", metavar="PERCENT")
     ] = None,
     patience: Annotated[
-        float | None, option("Measure again for so long at most, a model [default: 20].", metavar="SECONDS")
+        float | None, option("Measure again for so long at most, a model [default: 30].", metavar="SECONDS")
     ] = None,
     target: Annotated[
         str | None,
@@ -48,6 +51,7 @@ def latency(
         Path | None,
         option("Predict by a file of `modscale calibrate`; nothing is timed.", metavar="FILE", parser=user_path),
     ] = None,
+    out: Annotated[str | None, option(OUT_HELP, metavar="FILE.jsonl", parser=user_text)] = None,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -58,23 +62,52 @@ def latency(
     """
     from modscale.cli.console import say
     from modscale.cli.progress import latency_progress
-    from modscale.latency.protocol import latency_to_json, measure_models
+    from modscale.latency.protocol import latency_to_json, measure_models, model_to_json, noise_text
+    from modscale.latency.raw import keep_in
 
+    if any(model.endswith(".jsonl") for model in models):
+        answer_again(models, as_json)
+        return
     settings = latency_settings(provider, threads, runs, until, patience, paper=paper, target=target)
     if calibration is not None:
         _predict(models, resolution, calibration, settings, as_json)
         return
     timed = [_timed(model, resolution) for model in models]
+    keep = None if out is None else keep_in(out, [model_to_json(model) for model in timed])
     with latency_progress(settings) as on_round:
-        results = measure_models(timed, settings, on_round=on_round, note=say)
+        results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
     measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
+    _answer(measured, noise_text(results, settings), as_json)
 
+
+def answer_again(files: list[str], as_json: bool) -> None:
+    """The figures of raw timings that `--out` has kept, computed anew."""
+    from dataclasses import asdict
+
+    from modscale.errors import InputError
+    from modscale.latency.protocol import noise_text
+    from modscale.latency.raw import read_measurements
+
+    if others := [file for file in files if not file.endswith(".jsonl")]:
+        raise InputError("raw timings are computed again by themselves, without", place="MODEL", value=others[0])
+    measured, noise = [], []
+    for file in files:
+        for one in read_measurements(file):
+            results = one.latencies()
+            measured += [{**model, **asdict(result)} for model, result in zip(one.models, results, strict=True)]
+            noise += [text] if (text := noise_text(results, one.device.settings)) else []
+    _answer(measured, "; ".join(noise) or None, as_json)
+
+
+def _answer(measured: list[dict[str, Any]], noise: str | None, as_json: bool) -> None:
     def show() -> None:
         from modscale.cli.tables import show_latency
 
         show_latency(measured)
 
-    answer({"models": measured}, as_json, show)
+    first = measured[0] if measured else {}
+    reference = {key: first.get(f"reference_{key}") for key in ("ms", "drift_percent")}
+    answer({"models": measured, "reference": reference, "too_noisy": noise is not None, "noise": noise}, as_json, show)
 
 
 def _predict(models: list[str], resolution: int | None, file: Path, settings: LatencySettings, as_json: bool) -> None:
