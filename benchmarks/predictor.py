@@ -50,7 +50,7 @@ def export(space: str, models: Path, number: int) -> None:
                 (models / name / "model.safetensors").unlink()
 
 
-def time_networks(models: Path, out: Path) -> None:
+def time_networks(models: Path, out: Path, threads: int) -> None:
     """Adds the times of one chunk to the file."""
     done = defaultdict(int)
     rows = [row for _, row in read_lines(out)]
@@ -60,16 +60,17 @@ def time_networks(models: Path, out: Path) -> None:
     names = sorted(folder.name for folder in models.iterdir() if folder.name != "reference")
     left = [name for turn in (0, 1) for name in names if done[name] <= turn]
     flops = {name: count_model(load_spec(models / name / "spec.yaml")).flops for name in set(left)}
-    clock = device_clock(LatencySettings())
+    clock = device_clock(LatencySettings(threads=threads))
     began = time.time()
     takes = take_steadily(
         len(left),
         lambda i: models / left[i] / "model.onnx",
         clock.time_file,
         models / "reference" / "model.onnx",
-        runs=lambda i: int(np.clip(PROCESS_S / (1.8e-11 * flops[left[i]]), 8, 60)),
+        runs=lambda i: int(np.clip(PROCESS_S / (3e-11 / threads * flops[left[i]]), 8, 60)),
+        flops=lambda i: flops[left[i]],
         limit_s=CHUNK_S,
-        tries=1,
+        tries=2,
     )
     for take in (*takes.steady, *takes.others):
         append_line(out, {
@@ -125,11 +126,12 @@ if __name__ == "__main__":
     parser.add_argument("--space", default="spaces/mobile.yaml")
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/predictor.jsonl"))
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", type=int, default=220)
     given = parser.parse_args()
     if given.step == "export":
         export(given.space, given.models, given.networks)
     elif given.step == "time":
-        time_networks(given.models, given.rows)
+        time_networks(given.models, given.rows, given.threads)
     else:
         judge(given.calibration, given.rows, given.models)

@@ -52,8 +52,8 @@ NETWORKS = 240
 """Networks timed at most."""
 PROCESS_S = 0.35
 """Seconds that the timed runs of one process are to take."""
-ENOUGH = 0.4
-"""Share of what was timed that must have been timed while the machine was steady, for the rest to be left out."""
+ENOUGH = 2 * FEWEST
+"""Networks timed while the machine was steady for which the others are left out."""
 WARMUP = 3
 """Runs before the first timed one of a process."""
 RUNS = (8, 60)
@@ -168,14 +168,18 @@ def _calibrate(
         time_file,
         reference,
         runs=lambda index: int(min(max(PROCESS_S / (median(speed) * flops[index]), RUNS[0]), RUNS[1])),
+        flops=lambda index: flops[index],
         limit_s=limit_s - (time.monotonic() - start),
         on_take=lambda done, left: on_timed(done, done + left),
     )
-    kept, noisy = takes.steady, len(takes.steady) < max(FEWEST, ENOUGH * (len(takes.steady) + len(takes.others)))
+    kept, noisy = takes.steady, len(takes.steady) < ENOUGH
     if noisy:
         say("note: the machine's speed changed all the while; the predictions are as wide as that makes them")
-        kept = tuple(sorted((*takes.steady, *takes.others), key=lambda take: take.at_s))
-    timed = [Timed(spec=chosen[take.index], times_ns=(take.times_ns,), at_s=take.at_s) for take in kept]
+        kept = (*takes.steady, *takes.others)
+    timed = [
+        Timed(spec=chosen[take.index], times_ns=(take.times_ns,), at_s=take.at_s)
+        for take in sorted(kept, key=lambda take: take.at_s)
+    ]
     deviations, taken = _fit(timed)
     timed = [replace(one, left_out=not is_taken) for one, is_taken in zip(timed, taken, strict=True)]
     calibration = Calibration(

@@ -1,18 +1,20 @@
 """Many networks timed one after the other, and only while the machine is as fast as it was at its best.
 
-A virtual machine shares its cores with others: for a minute at a time everything took 1.6 times as long on ours, while
-the timing threads had their cores all the while, so that no share of a core tells it. A small reference network tells
-it: it is timed before and after every few networks, and what was timed between two references of which one was slow is
-timed again later, while there is time.
+A virtual machine shares its cores with others: for a minute, or for a single process, everything took 1.6 times as long
+on ours, while the timing threads had their cores all the while, so that no share of a core tells it. Two things tell
+it. A small reference network is timed before and after every few networks; what was timed beside a slow reference is
+timed again later, while there is time. So is what took far longer than its FLOPs let expect, unless it does so again:
+then it is the network that is slow.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -24,6 +26,12 @@ SLOWER = 1.08
 """Times the machine's best from which a reference is slow."""
 BEST = 0.25
 """Quantile of the references that stands for the machine's best."""
+SLOW = 1.3
+"""Times what is usual for a network's FLOPs from which a take is doubted."""
+USUAL = 0.3
+"""Quantile of the takes, each by its FLOPs, that is usual."""
+AGREE = 0.05
+"""Share by which two takes of a network may differ to confirm each other."""
 TRIES = 3
 """Times that one network is timed at most."""
 
@@ -46,13 +54,18 @@ class Take:
     disturbed: bool
     """Whether others had the cores."""
 
+    @property
+    def median_ms(self) -> float:
+        """Of the runs."""
+        return median(self.times_ns) / 1e6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Takes:
     """What was timed."""
 
     steady: tuple[Take, ...]
-    """The last of each network that was timed while the machine was at its best."""
+    """The fastest of each network that was timed while the machine was at its best."""
     others: tuple[Take, ...]
     """All others."""
     reference_ms: float
@@ -66,6 +79,7 @@ def take_steadily(
     reference: Path,
     *,
     runs: Callable[[int], int],
+    flops: Callable[[int], float],
     limit_s: float,
     tries: int = TRIES,
     on_take: Callable[[int, int], None] = lambda done, left: None,
@@ -99,18 +113,32 @@ def take_steadily(
             take = Take(index=index, times_ns=times, at_s=at, references_ms=(before, after), disturbed=disturbed)
             takes.append(take)
             tried[index] += 1
-            if not _is_steady(take, references) and tried[index] < tries:
+            if index not in _steady(takes, references, flops) and tried[index] < tries:
                 queue.append(index)
         before = after
+        if not queue:  # what was usual at first may not be now
+            steady = _steady(takes, references, flops)
+            queue.extend(index for index, times in tried.items() if index not in steady and times < tries)
         on_take(len(takes), len(queue))
-    steady = {take.index: take for take in takes if _is_steady(take, references)}
+    steady = _steady(takes, references, flops)
     others = [take for take in takes if steady.get(take.index) is not take]
     return Takes(steady=tuple(steady.values()), others=tuple(others), reference_ms=_best(references))
 
 
+def _steady(takes: Sequence[Take], references: list[float], flops: Callable[[int], float]) -> dict[int, Take]:
+    """The fastest take of each network that nothing speaks against."""
+    usual = float(np.quantile([take.median_ms / flops(take.index) for take in takes], USUAL))
+    good: dict[int, list[Take]] = {}
+    for take in sorted(takes, key=lambda take: take.median_ms):
+        if not take.disturbed and max(take.references_ms) <= SLOWER * _best(references):
+            good.setdefault(take.index, []).append(take)
+    return {
+        index: each[0]
+        for index, each in good.items()
+        if each[0].median_ms / flops(index) <= SLOW * usual
+        or (len(each) > 1 and each[1].median_ms <= (1 + AGREE) * each[0].median_ms)
+    }
+
+
 def _best(references: list[float]) -> float:
     return float(np.quantile(references, BEST))
-
-
-def _is_steady(take: Take, references: list[float]) -> bool:
-    return not take.disturbed and max(take.references_ms) <= SLOWER * _best(references)

@@ -21,7 +21,8 @@ class Machine:
 
 def take(machine: Machine, limit_s: float):
     return take_steadily(
-        12, lambda i: Path(str(i + 2)), machine.time_file, Path("1"), runs=lambda i: 3, limit_s=limit_s,
+        12, lambda i: Path(str(i + 2)), machine.time_file, Path("1"), runs=lambda i: 3, flops=lambda i: i + 2,
+        limit_s=limit_s,
         now=lambda: machine.seconds,
     )  # fmt: skip
 
@@ -39,6 +40,24 @@ def test_the_first_ones_are_judged_by_what_comes_later():
     found = take(Machine(slow=range(7)), limit_s=100)
     assert min(one.at_s for one in found.steady) > 6
     assert all(one.times_ns[0] == 1e6 * (one.index + 2) for one in found.steady)
+
+
+def test_a_process_that_was_slow_by_itself_is_timed_again():
+    """Both references were fast, and the network took far longer than its FLOPs let expect: once, so it was not it."""
+    found = take(Machine(slow=range(4, 5)), limit_s=100)
+    assert {one.index: one.times_ns[0] for one in found.steady} == {i: 1e6 * (i + 2) for i in range(12)}
+    assert [one.index for one in found.others] == [2]
+
+
+def test_a_network_that_is_slow_twice_is_slow():
+    """What takes long for its FLOPs and does so again is believed."""
+    machine = Machine(slow=range(0))
+    found = take_steadily(
+        8, lambda i: Path(str(9 if i == 5 else 3)), machine.time_file, Path("1"), runs=lambda i: 3,
+        flops=lambda i: 3, limit_s=100, now=lambda: machine.seconds,
+    )  # fmt: skip
+    assert {one.index: one.times_ns[0] for one in found.steady} == {i: 9e6 if i == 5 else 3e6 for i in range(8)}
+    assert [one.index for one in found.others] == [5]
 
 
 def test_it_ends_in_time():
