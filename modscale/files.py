@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -49,6 +50,14 @@ def write_whole(file: str | Path, content: bytes | str) -> None:
             raise
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=file) from error
+
+
+def file_digest(file: str | Path) -> str:
+    """The SHA-256 of a file's content. Raises InputError where it cannot be read."""
+    try:
+        return hashlib.sha256(read_plain(file)).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=file) from error
 
 
 def read_plain(file: str | Path) -> bytes:

@@ -104,6 +104,8 @@ class LatencySettings:
     """Seconds for which one model is measured again at most; 0 never does."""
     reference: bool = True
     """Whether a small network of ours is timed before and after, which tells when the machine itself was slower."""
+    calibration: str | None = None
+    """File of `modscale calibrate` by which candidates are screened before they are measured; None: none are."""
     target: Target | None = None
     """The device that is timed; None is this machine."""
     targets: tuple[Target, ...] = ()
@@ -206,6 +208,7 @@ def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = N
         until_percent=section.number("until_percent", default.until_percent, above=0, high=100),
         patience_s=section.number("patience_s", default.patience_s, low=0, high=86_400),
         reference=_boolean(section, "reference", default.reference),
+        calibration=None if section.raw("calibration") is None else section.text("calibration", ""),
         target=None if section.raw("target") is None else parse_target(section.raw("target"), section.at("target")),
         targets=_targets(section),
     )

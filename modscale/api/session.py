@@ -14,9 +14,11 @@ from typing import Any, Protocol
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.results import Run, load_run
 from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
-from modscale.files import path_text
+from modscale.files import file_digest, path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
+from modscale.latency.calibration import load_predictor
+from modscale.latency.predictor import Predictor
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
 from modscale.report.text import fidelity_sentence
@@ -41,6 +43,7 @@ from modscale.searching.loop import Observer, require_complete, run_search
 from modscale.searching.measures import Evaluator
 from modscale.searching.mirror import StudyMirror
 from modscale.searching.rungs import make_judge
+from modscale.searching.screen import limiting, make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
 from modscale.spaces.feasibility import require_feasible
@@ -202,6 +205,7 @@ def _search(
     debug: bool,
 ) -> None:
     say = watcher.say
+    predictor = _load_predictor(experiment, folder)
     finished = len(read_trials(folder / REFERENCES_FILE))
     is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
@@ -228,9 +232,18 @@ def _search(
         if resumed:
             _record_changes(folder, experiment, watcher, data["notes"])
         else:
-            write_run(folder, experiment, path_text(space_file), data, from_data=left)
+            calibration = experiment.latency.calibration
+            write_run(
+                folder, experiment, path_text(space_file), data, from_data=left,
+                calibration=None if calibration is None else file_digest(calibration),
+            )  # fmt: skip
         references = [published_reference(name, experiment.space) for name in experiment.search.references]
-        study = SearchStudy(experiment, build_tables(experiment.space), seed=experiment.search.seed)
+        study = SearchStudy(
+            experiment,
+            build_tables(experiment.space),
+            seed=experiment.search.seed,
+            allows=make_screen(predictor, experiment.limits),
+        )
         done, limit = done + finished, experiment.search.trials
         with watcher.searching(done=done, limit=limit, references=len(references)) as progress:
             outcome = run_search(
@@ -241,11 +254,32 @@ def _search(
                 trials_file=folder / TRIALS_FILE,
                 references=references,
                 references_file=folder / REFERENCES_FILE,
-                judge=make_judge(experiment.objectives, experiment.search),
+                judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
                 mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
             )
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+
+
+def _load_predictor(experiment: Experiment, folder: Path) -> Predictor | None:
+    """What predicts latencies in a search, where it has a calibration.
+
+    Raises:
+        InputError: the calibration is none for its conditions, or a run goes on with another one than it began with.
+    """
+    file = experiment.latency.calibration
+    begun = folder / RUN_FILE
+    if begun.exists():
+        before = read_run(folder).get("calibration_sha256")
+        now = None if file is None else file_digest(file)
+        if before != now:
+            what = "no calibration" if before is None else "another calibration" if now else "a calibration"
+            give = "another --out" if before is None else "that by --calibration, or another --out"
+            raise RunError(f"was begun with {what}; give {give}", file=folder)
+    if file is None:
+        return None
+    predictor, _ = load_predictor(file, experiment.latency)
+    return predictor
 
 
 def _record_changes(folder: Path, experiment: Experiment, watcher: Watcher, notes: Sequence[str] | None = None) -> None:

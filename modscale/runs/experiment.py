@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from modscale.spaces.space import (
 from modscale.specs.spec import ModelSpec, check_stem_fits
 
 EXPERIMENT_KEYS = (*SPACE_KEYS, "objectives", "bands", *SETTINGS)
+LIMITED = (LATENCY.name,)
+"""What is measured and may be constrained: it is known before a candidate trains."""
 BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
@@ -62,6 +64,8 @@ class Experiment:
     """How a candidate is timed."""
     search: SearchSettings
     """How candidates are chosen."""
+    limits: Mapping[str, Bounds] = field(default_factory=dict)
+    """Of what is measured, what a candidate must keep to: a metric of `LIMITED` to limits."""
 
     def fitted(self, data: Mapping[str, Any]) -> Experiment:
         """As `Space.fitted` of its space."""
@@ -87,7 +91,9 @@ def parse_experiment(document: object) -> Experiment:
     """An experiment from the plain values of a YAML document. Raises InputError."""
     places = _key_places()
     top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=places)
-    space = parse_space({key: value for key, value in top.values.items() if key in SPACE_KEYS}, places)
+    counted, limits = _parse_limits(top.raw("constraints"))
+    of_space = {key: value for key, value in top.values.items() if key in SPACE_KEYS}
+    space = parse_space(of_space | ({"constraints": counted} if "constraints" in of_space else {}), places)
     latency = parse_latency(top.raw("latency"), "latency", places)
     metrics = (*METRICS, *(target_metric(target.name).name for target in latency.targets))
     proxy = parse_proxy(top.raw("proxy"), "proxy", places)
@@ -101,13 +107,17 @@ def parse_experiment(document: object) -> Experiment:
         proxy=proxy,
         latency=latency,
         search=parse_search(top.raw("search"), "search", places),
+        limits=limits,
     )
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain values, as `space_to_dict` has its space: `parse_experiment` reads it unchanged."""
+    space = space_to_dict(experiment.space)
+    limits = {metric: bounds_to_dict(bounds) for metric, bounds in experiment.limits.items()}
     return {
-        **space_to_dict(experiment.space),
+        **space,
+        "constraints": space["constraints"] | limits,
         "objectives": dict(experiment.objectives),
         "bands": {
             name: {key: bounds_to_dict(limits) for key, limits in band.items()}
@@ -147,11 +157,20 @@ def _key_places() -> dict[str, str]:
         **{name: [f.name for f in fields(kind)] for name, kind in SETTINGS.items()},
     })  # fmt: skip
     for metric in METRICS.values():
-        if not metric.is_count:
+        if not metric.is_count and metric.name not in LIMITED:
             rule = f"{metric.name} is measured, not counted, and leaves no candidate out beforehand"
             for key in (metric.name, metric.name.removesuffix("_ms")):
                 places[f"constraints.{key}"] = f"{rule}; {places[metric.name]}"
+    places |= {f"constraints.{metric.removesuffix('_ms')}": f"did you mean {metric}?" for metric in LIMITED}
     return places
+
+
+def _parse_limits(document: object) -> tuple[object, dict[str, Bounds]]:
+    """The constraints of what is counted as they stand, and those of what is measured. Raises InputError."""
+    if not isinstance(document, Mapping):
+        return document, {}
+    limits = {key: parse_bounds(document[key], f"constraints.{key}") for key in LIMITED if key in document}
+    return {key: value for key, value in document.items() if key not in LIMITED}, limits
 
 
 def _parse_objectives(document: object, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, str]:

@@ -128,9 +128,18 @@ def locked_run(folder: Path) -> Iterator[None]:
 
 
 def write_run(
-    folder: Path, experiment: Experiment, space_file: str, data: Mapping[str, Any], *, from_data: Sequence[str] = ()
+    folder: Path,
+    experiment: Experiment,
+    space_file: str,
+    data: Mapping[str, Any],
+    *,
+    from_data: Sequence[str] = (),
+    calibration: str | None = None,
 ) -> None:
-    """Records how a run was made; `from_data` is what of the space is its data's. Raises InputError if it cannot."""
+    """Records how a run was made. Raises InputError where it cannot be written.
+
+    `from_data` is what of the space is its data's, `calibration` the digest of the file that predicts latencies.
+    """
     run = {
         "modscale": __version__,
         "space_file": space_file,
@@ -139,6 +148,7 @@ def write_run(
         "trials": experiment.search.trials,
         "from_data": list(from_data),
         "space": experiment_to_dict(experiment),
+        **({} if calibration is None else {"calibration_sha256": calibration}),
         **made_here(),
     }
     write_whole(folder / RUN_FILE, dump_yaml(run))
@@ -204,7 +214,13 @@ def _check_choice(trial: Trial, space: Space) -> None:
 def _held(document: dict[str, Any]) -> dict[str, Any]:
     """Of an experiment, what a run is held to: all but what only names, chooses, or says how long."""
     search = {key: value for key, value in document["search"].items() if key != "trials"}
-    return {key: value for key, value in document.items() if key not in ("name", "bands")} | {"search": search}
+    latency = {
+        key: value for key, value in document["latency"].items() if key != "calibration"
+    }  # held to by its content
+    return {key: value for key, value in document.items() if key not in ("name", "bands")} | {
+        "search": search,
+        "latency": latency,
+    }
 
 
 def _recorded_sizes(run: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:

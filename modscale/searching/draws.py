@@ -6,7 +6,7 @@ taken before, and on nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ from modscale.specs.spec import ModelSpec
 
 BATCH = 2048
 """Architectures drawn at a time."""
+MOST_TRIED = 256
+"""Architectures of a step of sizes that are looked at, before one of any size is taken."""
 MIN_ACCEPTANCE = 1e-3
 """Below this share of feasible draws, drawing and rejecting gives way to listing what is feasible."""
 REJECTION_DRAWS = 1 << 17
@@ -36,12 +38,21 @@ class SpaceExhausted(Exception):  # a signal within `searching`, never seen outs
 class Draws:
     """What is left to try of a space: every architecture that it gives out is feasible and new."""
 
-    def __init__(self, space: Space, tables: SpaceTables, *, steps: int, seed: int) -> None:
-        """`steps` of log(params) are what `spread` draws from."""
+    def __init__(
+        self,
+        space: Space,
+        tables: SpaceTables,
+        *,
+        steps: int,
+        seed: int,
+        allows: Callable[[ModelSpec], bool] = lambda spec: True,
+    ) -> None:
+        """`steps` of log(params) are what `spread` draws from; `allows` says what may be tried besides."""
         self.space = space
         self.tables = tables
         self.steps = steps
         self.seed = seed
+        self.allows = allows
         self.taken: set[Any] = set()
         self.edges: FloatArray | None = None
 
@@ -50,8 +61,9 @@ class Draws:
         self.taken.add(network_key(spec))
 
     def is_new(self, options: Mapping[str, Any]) -> bool:
-        """Whether no such network was taken."""
-        return network_key(self.space.spec(options)) not in self.taken
+        """Whether no such network was taken, and it is allowed."""
+        spec = self.space.spec(options)
+        return network_key(spec) not in self.taken and self.allows(spec)
 
     def is_feasible(self, options: Mapping[str, Any]) -> bool:
         """Whether the architecture meets every constraint."""
@@ -76,7 +88,7 @@ class Draws:
         size = np.clip(self._log_params(drawn), edges[0], edges[-1])  # what lies beyond belongs to the outermost steps
         distance = np.abs(size - (edges[step] + edges[step + 1]) / 2)
         inside = distance <= (edges[1] - edges[0]) / 2
-        for row in [*np.flatnonzero(inside), *np.argsort(distance)[:BATCH]]:
+        for row in [*np.flatnonzero(inside)[:MOST_TRIED], *np.argsort(distance)[:MOST_TRIED]]:
             options = self.tables.choice(drawn[row])
             if self.is_new(options):
                 return options

@@ -89,7 +89,8 @@ def run_search(
         others = trials if finished is measured else measured
         check_stop()
         judges = [] if judge is None or finished is measured else [partial(judge, trials)]
-        trial = _twin(candidate, others) or _try(label, candidate, evaluate, observer, *judges)
+        twin = _twin(candidate, others)
+        trial = _try(label, candidate, evaluate, observer, *judges) if twin is None else _judged(twin, *judges)
         append_trial(file, trial)
         finished.append(trial)
         observer.finished(label, trial)
@@ -123,6 +124,17 @@ def _twin(candidate: Candidate, finished: Iterable[Trial]) -> Trial | None:
         if trial.state == "complete" and network_key(trial.spec) == key:
             return replace(trial, number=candidate.number, spec=candidate.spec, choice=candidate.choice)
     return None
+
+
+def _judged(twin: Trial, *judges: Judge) -> Trial:
+    """A candidate that was measured as another one, failed where a judge would have had it fail."""
+    try:
+        for judge in judges:
+            judge(twin.results, twin.rungs)
+    except TrialFailed as failure:
+        counts = {key: twin.results[key] for key in ("params", "flops")}
+        return replace(twin, state="failed", reason=str(failure), results=counts, rungs=())
+    return twin
 
 
 def _try(label: str, candidate: Candidate, evaluate: Evaluate, observer: Observer, *judges: Judge) -> Trial:

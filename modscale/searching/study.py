@@ -14,7 +14,7 @@ import json
 import math
 import sqlite3
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -85,10 +85,19 @@ class StoredTrial:
 class SearchStudy:
     """The study of one run: hands out candidates, takes finished trials."""
 
-    def __init__(self, experiment: Experiment, tables: SpaceTables, *, seed: int) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        tables: SpaceTables,
+        *,
+        seed: int,
+        allows: Callable[[ModelSpec], bool] = lambda spec: True,
+    ) -> None:
+        """`allows` says which networks may be tried beside the constraints of the space."""
         self.space = experiment.space
         self.objectives = experiment.objectives
-        self.draws = Draws(experiment.space, tables, steps=experiment.search.startup_trials, seed=seed)
+        steps = experiment.search.startup_trials
+        self.draws = Draws(experiment.space, tables, steps=steps, seed=seed, allows=allows)
         self.sampler = _FeasibleSampler(experiment, self.draws)
         self.distributions = self.sampler.distributions
         self.study = optuna.create_study(

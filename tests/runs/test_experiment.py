@@ -58,13 +58,10 @@ def refusal(**changes: object) -> str:
         ({"constraints": {"flops": {"min": 2, "max": 1}}}, "constraints.flops.max: must be min (2) or more, got 1"),
         ({"constraints": {"flops": {"max": float("inf")}}}, "constraints.flops.max: must be a finite number, got inf"),
         ({"constraints": {"widths": "increasing"}}, "constraints.widths: must be one of nondecreasing"),
-        (
-            {"constraints": {"latency_ms": {"max": 3}}},
-            "constraints.latency_ms: unknown key; latency_ms is measured, not counted, and leaves no candidate out"
-            " beforehand; it is a key of objectives and bands.NAME; allowed: params, flops, widths",
-        ),
+        ({"constraints": {"latency_ms": 3}}, "constraints.latency_ms: must be a mapping (min and max), got 3"),
+        ({"latency": {"calibration": 3}}, "latency.calibration: must be a line of text"),
         ({"constraints": {"accuracy": {"min": 0.5}}}, "constraints.accuracy: unknown key; accuracy is measured, not"),
-        ({"constraints": {"latency": 3}}, "constraints.latency: unknown key; latency_ms is measured, not counted, and"),
+        ({"constraints": {"latency": 3}}, "constraints.latency: unknown key; did you mean latency_ms"),
         ({"search": {"bands": {}}}, "search.bands: unknown key; it is a key of the top level; allowed: trials,"),
         (
             {"proxy": {"num_classes": 3}},

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from modscale.cli.app import answer, option
 from modscale.cli.arguments import DebugOption, JsonOption, SpaceArgument, read_experiment
-from modscale.files import user_path, user_text
+from modscale.files import path_text, user_path, user_text
 
 
 def search(
@@ -24,6 +24,10 @@ def search(
     out: Annotated[
         Path | None, option("The run's folder [default: reports/NAME].", metavar="PATH", parser=user_path)
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        option("Screen candidates by a file of `modscale calibrate`.", metavar="FILE", parser=user_path),
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -37,8 +41,11 @@ def search(
         trials=experiment.search.trials if trials is None else trials,
         seed=experiment.search.seed if seed is None else seed,
     )
+    latency = experiment.latency
+    if calibration is not None:
+        latency = replace(latency, calibration=path_text(calibration))
     run, summary = search_space(
-        replace(experiment, search=settings),
+        replace(experiment, search=settings, latency=latency),
         space_file=space_file,
         source=data,
         folder=Path("reports") / experiment.space.name if out is None else out,
