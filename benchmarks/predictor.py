@@ -16,7 +16,7 @@ import argparse
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def judge(file: str, rows_file: Path, models: Path) -> None:
     times = defaultdict(list)
     for row in rows:
         if is_steady(row, best):
-            times[row["name"]].append(fmean(row["times_ns"]) / 1e6)
+            times[row["name"]].append(median(row["times_ns"]) / 1e6)
     names = sorted(times)
     truth = np.array([fmean(times[name]) for name in names])
     specs = [load_spec(models / name / "spec.yaml") for name in names]
