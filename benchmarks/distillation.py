@@ -2,10 +2,10 @@
 
     python benchmarks/distillation.py --data FOLDER --out DIR [--teachers xs:24 xxs:24] [--kinds plain hard soft]
 
-A teacher is a network trained on the same data for so many epochs, without a teacher itself; `none` trains none (for
-`--kinds plain`). A training with a teacher starts from the same weights and sees the same batches as the plain one of
-its seed. Everything resumes: a finished training is read from its folder, a killed one goes on; several processes may
-share DIR where they share no training. `--summary` prints the table of the rows in DIR/rows.jsonl.
+A teacher is a network trained on the same data for so many epochs, without a teacher itself, or the folder of one that
+is trained already; `none` is none (for `--kinds plain`). With a teacher a training has the same start and batches as
+the plain one of its seed. Everything resumes: a finished training is read from its folder, a killed one goes on;
+several processes may share DIR where they share no training. `--summary` prints the table of the rows.
 """
 
 from __future__ import annotations
@@ -86,11 +86,17 @@ def main() -> None:
     file = args.out / "rows.jsonl"
     rows = [row for _, row in read_lines(file)] if file.exists() else []
 
+    folders = {
+        name: Path(name) if (Path(name) / "train.yaml").is_file() else args.out / f"teacher-{name.replace(':', '-')}"
+        for name in args.teachers
+        if name != "none"
+    }
+
     def once(kind: str, teacher: str | None, seed: int, name: str, model: str, epochs: int) -> None:
         if any((row["kind"], row["teacher"], row["seed"]) == (kind, teacher, seed) for row in rows):
             return
         taught = kind in ("hard", "soft")
-        told = args.out / f"teacher-{teacher}".replace(":", "-") if taught else None
+        told = folders[teacher] if taught and teacher is not None else None
         found = train(args, name, model, epochs, seed, told, kind if taught else "hard")
         row = {"kind": kind, "teacher": teacher, "seed": seed, "model": model, "epochs": epochs, **found}
         if taught:
@@ -102,15 +108,16 @@ def main() -> None:
     if not args.summary:
         if args.data is None:
             parser.error("--data is needed")
-        for teacher in (name for name in args.teachers if name != "none"):
-            model, _, epochs = teacher.partition(":")
-            once("teacher", teacher, 100, f"teacher-{model}-{epochs}", model, int(epochs))
+        for teacher, folder in folders.items():
+            if folder.parent == args.out:
+                model, _, epochs = teacher.partition(":")
+                once("teacher", teacher, 100, folder.name, model, int(epochs))
         for seed in range(args.seeds):
             if "plain" in args.kinds:
                 once("plain", None, seed, f"plain-{seed}", args.model, args.epochs)
-            for teacher in (name for name in args.teachers if name != "none"):
+            for teacher, folder in folders.items():
                 for kind in (kind for kind in args.kinds if kind != "plain"):
-                    name = f"{kind}-{teacher.replace(':', '-')}-{seed}"
+                    name = f"{kind}-{folder.name.removeprefix('teacher-')}-{seed}"
                     once(kind, teacher, seed, name, args.model, args.epochs)
     summarise(rows)
 

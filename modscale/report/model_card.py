@@ -24,26 +24,28 @@ SCRIPT = """\
 import json, sys, numpy, onnxruntime, PIL.Image as Image, PIL.ImageOps as ImageOps
 session = onnxruntime.InferenceSession("model.onnx")
 known = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
-side = known["input_size"][1]
+side, names = known["input_size"][1], known["classes"] or range(1_000_000)
 image = Image.open(sys.argv[1])
 image.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded no finer than it is used
 image = ImageOps.fit(ImageOps.exif_transpose(image).convert("MODE"), (side, side), Image.Resampling.BICUBIC)
-pixels = (numpy.asarray(image).reshape(side, side, -1) / 255 - known["mean"]) / known["std"]
-images = numpy.float32(pixels.transpose(2, 0, 1)[None].repeat(BATCH, axis=0))
+pixels = numpy.float32((numpy.asarray(image).reshape(side, side, -1) / 255 - known["mean"]) / known["std"])
 """
-"""Up to the input; MODE and BATCH are the file's."""
+"""Up to the input, which has no batch yet; MODE is the file's."""
+IMAGES = """{"image": pixels.transpose(2, 0, 1)[None].repeat(BATCH, axis=0)}"""
+"""The input; BATCH is the file's."""
 
 SCRIPT_CLASSES = """\
-logits = session.run(["logits"], {"image": images})[0][0]
-for i in logits.argsort()[:-6:-1]:
-    print(known["classes"][i] if known["classes"] else i, logits[i])"""
+logits = session.run(["logits"], IMAGES)[0][0]
+print(*(f"{names[i]} {logits[i]:.4f}" for i in logits.argsort()[:-6:-1]), sep="\\n")
+"""
 SCRIPT_MASKS = """\
-mask = session.run(["masks"], {"image": images})[0][0].argmax(0)
-for i, pixels in zip(*numpy.unique(mask, return_counts=True)):
-    print(known["classes"][i] if known["classes"] else i, f"{pixels / mask.size:.1%}")"""
+mask = session.run(["masks"], IMAGES)[0][0].argmax(0)
+print(*(f"{names[i]} {numpy.mean(mask == i):.1%}" for i in numpy.unique(mask)), sep="\\n")
+"""
 SCRIPT_MAPS = """\
-for output, found in zip(session.get_outputs(), session.run(None, {"image": images})):
-    print(output.name, found.shape)"""
+maps = session.run(None, IMAGES)
+print(*(f"{output.name} {found.shape}" for output, found in zip(session.get_outputs(), maps)), sep="\\n")
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,9 +93,9 @@ def write_card(
         ("model.safetensors", "its weights, by the names of the authors' code"),
         ("spec.yaml", "its architecture, from which modscale builds the network"),
     ]
-    script = SCRIPT.replace("BATCH", str(form.batch or 1)).replace("MODE", {1: "L"}.get(spec.in_chans, "RGB"))
     usage, end = _usage(spec, form)
-    script += end
+    script = (SCRIPT + end).replace("IMAGES", IMAGES)
+    script = script.replace("BATCH", str(form.batch or 1)).replace("MODE", {1: "L"}.get(spec.in_chans, "RGB"))
     names = facts.classes or ()
     more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
     context = {

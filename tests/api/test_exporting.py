@@ -20,6 +20,7 @@ from PIL import Image
 from modscale import settings
 from modscale.api import exporting
 from modscale.cli.main import main
+from modscale.datasets.images import read_image
 from modscale.deploy import judgement, quantize, runtime
 from modscale.latency import summary
 from modscale.settings import LatencySettings
@@ -105,7 +106,7 @@ def test_a_training_becomes_a_folder_that_stands_alone(
 def test_the_script_of_the_card_classifies_a_jpeg_without_us(
     options: list[str], training: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The folder moved elsewhere, an image of the network's size and a larger one: what the network in PyTorch says."""
+    """The folder moved elsewhere; images larger, grey, in CMYK, lying down: what the network in PyTorch says."""
     document = export(capsys, training, *options, "--no-latency", "--out", tmp_path / "out")
     assert document["latency"] is None
     assert "| latency | not measured |" in (tmp_path / "out" / "README.md").read_text()
@@ -113,16 +114,18 @@ def test_the_script_of_the_card_classifies_a_jpeg_without_us(
     shutil.move(tmp_path / "out", alone)
     image = Image.fromarray(read_images(data_file).x_val[7])
     image.save(tmp_path / "small.jpg", quality=95)
-    image.resize((60, 90), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg")
+    odd = image.resize((61, 90), Image.Resampling.BICUBIC)
+    odd.save(tmp_path / "large.jpg")
+    odd.convert("L").save(tmp_path / "grey.jpg")
+    odd.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    lying = Image.Exif()
+    lying[0x0112] = 6  # to be turned by a quarter
+    odd.save(tmp_path / "lying.jpg", exif=lying)
     network = write_training(tmp_path / "again", read_images(data_file))
     script = card_script(alone)
-    assert len(script.strip().splitlines()) <= 12
-    for name in ("small.jpg", "large.jpg"):
-        with Image.open(tmp_path / name) as picture:
-            left, top = (picture.width - min(picture.size)) / 2, (picture.height - min(picture.size)) / 2
-            box = (left, top, left + min(picture.size), top + min(picture.size))
-            square = picture.resize((32, 32), Image.Resampling.BICUBIC, box=box) if name != "small.jpg" else picture
-            pixels = np.array(square.convert("RGB"))
+    assert len(script.strip().splitlines()) == 10
+    for name in ("small.jpg", "large.jpg", "grey.jpg", "cmyk.jpg", "lying.jpg"):
+        pixels = read_image(tmp_path / name, 32).copy()  # as a training reads it
         with torch.inference_mode():
             logits = network(normalised(pixels[None]))[0]
         printed = [line.split() for line in run_alone(script, alone, str(tmp_path / name))]
