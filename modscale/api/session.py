@@ -28,6 +28,7 @@ from modscale.runs.folder import (
     REFERENCES_FILE,
     RUN_FILE,
     STUDY_FILE,
+    TIMINGS_FILE,
     TRIALS_FILE,
     check_folder,
     check_machine,
@@ -218,7 +219,7 @@ def _search(
         for change in check_machine(folder):
             say(f"note: {change} since this run began; what is measured now may differ for it")
     say(f"loading the data ({source})")
-    with Evaluator(experiment, source, debug=debug, note=say) as evaluator:
+    with Evaluator(experiment, source, debug=debug, note=say, timings=folder / TIMINGS_FILE) as evaluator:
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             check_same_data(section(read_run(folder), "data"), data, folder / RUN_FILE)

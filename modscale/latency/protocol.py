@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modscale.errors import TrialFailed
 from modscale.files import path_text, scratch_folder
 from modscale.latency.device import LIMIT_S, Device
 from modscale.latency.summary import Latency, Round, core_share, first_rounds, is_busy, summarise
@@ -82,9 +83,10 @@ def measure_latency(
     *,
     note: Callable[[str], None] = lambda text: None,
     device: Device | None = None,
+    keep: Keep | None = None,
 ) -> Latency:
     """Latency of one verified ONNX file. Raises as `measure_files` does."""
-    return measure_files([onnx_file], settings, note=note, device=device)[0]
+    return measure_files([onnx_file], settings, note=note, device=device, keep=keep)[0]
 
 
 def measure_files(
@@ -98,8 +100,8 @@ def measure_files(
 ) -> list[Latency]:
     """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process of theirs.
 
-    `note` hears in a line that the machine is busy, or in the end too noisy for what was asked. `keep` is given every
-    round as it was taken, with the place of its file in `onnx_files`, or None for the reference, and the device.
+    `note` hears in a line that the machine is busy. `keep` is given every round as it was taken, with the place of its
+    file in `onnx_files`, or None for the reference, and the device.
 
     Raises:
         ProviderError: the provider is not there, or would fall back.
@@ -110,6 +112,7 @@ def measure_files(
     count = first_rounds(settings)
     seen: list[list[Round]] = [[] for _ in onnx_files]
     references: list[Round] = []
+    has_reference = settings.reference
     open_files = list(range(len(onnx_files)))
     stolen, start, order = stolen_seconds(), time.monotonic(), itertools.count()
 
@@ -129,23 +132,26 @@ def measure_files(
         turn = max(map(len, seen))
         runs = settings.runs // count + (turn % count < settings.runs % count)
         for place, i in enumerate(open_files if turn % 2 == 0 else reversed(open_files)):
-            if settings.reference and place % REFERENCE_EVERY == 0:
-                take(None, REFERENCE_RUNS)
+            if has_reference and place % REFERENCE_EVERY == 0:
+                try:
+                    take(None, REFERENCE_RUNS)
+                except TrialFailed as error:  # it is of float32, which not every device takes
+                    if references:
+                        raise
+                    has_reference = False
+                    note(f"note: the reference network is left out: {error}")
             take(i, runs)
             done, missing = sum(map(len, seen)), sum(max(0, count - len(rounds)) for rounds in seen)
             on_round(done, done + missing)
         if turn + 1 == count and (found := _busy_text(seen, device, stolen, start)):
             note(found)
         open_files = [i for i in open_files if _goes_on(seen[i], references, device)]
-    if settings.reference:
+    if has_reference:
         take(None, REFERENCE_RUNS)
-    found_all = [
+    return [
         summarise(rounds, references, device, precision=getattr(model, "precision", "fp32"))
         for model, rounds in zip(onnx_files, seen, strict=True)
     ]
-    if text := noise_text(found_all, settings):
-        note(text)
-    return found_all
 
 
 def find_onnx(file: str | Path, resolution: int | None = None) -> OnnxModel:

@@ -46,20 +46,38 @@ class Measurement:
         ]
 
 
-def keep_in(file: str | Path, models: Sequence[Mapping[str, Any]]) -> Callable[[int | None, Round, Device], None]:
-    """What adds every round of one measurement of `models` to `file`.
-
-    Raises:
-        RunError: the file holds something else, or cannot be written.
-    """
+def check_raw(file: str | Path) -> None:
+    """Raises RunError where `file` is there, not empty, and something else than raw timings."""
     if Path(file).exists() and Path(file).stat().st_size:
         read_measurements(file)
-    begun = False
+
+
+def known_devices(file: str | Path) -> dict[str, dict[str, Any]]:
+    """What each device of a run's file said of its processor when it was first timed on. Raises RunError."""
+    known: dict[str, dict[str, Any]] = {}
+    for number, document in read_lines(file):
+        with naming_line(file, number):
+            if isinstance(document, Mapping) and "begin" in document:
+                _, device = _parse_begin(document["begin"])
+                name = str(document["begin"].get("device", ""))
+                known.setdefault(name, {key: device.facts[key] for key in ("processor", "system")})
+    return known
+
+
+def keep_in(
+    file: str | Path, models: Sequence[Mapping[str, Any]], *, device: str = ""
+) -> Callable[[int | None, Round, Device], None]:
+    """What adds every round of a measurement of `models` to `file`, on the `device` of that name of `latency.targets`.
+
+    What it gives raises RunError where the file cannot be written.
+    """
+    begun, name = False, device
 
     def keep(which: int | None, taken: Round, device: Device) -> None:
         nonlocal begun
         if not begun:
             begin = {"models": list(models), "latency": latency_to_dict(device.settings), "facts": device.facts}
+            begin |= {"device": name} if name else {}
             append_line(file, {"begin": begin})
             begun = True
         timings = asdict(taken.timings)
@@ -92,7 +110,7 @@ def read_measurements(file: str | Path) -> list[Measurement]:
 
 
 def _parse_begin(document: object) -> tuple[tuple[Mapping[str, Any], ...], Device]:
-    section = Section(document, ("models", "latency", "facts"), place="begin", what="a measurement")
+    section = Section(document, ("models", "latency", "facts", "device"), place="begin", what="a measurement")
     models, facts = section.raw("models"), section.raw("facts")
     if not isinstance(models, list) or not all(isinstance(model, Mapping) and "name" in model for model in models):
         raise InputError("must be a list of models, each with a name", place=section.at("models"))

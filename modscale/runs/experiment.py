@@ -44,7 +44,7 @@ from modscale.specs.spec import ModelSpec, check_stem_fits
 
 EXPERIMENT_KEYS = (*SPACE_KEYS, "objectives", "bands", *SETTINGS)
 LIMITED = (LATENCY.name,)
-"""What is measured and may be constrained: it is known before a candidate trains."""
+"""What is measured and may be constrained, with the latency on each further device: known before a candidate trains."""
 BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
@@ -91,11 +91,12 @@ def parse_experiment(document: object) -> Experiment:
     """An experiment from the plain values of a YAML document. Raises InputError."""
     places = _key_places()
     top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=places)
-    counted, limits = _parse_limits(top.raw("constraints"))
+    latency = parse_latency(top.raw("latency"), "latency", places)
+    devices = tuple(target_metric(target.name).name for target in latency.targets)
+    metrics = (*METRICS, *devices)
+    counted, limits = _parse_limits(top.raw("constraints"), (*LIMITED, *devices))
     of_space = {key: value for key, value in top.values.items() if key in SPACE_KEYS}
     space = parse_space(of_space | ({"constraints": counted} if "constraints" in of_space else {}), places)
-    latency = parse_latency(top.raw("latency"), "latency", places)
-    metrics = (*METRICS, *(target_metric(target.name).name for target in latency.targets))
     proxy = parse_proxy(top.raw("proxy"), "proxy", places)
     check_stem_fits(proxy.resolution, space.base.stem, "proxy.resolution")
     return Experiment(
@@ -165,12 +166,12 @@ def _key_places() -> dict[str, str]:
     return places
 
 
-def _parse_limits(document: object) -> tuple[object, dict[str, Bounds]]:
+def _parse_limits(document: object, limited: Sequence[str]) -> tuple[object, dict[str, Bounds]]:
     """The constraints of what is counted as they stand, and those of what is measured. Raises InputError."""
     if not isinstance(document, Mapping):
         return document, {}
-    limits = {key: parse_bounds(document[key], f"constraints.{key}") for key in LIMITED if key in document}
-    return {key: value for key, value in document.items() if key not in LIMITED}, limits
+    limits = {key: parse_bounds(document[key], f"constraints.{key}") for key in limited if key in document}
+    return {key: value for key, value in document.items() if key not in limited}, limits
 
 
 def _parse_objectives(document: object, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, str]:

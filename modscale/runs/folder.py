@@ -1,7 +1,7 @@
 """A run's folder: `run.yaml` (the resolved settings, versions, machine), and what a run is held to.
 
-The other files of the folder: `trials.jsonl` and `references.jsonl` (trials.py), `study.db` (mirror.py), and what
-report/build.py builds from them.
+The other files of the folder: `trials.jsonl` and `references.jsonl` (trials.py), `study.db` (mirror.py), every timed
+run in `timings.jsonl` (latency/raw.py), and what report/build.py builds from them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ RUN_FILE = "run.yaml"
 TRIALS_FILE = "trials.jsonl"
 REFERENCES_FILE = "references.jsonl"
 STUDY_FILE = "study.db"
+TIMINGS_FILE = "timings.jsonl"
 OUTPUTS = frozenset({
     RUN_FILE, STUDY_FILE, "front.json", "report.md", "report.html", "pareto.png", "design_reading.json",
     "design_reading.png", "hypervolume.png",
@@ -123,7 +124,7 @@ def check_machine(folder: Path) -> list[str]:
 @contextlib.contextmanager
 def locked_run(folder: Path) -> Iterator[None]:
     """As `locked_folder`, of a search."""
-    with locked_folder(folder, appended=(TRIALS_FILE, REFERENCES_FILE), written=OUTPUTS, what="search"):
+    with locked_folder(folder, appended=(TRIALS_FILE, REFERENCES_FILE, TIMINGS_FILE), written=OUTPUTS, what="search"):
         yield
 
 

@@ -8,11 +8,13 @@ takes all the memory takes the worker with it, not the command: the worker is st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from modscale.errors import InputError, MismatchError, TooLargeError, TrialFailed, WorkerFault
 from modscale.latency.device import Device
+from modscale.latency.raw import known_devices
 from modscale.processes import Child
 from modscale.searching.worker import DataSummary
 from modscale.settings import LatencySettings, ProxySettings
@@ -34,17 +36,24 @@ class Bench:
         rungs: Sequence[float] = (),
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
+        timings: Path | None = None,
     ) -> None:
-        """`seed` draws the data, and is that of a search; at the `rungs` of a training a candidate may end."""
+        """`seed` draws the data, and is that of a search; at the `rungs` of a training a candidate may end.
+
+        Every timed run is kept in `timings`; raises RunError where that is broken.
+        """
         self.source = source
         self.proxy = proxy
         first, *others = latency.devices()
-        self.devices = {"": Device(first), **{each.target.name: Device(each) for each in others if each.target}}
+        settings = {"": first, **{each.target.name: each for each in others if each.target}}
+        known = {} if timings is None else known_devices(timings)
+        self.devices = {name: Device(each, known.get(name)) for name, each in settings.items()}
         """By the names of `latency.targets`; the first one is what `latency` itself is about, and has none."""
         self.seed = seed
         self.rungs = tuple(rungs)
         self.debug = debug
         self.note = note
+        self.timings = timings
         self.worker: Child | None = None
         self.summary: DataSummary
 

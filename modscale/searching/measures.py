@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -19,7 +20,7 @@ from modscale.runs.trials import Rung
 from modscale.searching.bench import Bench
 from modscale.searching.worker import DataSummary
 from modscale.specs.counts import count_model
-from modscale.specs.spec import ModelSpec
+from modscale.specs.spec import ModelSpec, spec_to_dict
 from modscale.training.proxies import ProxyScore
 
 Announce = Callable[[str], None]
@@ -69,6 +70,7 @@ def count(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -
 def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached = lambda rung: None) -> Results:
     """ONNX Runtime latency of the exported and verified network at full resolution, on each device."""
     from modscale.latency.protocol import measure_latency
+    from modscale.latency.raw import keep_in
 
     with scratch_folder() as folder:
         file = folder / "model.onnx"
@@ -77,7 +79,9 @@ def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Rea
         found: dict[str, float] = {}
         for name, device in bench.devices.items():
             announce(f"latency on {name}" if name else "latency")
-            latency = measure_latency(file, device.settings, note=bench.note, device=device)
+            timed = {"name": spec.name, "spec": spec_to_dict(spec)}
+            keep = None if bench.timings is None else keep_in(bench.timings, [timed], device=name)
+            latency = measure_latency(file, device.settings, note=bench.note, device=device, keep=keep)
             prefix = target_metric(name).name.removesuffix("_ms")
             found |= {
                 f"{prefix}_ms": latency.median_ms,
@@ -129,7 +133,9 @@ class Evaluator:
         measures: Sequence[Measure] = MEASURES,
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
+        timings: Path | None = None,
     ) -> None:
+        """Every timed run is kept in `timings`, where that is given; a device there must be what it was."""
         self.bench = Bench(
             source,
             experiment.proxy,
@@ -138,6 +144,7 @@ class Evaluator:
             rungs=experiment.search.rungs if ACCURACY.name in experiment.objectives else (),
             debug=debug,
             note=note,
+            timings=timings,
         )
         self.measures = measures
 

@@ -44,7 +44,10 @@ stages: [{dim: [8, 16], depth: [1, 2]}, {dim: 16, depth: 1}]
         (["report", "{folder}/none"], "{folder}/none: no such run folder"),
         (["export", "{folder}", "--out", "{folder}/out"], "{folder}: is no run's folder"),
         (["export", "xxs", "--pick", "s", "--out", "{folder}/out"], "--pick and --trial choose from a run's folder"),
-        (["latency", "xxs", "--provider", "tpu"], "--provider: must be one of cpu, cuda, got 'tpu'"),
+        (
+            ["latency", "xxs", "--provider", "tpu"],
+            "--provider: must be one of cpu, openvino, cuda, tensorrt",
+        ),
         (["scale", "xxs"], "give one budget"),
         (["scale", "xxs", "--params", "1e6", "--flops", "1e9"], "give one budget"),
         (["scale", "xxs", "--params", "1e6", "--rule", "mine"], "--rule: must be one of efficientnet, efficientmod"),

@@ -213,15 +213,17 @@ def test_the_reference_runs_in_every_round_and_last(with_reference):
 def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_there(with_reference):
     """A machine that is slow for a while, whoever has its cores: told by the reference, never by the model itself."""
     slow = lambda now: 2.0 if now < 4 or now > 9 else 3.5  # noqa: E731
-    (one,), _, said = with_reference(slow, patience_s=20, until_percent=1)
+    (one,), *_ = with_reference(slow, patience_s=20, until_percent=1)
     assert (one.median_ms, one.reached_percent, one.wide) == (20.0, 0.0, False)
     assert (one.rounds, one.unsteady_rounds) == (5, 4)
     assert one.all_rounds == 9
     assert one.relative == pytest.approx(10)
-    (one,), _, said = with_reference(slow, patience_s=0, until_percent=1)
+    (one,), *_ = with_reference(slow, patience_s=0, until_percent=1)
     assert (one.rounds, one.all_rounds, one.wide) == (5, 5, True)
-    assert said[-1].startswith("note: too noisy for 1 % in the time given: 1 of 1 reached ")
-    assert said[-1].endswith("of 5 rounds 0 were disturbed and 4 ran while the reference was slow")
+    text = latency.noise_text([one], LatencySettings(until_percent=1))
+    assert text.startswith("note: too noisy for 1 % in the time given: 1 of 1 reached ")
+    assert text.endswith("of 5 rounds 0 were disturbed and 4 ran while the reference was slow")
+    assert latency.noise_text([replace(one, wide=False)], LatencySettings()) is None
 
 
 def test_drift_is_told_and_cancels_in_what_is_relative(with_reference):

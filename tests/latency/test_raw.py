@@ -10,7 +10,7 @@ from tiny_onnx import write_tiny
 from modscale.cli.main import main
 from modscale.errors import RunError
 from modscale.latency.protocol import measure_files
-from modscale.latency.raw import keep_in, read_measurements
+from modscale.latency.raw import check_raw, keep_in, known_devices, read_measurements
 from modscale.settings import LatencySettings
 
 SETTINGS = LatencySettings(threads=1, warmup=1, runs=10, patience_s=0)
@@ -53,7 +53,21 @@ def test_measurements_follow_each_other_and_one_that_was_cut_off_is_passed_over(
     file = tmp_path / "t.jsonl"
     file.write_text("".join(lines[:2]) + "".join(lines) + lines[0] + lines[1][:40])
     assert [len(one.models) for one in read_measurements(file)] == [2]
-    keep_in(file, [])
+    check_raw(file)
+
+
+def test_what_a_device_was_is_known_again(kept, tmp_path):
+    """So that a search which goes on is told of another processor; the first line of each device counts."""
+    begin = json.loads(kept[0].read_text().splitlines()[0])
+    lines = []
+    for device, processor in (("", "a"), ("pi", "b"), ("pi", "c")):
+        changed = {**begin["begin"], "facts": {**begin["begin"]["facts"], "processor": processor}, "device": device}
+        lines.append(json.dumps({"begin": changed}))
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    assert {name: facts["processor"] for name, facts in known_devices(tmp_path / "t.jsonl").items()} == {
+        "": "a", "pi": "b"
+    }  # fmt: skip
+    assert known_devices(tmp_path / "none.jsonl") == {}
 
 
 @pytest.mark.parametrize(
@@ -81,4 +95,4 @@ def test_a_broken_file_is_one_line(kept, tmp_path, change, message):
     assert message in str(caught.value)
     if file.read_text().strip():
         with pytest.raises(RunError):
-            keep_in(file, [])
+            check_raw(file)

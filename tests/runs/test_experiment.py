@@ -184,7 +184,11 @@ def test_every_field_comes_back():
             "objectives": {"params": "minimize", "accuracy": "maximize"},
             "bands": {"yes": {"latency_ms": {"max": 3.5}}, "1e4": {}},
             "proxy": {"train_images": None, "flip": False},
-            "latency": {"provider": "cuda"},
+            "latency": {
+                "provider": "cuda",
+                "target": {"command": ["ssh", "pi", "python3", "-"], "cache_mib": 5},
+                "targets": {"phone": {"command": ["adb", "shell", "python3", "-"], "provider": "qnn", "threads": 1}},
+            },
             "search": {"references": []},
         }
     )
@@ -218,3 +222,43 @@ def test_a_new_metric_is_known_where_it_is_no_constraint(monkeypatch):
         parse_experiment({"stages": [{"dim": 8, "depth": 1}], "constraints": {"energy_mj": {"max": 3}}})
     assert "energy_mj is measured, not counted" in str(caught.value)
     assert "objectives and bands.NAME" in str(caught.value)
+
+
+PHONE = {"targets": {"phone": {"command": ["adb", "shell", "python3", "-"]}}}
+
+
+def test_each_device_is_a_metric_of_its_own():
+    """An objective, a band's limit and a constraint, like the latency here, with the settings it does not state."""
+    wanted = {"accuracy": "maximize", "latency_phone_ms": "minimize"}
+    found = experiment(
+        latency={"threads": 3, "runs": 50, **PHONE},
+        objectives=wanted,
+        bands={"quick": {"latency_phone_ms": {"max": 9}}},
+        constraints={"latency_phone_ms": {"max": 20}, "params": {"max": 1e9}},
+    )
+    assert (found.objectives, found.bands["quick"]["latency_phone_ms"]) == (wanted, Bounds(max=9.0))
+    assert found.limits == {"latency_phone_ms": Bounds(max=20.0)}
+    here, phone = found.latency.devices()
+    assert (here.target, here.threads, here.runs) == (None, 3, 50)
+    assert (phone.target.name, phone.target.command[0], phone.threads, phone.runs) == ("phone", "adb", 3, 50)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": {"latency_phone_ms": "minimize"}}, "objectives.latency_phone_ms: unknown key"),
+        ({"latency": PHONE, "bands": {"a": {"latency_fone_ms": {}}}}, "bands.a.latency_fone_ms: unknown key; did you"),
+        ({"latency": PHONE, "constraints": {"latency_pi_ms": {}}}, "constraints.latency_pi_ms: unknown key"),
+        ({"latency": {"targets": {"ci95": {"command": ["a"]}}}}, "latency.targets: a device's name is 1 to 30 small"),
+        ({"latency": {"targets": {"Pi 4": {"command": ["a"]}}}}, "latency.targets: a device's name is 1 to 30 small"),
+        ({"latency": {"targets": {"pi": {}}}}, "latency.targets.pi.command: must be a list of words"),
+        (
+            {"latency": {"targets": {"pi": {"command": ["a"], "name": "b"}}}},
+            "pi.name: must be left out, or be pi",
+        ),
+        ({"latency": {"targets": ["pi"]}}, "latency.targets: must be a mapping (name to a device)"),
+        ({"targets": {}}, "targets: unknown key; it is a key of latency"),
+    ],
+)
+def test_devices_that_are_refused(changes, message):
+    assert message in refusal(**changes)

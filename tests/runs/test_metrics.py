@@ -17,7 +17,7 @@ from modscale.document import check_number
 from modscale.report.build import build_report
 from modscale.report.figures import draw_front, plot_axes
 from modscale.runs.experiment import parse_experiment
-from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text
+from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text, metrics_among
 from modscale.runs.trials import Rung, Trial
 from modscale.searching.bench import Bench
 from modscale.searching.loop import Outcome, run_search
@@ -201,3 +201,20 @@ def test_a_latency_in_doubt_is_marked_wherever_it_is_written() -> None:
         "30.27 ± 4.20 ms (wide)", "30.3 ± 4.2 ?", "30.27 ± 4.20? ms",
     ]  # fmt: skip
     assert LATENCY.full(sure | WIDE | BUSY) == "30.27 ± 4.20 ms (wide, busy)"
+
+
+def test_the_latency_on_a_device_is_written_as_the_one_here() -> None:
+    """With its own keys and the device's name; it stands behind the first one in every table."""
+    phone = METRICS["latency_phone_ms"]
+    measured = {"latency_phone_ms": 30.27, "latency_phone_ci95_ms": 4.2, "latency_phone_wide": True, "latency_ms": 9.0}
+    assert phone.brief(measured) == "30.27 ± 4.20? ms on phone"
+    assert phone.full(measured) == "30.27 ± 4.20 ms (wide)"
+    assert (phone.heading, phone.limit.format("9 ms")) == ("latency on phone ms", "a latency on phone of 9 ms")
+    assert phone.standard_error(measured) == pytest.approx(4.2 / 1.959964)
+    assert (LATENCY.half_width(measured), phone.half_width(measured)) == (0.0, 4.2)
+    keys = [*measured, "params", "latency_a_ms"]
+    assert [m.name for m in metrics_among(keys)] == ["latency_ms", "latency_phone_ms", "latency_a_ms", "params"]
+    for name in ("latency_ci95_ms", "latency_phone_ci95_ms", "latency_standard_error_ms", "latency_wide", "energy_mj"):
+        assert name not in {m.name for m in metrics_among([name])}
+        with pytest.raises(KeyError):
+            METRICS[name]

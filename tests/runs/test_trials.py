@@ -72,6 +72,20 @@ def line(**changes: object) -> str:
     return json.dumps(document | changes)
 
 
+def test_the_latency_on_a_device_comes_back(tmp_path: Path) -> None:
+    """With its interval and its doubts, by rules of its own: a broken one is named."""
+    path = tmp_path / "trials.jsonl"
+    path.write_text(line(latency_pi_ms=40.5, latency_pi_ci95_ms=0.5, latency_pi_busy=True, latency_pi_odd=1) + "\n")
+    (trial,) = read_trials(path)
+    assert trial["latency_pi_ms"] == 40.5
+    assert (trial.value("latency_pi_ci95_ms"), trial.value("latency_pi_busy")) == (0.5, True)
+    append_trial(tmp_path / "again.jsonl", trial)
+    assert read_trials(tmp_path / "again.jsonl") == [trial]
+    path.write_text(line(latency_pi_ms=-1) + "\n")
+    with pytest.raises(RunError, match="line 1, latency_pi_ms: must be more than 0, got -1"):
+        read_trials(path)
+
+
 def test_reads_back_what_was_appended(tmp_path: Path) -> None:
     """A whole spec, a failure and a choice survive the file unchanged, in order."""
     path = tmp_path / "trials.jsonl"

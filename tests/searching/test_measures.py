@@ -20,11 +20,13 @@ from modscale.errors import (
     MismatchError,
     ModscaleError,
     ProviderError,
+    TargetError,
     TooLargeError,
     TrialFailed,
     WorkerFault,
 )
 from modscale.latency import summary
+from modscale.latency.raw import read_measurements
 from modscale.runs.experiment import Experiment, parse_experiment
 from modscale.runs.metrics import Results
 from modscale.runs.trials import Rung
@@ -81,6 +83,28 @@ def test_an_evaluation_measures_everything(evaluator: Evaluator) -> None:
     assert evaluation.results["latency_ms"] > 0
     assert stages == ["export", "latency", "training"]
     assert (evaluator.summary.classes, evaluator.summary.train_images) == (2, 128)
+
+
+def test_every_device_is_timed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a latency of its own, every run of both is kept, and a device that has become another one ends it."""
+    monkeypatch.setenv("MODSCALE_CACHE", str(tmp_path / "cache"))
+    targets = {"pi": {"command": [sys.executable, "-"]}}
+    file = tmp_path / "timings.jsonl"
+    spec = tiny().space.base
+    timing = MEASURES[1:2]
+    with Evaluator(tiny(targets=targets), str(data), measures=timing, timings=file) as running:
+        results = running(spec).results
+    assert results["latency_ms"] > 0 < results["latency_pi_ms"]
+    assert results["latency_pi_ci95_ms"] > 0
+    kept = read_measurements(file)
+    assert [one.latencies()[0].target for one in kept] == [None, "pi"]
+    assert [one.latencies()[0].median_ms for one in kept] == [results["latency_ms"], results["latency_pi_ms"]]
+    text = file.read_text().splitlines()
+    changed = [line.replace(str(kept[0].device.facts["processor"]), "Cortex-A72") for line in text]
+    file.write_text("\n".join(changed) + "\n")
+    again = Evaluator(tiny(targets=targets), str(data), measures=timing, timings=file)
+    with pytest.raises(TargetError, match=r"its processor is .* now, and was Cortex-A72 when this began"), again:
+        pass
 
 
 def test_training_again_gives_the_same_accuracy(evaluator: Evaluator) -> None:

@@ -63,7 +63,7 @@ def latency(
     from modscale.cli.console import say
     from modscale.cli.progress import latency_progress
     from modscale.latency.protocol import latency_to_json, measure_models, model_to_json, noise_text
-    from modscale.latency.raw import keep_in
+    from modscale.latency.raw import check_raw, keep_in
 
     if any(model.endswith(".jsonl") for model in models):
         answer_again(models, as_json)
@@ -73,6 +73,8 @@ def latency(
         _predict(models, resolution, calibration, settings, as_json)
         return
     timed = [_timed(model, resolution) for model in models]
+    if out is not None:
+        check_raw(out)
     keep = None if out is None else keep_in(out, [model_to_json(model) for model in timed])
     with latency_progress(settings) as on_round:
         results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
@@ -100,11 +102,15 @@ def answer_again(files: list[str], as_json: bool) -> None:
 
 
 def _answer(measured: list[dict[str, Any]], noise: str | None, as_json: bool) -> None:
+    from modscale.cli.console import say
+
     def show() -> None:
         from modscale.cli.tables import show_latency
 
         show_latency(measured)
 
+    if noise:
+        say(noise)
     first = measured[0] if measured else {}
     reference = {key: first.get(f"reference_{key}") for key in ("ms", "drift_percent")}
     answer({"models": measured, "reference": reference, "too_noisy": noise is not None, "noise": noise}, as_json, show)
