@@ -24,7 +24,7 @@ from pathlib import Path
 from busy_machine import SETTLE_S, beside
 
 from modscale.latency.raw import Measurement, read_measurements
-from modscale.latency.summary import UNSTEADY, Round, best_reference_ms, drift_percent
+from modscale.latency.summary import Round, best_reference_ms, drift_percent
 
 TEN = ("xxs", "xs", "s", "s_conv", "xs_conv", "isotropic-6m", "van-b0", "focalnet-4m", "s_conv/separate-mlp",
        "xs_conv/mbconv")  # fmt: skip
@@ -64,23 +64,16 @@ def steady(rounds: Sequence[Round], measurement: Measurement) -> float:
     return measurement.latencies()[place].median_ms
 
 
-def paired(rounds: Sequence[Round], measurement: Measurement) -> float:
-    """What it reports as `relative`, times the reference's median."""
-    found = measurement.latencies()[measurement.rounds.index(tuple(rounds))]
-    return (found.relative or 0.0) * statistics.median(one.median_ms for one in measurement.references)
-
-
 def all_times(rounds: Sequence[Round]) -> list[float]:
     return sorted(ns / 1e6 for one in rounds for ns in one.timings.times_ns)
 
 
 FIGURES: dict[str, Callable[[Sequence[Round], Measurement], float]] = {
     "median of the medians of quiet rounds (reported)": steady,
-    "ratio to the references beside it (`relative`)": paired,
     "median of the medians of all rounds": lambda rounds, _: statistics.median(one.median_ms for one in rounds),
     "mean of all runs (the paper's)": lambda rounds, _: statistics.fmean(all_times(rounds)),
     "median of all runs": lambda rounds, _: statistics.median(all_times(rounds)),
-    "10th percentile of all runs": lambda rounds, _: statistics.quantiles(all_times(rounds), n=10)[0],
+    "10th percentile of all runs (`relative`)": lambda rounds, _: statistics.quantiles(all_times(rounds), n=10)[0],
     "fastest run": lambda rounds, _: all_times(rounds)[0],
 }
 
@@ -115,13 +108,10 @@ def compare(folder: Path) -> None:
 
 
 def figure_of_reference(name: str, measurement: Measurement) -> float:
-    """The same figure of the reference itself; where only quiet rounds count, those at its best."""
-    references, first, second = measurement.references, *list(FIGURES)[:2]
-    if name == first:
-        best_ms = best_reference_ms(references)
-        return statistics.median(one.median_ms for one in references if one.median_ms <= UNSTEADY * best_ms)
-    if name == second:
-        return statistics.median(one.median_ms for one in references)
+    """The same figure of the reference itself; where only quiet rounds count, its best."""
+    references = measurement.references
+    if name == next(iter(FIGURES)):
+        return best_reference_ms(references)
     return FIGURES[name](references, measurement)
 
 

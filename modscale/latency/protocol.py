@@ -14,7 +14,8 @@ within `until_percent`, or `patience_s` is over.
 The reference. A virtual machine is slower for some seconds, or minutes, while its own threads have all of its cores; no
 counter in it tells. So a fixed small network runs before every third model and at the end. A round beside which it took
 more than `UNSTEADY` times its best is unsteady, which is told without the model's own latency, and counts only where
-too few others were. In units of the reference beside it (`relative`) a latency repeats even where the machine drifts.
+too few others were. `relative` is in units of the reference, of both the 10th percentile of all runs: what a machine
+that is disturbed by halves leaves in peace, and of all ways that were tried what repeats best.
 
 A busy machine. ONNX Runtime's threads wait for each other by spinning, as they do where a network is deployed, and are
 left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2 times as long, beside two 3.5

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, quantiles
+from statistics import fmean, median, quantiles, stdev
 
 from modscale.deploy.timing_worker import Timings
-from modscale.latency.confidence import confidence_interval, median_interval
+from modscale.latency.confidence import confidence_interval, median_interval, student_t
 from modscale.latency.device import Device
 from modscale.providers import PROVIDERS
 from modscale.settings import LatencySettings
@@ -28,8 +29,14 @@ BUSY_SHARE = 0.2
 BEST = 0.25
 """Quantile of the reference's rounds that stands for the machine at its best."""
 
-UNSTEADY = 1.08
-"""Times that, above which the machine was slower than it can be, whoever had the cores."""
+UNSTEADY = 1.15
+"""Times that, above which the machine was slower than it can be, whoever had the cores; see benchmarks/latency.md."""
+
+RESAMPLES = 200
+"""Draws of the bootstrap."""
+
+QUIET_SHARE = 1 / 3
+"""Share of the rounds that must be quiet for the others not to count: fewer are no better than all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,9 +94,9 @@ class Latency:
     reference_drift_percent: float | None
     """By how much it was slower in the later half of the measurement than in the earlier one."""
     relative: float | None
-    """Median over the rounds of the model's median in units of the reference's beside it."""
+    """10th percentile of the model's runs in units of the reference's: both with the machine at its best."""
     relative_ci95: float | None
-    """Half-width of the 95 % interval of that."""
+    """Half-width of the 95 % interval of that, by bootstrap over the rounds of both."""
     precision: str
     """`fp32`, `fp16` or `int8`: what the weights are kept in."""
     graph_level: str
@@ -124,17 +131,18 @@ class Round:
 def summarise(
     rounds: Sequence[Round], references: Sequence[Round], device: Device, *, precision: str = "fp32"
 ) -> Latency:
-    """One `Latency` from what the processes saw: the quiet ones, once they are as many as asked for, or all.
+    """One `Latency` from what the processes saw: the quiet ones, once they are as many as asked for and a third, or all.
 
-    A round is quiet where its threads had their cores and the reference was at its best before and after it.
+    A round is quiet where the reference was near its best before and after it; where none was timed, where its threads
+    had their cores.
     """
     settings = device.settings
     beside = beside_ms(rounds, references)
     best_ms = best_reference_ms(references)
     steady = [one for one, ms in zip(rounds, beside, strict=True) if ms is None or max(ms) <= UNSTEADY * best_ms]
-    quiet = [one for one in steady if not is_disturbed(one.timings, device)]
-    disturbed = sum(is_disturbed(one.timings, device) for one in rounds)
-    counted = quiet if len(quiet) >= first_rounds(settings) else list(rounds)
+    undisturbed = [one for one in rounds if not is_disturbed(one.timings, device)]
+    quiet = steady if references else undisturbed
+    counted = quiet if len(quiet) >= max(first_rounds(settings), QUIET_SHARE * len(rounds)) else list(rounds)
     timings = [one.timings for one in counted]
     times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
     everything = sorted(time for times in times_ms for time in times)
@@ -145,7 +153,7 @@ def summarise(
     median_ms = median(medians)
     reached_percent = 100 * half_width / median_ms
     tenths = quantiles(everything, n=10, method="inclusive")
-    ratios = [one.median_ms / fmean(ms) for one, ms in zip(counted, beside_ms(counted, references), strict=True) if ms]
+    relative, relative_half = relative_latency(rounds, references)
     return Latency(
         provider=settings.provider,
         threads=device.threads,
@@ -161,7 +169,7 @@ def summarise(
         min_ms=everything[0],
         rounds=len(counted),
         all_rounds=len(rounds),
-        disturbed_rounds=disturbed,
+        disturbed_rounds=len(rounds) - len(undisturbed),
         unsteady_rounds=len(rounds) - len(steady),
         process_medians_ms=tuple(medians),
         process_means_ms=tuple(fmean(times) for times in times_ms),
@@ -172,14 +180,33 @@ def summarise(
         busy=is_busy(timings, device),
         reference_ms=median(one.median_ms for one in references) if references else None,
         reference_drift_percent=drift_percent(references),
-        relative=median(ratios) if ratios else None,
-        relative_ci95=median_interval(ratios)[0] if len(ratios) > 2 else None,
+        relative=relative,
+        relative_ci95=relative_half,
         precision=precision,
         graph_level=settings.graph_level,
         runtime=str(device.facts["runtime"]),
         processor=str(device.facts["processor"]),
         target=None if settings.target is None else settings.target.name or "target",
     )
+
+
+def relative_latency(rounds: Sequence[Round], references: Sequence[Round]) -> tuple[float | None, float | None]:
+    """`Latency.relative` and `relative_ci95`, of all rounds; None where the reference was not timed, or only once."""
+    if not references:
+        return None, None
+
+    def ratio(some: Sequence[Round], others: Sequence[Round]) -> float:
+        tops = [sorted(ns for one in part for ns in one.timings.times_ns) for part in (some, others)]
+        return tops[0][len(tops[0]) // 10] / tops[1][len(tops[1]) // 10]
+
+    if min(len(rounds), len(references)) < 3:
+        return ratio(rounds, references), None
+    draw = random.Random(0)  # noqa: S311  # the same figures from the same timings
+    drawn = [
+        ratio(draw.choices(rounds, k=len(rounds)), draw.choices(references, k=len(references)))
+        for _ in range(RESAMPLES)
+    ]
+    return ratio(rounds, references), student_t(min(len(rounds), len(references)) - 1) * stdev(drawn)
 
 
 def beside_ms(rounds: Sequence[Round], references: Sequence[Round]) -> list[tuple[float, ...] | None]:

@@ -226,11 +226,11 @@ def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_ther
     assert latency.noise_text([replace(one, wide=False)], LatencySettings()) is None
 
 
-def test_drift_is_told_and_cancels_in_what_is_relative(with_reference):
-    """A machine that slows down by a percent a process: the median moves with it, the ratio does not."""
+def test_drift_is_told_and_hardly_moves_what_is_relative(with_reference):
+    """A machine that slows down by a percent a process: the median moves with it, the ratio by a tenth of that."""
     (one,), _, _ = with_reference(lambda now: 2.0 + now / 50, patience_s=0, until_percent=100)
     assert one.reference_drift_percent == pytest.approx(100 * (2.16 / 2.04 - 1), abs=1.5)
-    assert one.relative == pytest.approx(10, rel=1e-6)
+    assert one.relative == pytest.approx(10, rel=0.011)
     assert one.median_ms == pytest.approx(21, abs=0.5)
 
 
