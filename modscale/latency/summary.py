@@ -131,7 +131,7 @@ class Round:
 def summarise(
     rounds: Sequence[Round], references: Sequence[Round], device: Device, *, precision: str = "fp32"
 ) -> Latency:
-    """One `Latency` from what the processes saw: the quiet ones, once they are as many as asked for and a third, or all.
+    """One `Latency` from what the processes saw: the quiet ones, once they are enough and a third of all, or all.
 
     A round is quiet where the reference was near its best before and after it; where none was timed, where its threads
     had their cores.
