@@ -110,7 +110,7 @@ class ModulationMlp(nn.Module):
         value = self.fc1(x)
         if self.ratio > 1:
             value = F.gelu(value)
-        value = value.unflatten(-1, (self.ratio, x.shape[-1]))  # [B, H, W, r, C]
+        value = value.unflatten(-1, [self.ratio, x.shape[-1]])  # [B, H, W, r, C]
         context = self.context_layer(x).unsqueeze(-2)
         fused = value * context if self.fusion == "mul" else value + context
         return self.fc2(fused.flatten(-2))  # [B, H, W, C]
@@ -173,8 +173,8 @@ class MBConvBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         images = F.relu6(self.norm1(channels_first(self.expand(x))))
         images = F.relu6(self.norm2(_sum_of([conv(images) for conv in self.depthwise])))
-        y = _batch_norm(self.norm3, self.project(channels_last(images)))
-        return x + self.drop_path(y)
+        y = self.norm3(channels_first(self.project(channels_last(images))))
+        return x + self.drop_path(channels_last(y))
 
 
 class LargeKernelAttention(nn.Module):
@@ -222,8 +222,8 @@ class VanBlock(Block):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(_batch_norm(self.norm1, x)))
-        return x + self.drop_path(self.mlp(_batch_norm(self.norm2, x)))
+        x = x + self.drop_path(self.attn(channels_last(self.norm1(channels_first(x)))))
+        return x + self.drop_path(self.mlp(channels_last(self.norm2(channels_first(x)))))
 
 
 class FocalModulation(nn.Module):
@@ -238,7 +238,7 @@ class FocalModulation(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, context, gates = self.f(x).split((self.dim, self.dim, len(self.focal_layers) + 1), dim=-1)
+        query, context, gates = self.f(x).split([self.dim, self.dim, len(self.focal_layers) + 1], dim=-1)
         levels = []
         for level, conv in enumerate(self.focal_layers):
             context = channels_last(F.gelu(conv(channels_first(context))))
@@ -273,12 +273,13 @@ class Attention(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         width = attention_width(dim)
+        self.heads = ATTENTION_HEADS
         self.qkv = nn.Linear(dim, 3 * width, bias=False)
         self.proj = nn.Linear(width, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(1, 2)  # [B, N, C]
-        qkv = self.qkv(tokens).unflatten(-1, (3, ATTENTION_HEADS, -1))
+        qkv = self.qkv(tokens).unflatten(-1, [3, self.heads, -1])
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, N, width]
         out = F.scaled_dot_product_attention(query, key, value)
         out = self.proj(out.transpose(1, 2).flatten(2))
@@ -318,10 +319,6 @@ def _layer_scale(dim: int, initial: float | None) -> nn.Parameter | None:
 
 def _scaled(gamma: Tensor | None, x: Tensor) -> Tensor:
     return x if gamma is None else gamma * x
-
-
-def _batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    return channels_last(norm(channels_first(x)))
 
 
 def _sum_of(terms: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch leaves it out of its list
 from torch.nn import functional as F
 
 MOST_TOKENS = 64
@@ -29,11 +30,12 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        is_small = x.shape[-2] * x.shape[-1] <= MOST_TOKENS
-        if self.training and x.device.type == "cpu" and is_small and not torch.is_autocast_enabled("cpu"):
-            out: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])  # type: ignore[no-untyped-call]
-            return out
-        return super().forward(x)
+        if not is_scripting() and self.training and isinstance(x, Tensor):  # TorchScript and fx: plain convs
+            is_small = x.shape[-2] * x.shape[-1] <= MOST_TOKENS
+            if x.device.type == "cpu" and is_small and not torch.is_autocast_enabled("cpu"):
+                out: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.dilation[0])  # type: ignore[no-untyped-call]
+                return out
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch leaves it out of its list
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -69,11 +70,11 @@ class Stage(nn.Module):
 
     def run_blocks(self, x: Tensor) -> Tensor:
         """The stage's map, before it is reduced; with gradient checkpointing each block runs again in the backward."""
-        if not (self.grad_checkpointing and torch.is_grad_enabled()):
-            return self.blocks(x)
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_twice, block))
-        return x
+        if not is_scripting() and self.grad_checkpointing and torch.is_grad_enabled():
+            for block in self.blocks:
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_twice, block))
+            return x
+        return self.blocks(x)
 
     def reduce(self, x: Tensor) -> Tensor:
         """What the blocks gave, as the next stage takes it."""
@@ -116,7 +117,7 @@ class EfficientMod(nn.Module):
 
         Without classes the latter in either case; without pooling, maps [B, K or C, H, W].
         """
-        if self.global_pool:
+        if self.global_pool != "":
             x = F.adaptive_avg_pool2d(x, 1).flatten(1)
             return x if pre_logits else self.head(x)
         return x if pre_logits else channels_first(self.head(channels_last(x)))
@@ -237,6 +238,10 @@ class EfficientMod(nn.Module):
             (r"^norm", with_previous),
         ]
         return {"stem": r"^patch_embed", "blocks": [(r"^layers\.(\d+)", None), blocks[-1]] if coarse else blocks}
+
+
+# torch.fx writes annotations into its graphs as they stand here, and TorchScript must know them there.
+EfficientMod.forward.__annotations__.update({"x": Tensor, "return": Tensor})
 
 
 class SegmentingEfficientMod(nn.Module):

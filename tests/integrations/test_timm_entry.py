@@ -69,6 +69,14 @@ def test_features_only_gives_the_maps_that_it_tells_of() -> None:
     assert [one.shape[1] for one in few(torch.zeros(1, 3, 64, 64))] == [64, 128]
 
 
+@pytest.mark.parametrize("feature_cls", ["fx", "hook"])
+def test_timms_other_ways_to_the_maps_find_them(feature_cls: str) -> None:
+    """By the graph, and by hooks: the modules that `feature_info` names, whose own maps are channels-last."""
+    network = timm.create_model("modscale_xxs", features_only=True, feature_cls=feature_cls).eval()
+    maps = network(torch.zeros(1, 3, 64, 64))
+    assert [tuple(one.shape) for one in maps] == [(1, 16, 16, 32), (1, 8, 8, 64), (1, 4, 4, 128), (1, 2, 2, 256)]
+
+
 def test_what_timm_asks_for_is_heeded() -> None:
     network = timm.create_model("modscale_xxs", num_classes=7, in_chans=1, drop_path_rate=0.3)
     assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 7)

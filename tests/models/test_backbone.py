@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from modscale.errors import InputError
 from modscale.models.efficientmod import EfficientMod, build_network
+from modscale.specs.block_kinds import BLOCKS
 
 SPEC = small(
     {"dim": 8, "depth": 2},
@@ -239,3 +241,18 @@ def test_layer_scale_is_spared_from_decay() -> None:
     assert {"layers.0.blocks.0.gamma_1", "layers.3.blocks.0.gamma_1"} <= names
     assert all(name.endswith("gamma_1") for name in names)
     assert len(names) == 4  # mbconv and attention have none
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_torchscript_and_fx_answer_the_same(block: str) -> None:
+    """Compiled as it is, and from its traced graph."""
+    spec = small({"dim": 8, "depth": 1, "block": block, "attention_depth": 1}, {"dim": 12, "depth": 1, "block": block})
+    network = build_network(spec, seed=0).eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    graph = torch.fx.symbolic_trace(network)
+    assert torch.equal(graph(x), network(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch means to give it up
+        scripted = [torch.jit.script(network), torch.jit.script(graph)]
+    for one in scripted:
+        torch.testing.assert_close(one(x), network(x), rtol=1e-4, atol=1e-5)
