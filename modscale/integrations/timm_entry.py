@@ -70,11 +70,18 @@ def _build(
     num_classes: int = 1000,
     in_chans: int = 3,
     global_pool: str = "avg",
+    drop_rate: float = 0.0,
     drop_path_rate: float | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> EfficientMod:
-    """The network as timm asks for it: other classes (0 for none), channels, pooling and drop path than the spec's."""
+    """The network as timm asks for it: other classes (0 for none), channels, pooling and drop path than the spec's.
+
+    Raises:
+        InputError: a dropout is asked for, which timm's scripts do by 0 where they mean none.
+    """
+    if drop_rate:
+        raise InputError("must be 0: the network has no dropout, drop_path_rate is what it has", place="drop_rate")
     rate = spec.drop_path_rate if drop_path_rate is None else drop_path_rate
     network = EfficientMod(replace(spec, num_classes=max(num_classes, 1), in_chans=in_chans, drop_path_rate=rate))
     if num_classes == 0 or global_pool != network.global_pool:

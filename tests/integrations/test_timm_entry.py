@@ -83,6 +83,9 @@ def test_what_timm_asks_for_is_heeded() -> None:
     assert network.layers[-1].blocks[-1].drop_path.rate == pytest.approx(0.3)
     shadow = timm.create_model("modscale_xxs", device="meta", dtype=torch.float16)
     assert {(one.device.type, one.dtype) for one in shadow.parameters()} == {("meta", torch.float16)}
+    assert timm.create_model("modscale_xxs", drop_rate=0.0, device="meta").num_classes == 1000  # as timm's scripts ask
+    with pytest.raises(InputError, match="has no dropout"):
+        timm.create_model("modscale_xxs", drop_rate=0.1)
     bare = timm.create_model("modscale_xxs", num_classes=0, global_pool="")
     assert bare(torch.zeros(1, 3, 64, 64)).shape == (1, 256, 2, 2)
 
