@@ -48,8 +48,8 @@ def read_rows(file: Path) -> Rows:
     rows: Rows = defaultdict(dict)
     for _, row in read_lines(file):
         rows[row["data"], row["variant"], row["seed"]][row["name"]] = row
-    for found in rows.values():
-        if "s_conv/context-f" in found:
+    for (_, variant, _), found in rows.items():
+        if variant == "plain" and "s_conv/context-f" in found:
             found.setdefault("s_conv/context-g", found["s_conv/context-f"])
     return rows
 
@@ -121,32 +121,30 @@ def main() -> None:
                 line("area under the training loss", -np.log(trained.mean(1)))
                 line("training loss of the last tenth", -np.log(trained[:, -1]))
 
-    print("\n## One thing different, on the networks that all of them have\n")
+    print("\n## One thing different, on the networks that all of these have\n")
     for data, file in FIRST_SEED.items():
-        kinds = {k: found for k, found in rows.items() if k[0] == data and k[1] not in ("plain", "zero-cost")}
-        if not kinds:
+        of_data = {(variant, seed): found for (of, variant, seed), found in rows.items() if of == data}
+        plain = {name: loss_in(file, name) for name in names}
+        tried = [by for (variant, _), by in of_data.items() if variant in ("rate-twice", "distil", "augment")]
+        if not tried:
             continue
-        some = sorted(set.intersection(*(set(found) for found in kinds.values())), key=names.index)
-        losses: dict[str, dict[str, float]] = {}
-        first = read_evidence([Path(__file__).parent / file])
-        losses["plain, seed 0"] = {name: -first[name] for name in some}
-        for (of, variant, seed), found in rows.items():
-            if of == data and variant != "zero-cost" and set(found) >= set(some) and (variant, seed) != ("plain", 0):
-                losses[f"{variant}, seed {seed}"] = {name: log(found[name]["val_loss"]) for name in some}
-                if "soft_loss" in found[some[0]]:
-                    losses[f"{variant}, by the teacher"] = {name: found[name]["soft_loss"] for name in some}
-        rates = [by for label, by in losses.items() if label.startswith("rate-") and label.endswith("seed 0")]
-        if len(rates) == 2:
-            plain = {name: log(self_loss(file, name)) for name in some}
-            losses["best of three rates, seed 0"] = {name: min(plain[name], *(r[name] for r in rates)) for name in some}
+        some = sorted(set.intersection(*map(set, tried)), key=names.index)
+        losses = {"plain, seed 0": plain}
+        for (variant, seed), found in of_data.items():
+            if variant not in ("zero-cost", "rate-half") and (variant, seed) != ("plain", 0):
+                losses[f"{variant}, seed {seed}"] = {name: found[name]["val_loss"] for name in some}
+            if variant == "distil":
+                losses[f"{variant}, by the teacher"] = {name: found[name]["soft_loss"] for name in some}
+        rates = [plain, *({n: r["val_loss"] for n, r in f.items()} for (v, _), f in of_data.items() if "rate-" in v)]
+        losses["best rate of those tried"] = {name: min(by[name] for by in rates if name in by) for name in some}
         truth = np.array([top1[names.index(name)] for name in some])
         pairs = [(a, b) for a, b in TELLING if a in some and b in some]
-        print(f"{data}, {len(some)} networks: {', '.join(some)}\n")
+        print(f"{data}, {len(some)} networks: {', '.join(some)}; differences of the logarithm of the loss\n")
         print(f"| training | tau | {' | '.join(f'{a} - {b}' for a, b in pairs)} |".replace("s_conv/", ""))
         print("|---" * (2 + len(pairs)) + "|")
         for label, by in losses.items():
             tau = tau_of(-np.array([by[name] for name in some]), truth)
-            print(f"| {label} | {tau:+.2f} | {' | '.join(f'{by[b] - by[a]:+.3f}' for a, b in pairs)} |")
+            print(f"| {label} | {tau:+.2f} | {' | '.join(f'{log(by[b] / by[a]):+.3f}' for a, b in pairs)} |")
 
     fresh = {k: found for k, found in rows.items() if k[1] == "zero-cost" and set(found) >= set(names)}
     for (data, _, _), found in fresh.items():
@@ -159,7 +157,7 @@ def main() -> None:
             print(f"| {kind} + params x seen, 1 to 2 | {' | '.join(text(both, top1, w) for w in groups.values())} |")
 
 
-def self_loss(file: str, name: str) -> float:
+def loss_in(file: str, name: str) -> float:
     """The held-out loss of a network in a file of `modscale fidelity`."""
     found = (json.loads(line) for line in (Path(__file__).parent / file).read_text().splitlines())
     return next(row["results"]["val_loss"] for row in found if row["name"] == name and row["state"] == "complete")

@@ -1,14 +1,15 @@
 """Does a model fitted to a search's own trials rank them better than their raw scores do?
 
-    python benchmarks/search_table.py --seed 1 --first 60 --out benchmarks/search_table_seed1.jsonl    # the truth
+    python benchmarks/search_table.py --seed 1 --first 40 --out benchmarks/search_table_seed1.jsonl    # the truth
     python benchmarks/proxy_smoothing.py
 
 A search of N networks is N rows of `search_table.jsonl` drawn at random among those that the second table has. Raw is
-each one's loss with seed 0; smoothed is the posterior mean of the search's own Gaussian process
-(`searching/surrogate.py`, the noise the most likely of its grid) at the very networks it was fitted to; `line` is a
-least-squares line in the logarithms of params and FLOPs, which forgets all else; `both` is half raw, half smoothed. The
-truth is the loss of the same networks trained on other generated images with other initial weights and another order:
-as noisy as the raw score but independent of it, so that all taus are too low alike and only their order counts.
+each one's loss, or the share it gets wrong, with seed 0; smoothed is the posterior mean of the search's own Gaussian
+process (`searching/surrogate.py`, the noise the most likely of its grid) at the very networks it was fitted to; `line`
+is a least-squares line in the logarithms of params and FLOPs, which forgets all else; `both` is half raw, half
+smoothed. The truth is the loss of the same networks trained on other generated images with other initial weights and
+another order: as noisy as the raw loss but independent of it, so that all taus are too low alike and only their order
+counts.
 
 `picked` is by how much the truth of the network that has the best score lies above the best truth of the N, in standard
 deviations of the truth. Means over 200 searches; ± are standard errors of the difference to raw, over searches (which
@@ -32,7 +33,7 @@ from modscale.spaces.tables import build_tables
 
 TRUTH = Path(__file__).parent / "search_table_seed1.jsonl"
 SEARCHES = 200
-RUNGS = {"a quarter": 0, "half": 1, "the end": 2}
+SCORES = {"loss at a quarter": (0, "loss"), "loss at half": (1, "loss"), "loss": (2, "loss"), "error": (2, "accuracy")}
 
 
 def tau_of(score: np.ndarray, truth: np.ndarray) -> float:
@@ -63,13 +64,14 @@ def main() -> None:
     logs = np.log([[first[n]["params"], first[n]["flops"]] for n in names])
     truth = np.log([second[n]["rungs"][-1]["loss"] for n in names])
     print(f"{len(names)} networks; tau of params with the truth {tau_of(-logs[:, 0], truth):+.2f}\n")
-    print("| loss at | N | raw | smoothed | line | both | smoothed - raw | picked: raw | smoothed | line |")
+    print("| score | N | raw | smoothed | line | both | smoothed - raw | picked: raw | smoothed | line |")
     print("|---|--:" + "|--:" * 8 + "|")
     rng = np.random.default_rng(0)
     features = describe_rows(tables, rows)
-    for rung, index in RUNGS.items():
-        loss = np.log([first[n]["rungs"][index]["loss"] for n in names])
-        for count in (10, 20, len(names) // 2, len(names)):
+    for label, (rung, kind) in SCORES.items():
+        values = np.array([first[n]["rungs"][rung][kind] for n in names])
+        loss = np.log(values if kind == "loss" else 1 - values)
+        for count in (10, 20, len(names)):
             found = []
             for _ in range(SEARCHES if count < len(names) else 1):
                 some = rng.permutation(len(names))[:count]
@@ -83,7 +85,7 @@ def main() -> None:
             error = f" ± {gain.std(ddof=1) / len(gain) ** 0.5:.3f}" if len(gain) > 1 else ""
             cells = [*(f"{value:+.2f}" for value in mean[:4]), f"{gain.mean():+.3f}{error}"]
             cells += [f"{value:.2f}" for value in mean[4:]]
-            print(f"| {rung} | {count} | {' | '.join(cells)} |")
+            print(f"| {label} | {count} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
