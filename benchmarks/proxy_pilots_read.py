@@ -21,6 +21,7 @@ from proxy_pilots import OUT, SHARES
 from proxy_weights import GENERATED, PHOTOGRAPHS, read_evidence, tau_of, text, trusted
 
 from modscale.analysis.fidelity import GROUPS
+from modscale.analysis.rank_correlation import DRAWS, agreement, interval, resample
 from modscale.lines import read_lines
 from modscale.specs.counts import count_model
 from modscale.specs.known import published_networks
@@ -71,6 +72,7 @@ def main() -> None:
     names = [n.name for n in networks]
     top1 = np.array([n.top1 for n in networks])
     size = np.array([size_of(n.spec) for n in networks])
+    params = np.array([float(count_model(n.spec).params) for n in networks])
     groups = {"all": np.ones(len(networks), dtype=bool)}
     for name in ("context_family", "near_equal_size"):
         groups[name] = np.array([GROUPS[name].side_of(n) is not None for n in networks])
@@ -92,6 +94,14 @@ def main() -> None:
         print("|---" * (1 + 2 * len(groups)) + "|")
         for seed, evidence in seeds.items():
             line(f"seed {seed}", evidence)
+        drawn = resample(len(networks), 1, None, draws=DRAWS)
+        _, by_params = agreement(params[:, None], top1, drawn, None)
+        intervals = []
+        for seed, evidence in seeds.items():
+            found, taus = agreement((WEIGHTS.size * size + trusted(evidence))[:, None], top1, drawn, None)
+            low, high = interval(taus - by_params)
+            of_tau = "{:+.2f}, {:+.2f}".format(*(found.tau_ci95 or (0.0, 0.0)))
+            intervals.append(f"in use, seed {seed}: tau's interval {of_tau}; lead on params {low:+.2f}, {high:+.2f}")
         if len(seeds) > 1:
             line("mean of the seeds", np.mean(list(seeds.values()), axis=0))
             a, b = seeds[0], seeds[1]
@@ -103,6 +113,7 @@ def main() -> None:
                 f" seed {noise:.4f}, spread of the networks {spread:.4f},"
                 f" at near-equal size {np.std((a + b)[near] / 2):.4f}\n"
             )
+        print("\n" + "\n".join(intervals))
         for (of, variant, seed), found in rows.items():
             if of == data and variant == "plain" and set(found) >= set(names):
                 print(f"\n| seed {seed}, curve | {heads} | {heads} |\n" + "|---" * (1 + 2 * len(groups)) + "|")
@@ -149,11 +160,11 @@ def main() -> None:
     fresh = {k: found for k, found in rows.items() if k[1] == "zero-cost" and set(found) >= set(names)}
     for (data, _, _), found in fresh.items():
         print(f"\n## fresh thin networks, {data}\n\n| score | {heads} |\n" + "|---" * (1 + len(groups)) + "|")
-        params = np.array([log(count_model(n.spec).params * share_seen(n.spec)) for n in networks])
+        prior = np.array([log(count_model(n.spec).params * share_seen(n.spec)) for n in networks])
         for kind in ("gradient_norm", "snip", "zico", "naswot"):
             score = np.array([found[name][kind] for name in names])
             print(f"| {kind} | {' | '.join(text(score, top1, w) for w in groups.values())} |")
-            both = (score - score.mean()) / score.std() + 2 * (params - params.mean()) / params.std()
+            both = (score - score.mean()) / score.std() + 2 * (prior - prior.mean()) / prior.std()
             print(f"| {kind} + params x seen, 1 to 2 | {' | '.join(text(both, top1, w) for w in groups.values())} |")
 
 
