@@ -14,6 +14,7 @@ from modscale.document import NOWHERE, Section, check_choice, check_flag, check_
 from modscale.errors import InputError
 from modscale.machine import available_cores
 from modscale.providers import PROVIDERS
+from modscale.rivals import Rival, parse_references
 
 DEVICES = ("auto", "cpu", "cuda")
 GRAPH_LEVELS = ("all", "basic", "disabled")
@@ -139,8 +140,8 @@ class SearchSettings:
     """Trials drawn at random before the sampler learns from them."""
     sampler: str = "surrogate"
     """`surrogate` (expected gain in hypervolume, by a model of the trials), `tpe` (Optuna's) or `random`."""
-    references: tuple[str, ...] = ("xxs", "xs", "s", "s_conv")
-    """Published networks measured the same way, for comparison."""
+    references: tuple[str | Rival, ...] = ("xxs", "xs", "s", "s_conv")
+    """Networks measured the same way, for comparison: published ones by name, and others, see `rivals.py`."""
     rungs: tuple[float, ...] = ()
     """Shares of the proxy training, rising, after which a candidate may be stopped early; empty: none is."""
     keep: float = 0.5
@@ -278,7 +279,7 @@ def parse_search(document: object, place: str, elsewhere: Mapping[str, str] = NO
         trials=section.integer("trials", default.trials, high=1_000_000),
         startup_trials=section.integer("startup_trials", default.startup_trials, high=1_000_000),
         sampler=section.choice("sampler", default.sampler, SAMPLERS),
-        references=_references(section, default.references),
+        references=parse_references(section.raw("references", default.references), section.at("references"), PUBLISHED),
         rungs=_rungs(section, default.rungs),
         keep=section.number("keep", default.keep, above=0, high=1),
         seed=section.integer("seed", default.seed, low=0, high=2**32 - 1),
@@ -289,18 +290,6 @@ def _open(document: object, place: str, kind: type[Any], elsewhere: Mapping[str,
     keys = [f.name for f in fields(kind)]
     values = {} if document is None else document
     return Section(values, keys, place=place, what="settings", elsewhere=elsewhere), kind()
-
-
-def _references(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
-    names = section.raw("references", list(default))
-    place = section.at("references")
-    if not isinstance(names, (list, tuple)):
-        raise InputError("must be a list of published networks", place=place, value=names)
-    for i, name in enumerate(names):
-        check_choice(name, f"{place}[{i}]", PUBLISHED)
-        if name in names[:i]:
-            raise InputError("must not repeat a network", place=f"{place}[{i}]", value=name)
-    return tuple(names)
 
 
 def _rungs(section: Section, default: tuple[float, ...]) -> tuple[float, ...]:

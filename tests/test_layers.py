@@ -33,6 +33,7 @@ FLOORS = (  # top to bottom: a module imports from its own package or from a flo
     "specs",
     "programs",
     "kinds processes settings",
+    "rivals",
     "document machine lines",
     "files arrays pareto interrupts providers",
     "errors",

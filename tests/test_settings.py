@@ -70,9 +70,21 @@ def test_an_empty_section_is_all_defaults(name):
         ("search", {"seed": -1}, "search.seed: must be 0 or more, got -1"),
         ("search", {"seed": 2**32}, "search.seed: must be 4294967295 or less, got 4294967296"),
         ("search", {"sampler": "grid"}, "search.sampler: must be one of surrogate, tpe, random, got 'grid'"),
-        ("search", {"references": "s"}, "search.references: must be a list of published networks, got 's'"),
-        ("search", {"references": ["xl"]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got 'xl'"),
-        ("search", {"references": ["s", "s"]}, "search.references[1]: must not repeat a network, got 's'"),
+        (
+            "search",
+            {"references": "s"},
+            "search.references: must be a list of at most 100 networks, got 's'",
+        ),
+        (
+            "search",
+            {"references": ["xl"]},
+            "search.references[0]: must be one of xxs, xs, s, s_conv, an .onnx, timm:NAME or a spec's file, got 'xl'",
+        ),
+        (
+            "search",
+            {"references": ["s", "s"]},
+            "search.references[1]: must not repeat a network, nor a name, got 's'",
+        ),
         ("search", {"rungs": 0.5}, "search.rungs: must be a list of shares of the training, got 0.5"),
         ("search", {"rungs": [0.5, 1]}, "search.rungs[1]: must be less than 1, got 1"),
         ("search", {"rungs": [0]}, "search.rungs[0]: must be more than 0, got 0"),
@@ -80,7 +92,7 @@ def test_an_empty_section_is_all_defaults(name):
         ("search", {"rungs": ["a"]}, "search.rungs[0]: must be a number, got 'a'"),
         ("search", {"keep": 0}, "search.keep: must be more than 0, got 0"),
         ("search", {"keep": 1.1}, "search.keep: must be 1 or less, got 1.1"),
-        ("search", {"references": [["s"]]}, "search.references[0]: must be one of xxs, xs, s, s_conv, got ['s']"),
+        ("search", {"references": [["s"]]}, "search.references[0]: must be a mapping (a network), got ['s']"),
     ],
 )
 def test_refused_settings(name, document, message):

@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from modscale.analysis.comparison import Compared, compare_references
 from modscale.analysis.front import Front, find_front
 from modscale.analysis.growth import Growth, find_growth
 from modscale.errors import InputError, RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
 from modscale.runs.metrics import Metric, metrics_among
-from modscale.runs.trials import Trial, complete_trials, read_trials
+from modscale.runs.references import MeasuredRival, read_references
+from modscale.runs.trials import Trial, complete_trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,9 @@ class Run:
     trials: tuple[Trial, ...]
     """In the order in which they were finished."""
     references: tuple[Trial, ...]
-    """The published networks, measured the same way."""
+    """Published networks, and others that have a spec, measured the same way."""
+    rivals: tuple[MeasuredRival, ...] = ()
+    """Networks that have none: counted and timed as they are."""
 
     @cached_property
     def front(self) -> Front:
@@ -46,9 +50,18 @@ class Run:
         return find_growth(complete_trials(self.trials), self.experiment.objectives, self.front.reference, seed=seed)
 
     @cached_property
+    def compared(self) -> list[Compared]:
+        """What it was compared with, beside its front. Raises RunError as `front` does."""
+        experiment = self.experiment
+        return compare_references(
+            self.front.members, self.references, self.rivals, experiment.objectives, experiment.search.references
+        )
+
+    @cached_property
     def columns(self) -> tuple[Metric, ...]:
         """The metrics that a table of the run has a column for: its objectives, and what it measured besides."""
         known = {key for trial in (*self.trials, *self.references) for key in trial.results}
+        known |= {key for rival in self.rivals for key in rival.results}
         return metrics_among([*known, *self.experiment.objectives])
 
     def trial(self, number: int) -> Trial:
@@ -104,10 +117,12 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder).expanduser()
     document = read_run(folder)
     experiment = run_experiment(document, folder)
+    compared = read_references(folder / REFERENCES_FILE)
     return Run(
         folder=folder,
         document=document,
         experiment=experiment,
         trials=tuple(read_run_trials(folder, experiment.space)),
-        references=tuple(read_trials(folder / REFERENCES_FILE)),
+        references=tuple(compared.trials),
+        rivals=tuple(compared.rivals),
     )

@@ -22,6 +22,7 @@ from modscale.latency.predictor import Predictor
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
 from modscale.report.text import fidelity_sentence
+from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
 from modscale.runs.experiment import Experiment, mismatch_note
 from modscale.runs.folder import (
@@ -39,10 +40,12 @@ from modscale.runs.folder import (
     update_run,
     write_run,
 )
+from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.loop import Observer, require_complete, run_search
 from modscale.searching.measures import Evaluator
 from modscale.searching.mirror import StudyMirror
+from modscale.searching.rivals import check_rivals, check_unchanged, measure_rival
 from modscale.searching.rungs import make_judge
 from modscale.searching.screen import limiting, make_screen
 from modscale.searching.study import SearchStudy
@@ -51,7 +54,7 @@ from modscale.spaces.feasibility import require_feasible
 from modscale.spaces.space import Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.published import is_published, published, resolve_model
-from modscale.specs.spec import ModelSpec
+from modscale.specs.spec import ModelSpec, load_spec
 
 
 class Watcher(Protocol):
@@ -73,11 +76,11 @@ class Silence:
     def searching(self, *, done: int, limit: int, references: int) -> Iterator[Observer]:
         yield self
 
-    def started(self, label: str, spec: ModelSpec) -> None: ...
+    def started(self, label: str, spec: ModelSpec | None) -> None: ...
 
     def stage(self, name: str) -> None: ...
 
-    def finished(self, label: str, trial: Trial) -> None: ...
+    def finished(self, label: str, trial: Trial | MeasuredRival) -> None: ...
 
 
 def search_space(
@@ -207,8 +210,10 @@ def _search(
 ) -> None:
     say = watcher.say
     predictor = _load_predictor(experiment, folder)
-    finished = len(read_trials(folder / REFERENCES_FILE))
+    compared, home = read_references(folder / REFERENCES_FILE), Path(space_file).parent
+    finished = len(compared.numbers)
     is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
+    check_unchanged(compared.rivals, home, folder)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
@@ -218,6 +223,12 @@ def _search(
     if resumed and not is_over:
         for change in check_machine(folder):
             say(f"note: {change} since this run began; what is measured now may differ for it")
+    rivals = [(i, one) for i, one in enumerate(experiment.search.references) if isinstance(one, Rival)]
+    side = experiment.space.base.resolution
+    with naming_file(space_file):
+        for _, rival in rivals:
+            rival_spec(rival, home, experiment.space)
+        check_rivals([(i, rival) for i, rival in rivals if i not in compared.numbers], home, side)
     say(f"loading the data ({source})")
     with Evaluator(experiment, source, debug=debug, note=say, timings=folder / TIMINGS_FILE) as evaluator:
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
@@ -238,7 +249,7 @@ def _search(
                 folder, experiment, path_text(space_file), data, from_data=left,
                 calibration=None if calibration is None else file_digest(calibration),
             )  # fmt: skip
-        references = [published_reference(name, experiment.space) for name in experiment.search.references]
+        references = [reference_network(one, home, experiment.space) for one in experiment.search.references]
         study = SearchStudy(
             experiment,
             build_tables(experiment.space),
@@ -255,6 +266,9 @@ def _search(
                 trials_file=folder / TRIALS_FILE,
                 references=references,
                 references_file=folder / REFERENCES_FILE,
+                measure_rival=lambda rival, number, announce: measure_rival(
+                    evaluator.bench, rival, announce, number=number, folder=home, resolution=side
+                ),
                 judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
                 mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
             )
@@ -290,11 +304,31 @@ def _record_changes(folder: Path, experiment: Experiment, watcher: Watcher, note
         watcher.say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
 
 
-def published_reference(name: str, space: Space) -> ModelSpec:
-    """A published network as the space would make it: input, classes and drop path are those of its candidates."""
+def reference_network(reference: str | Rival, folder: Path, space: Space) -> ModelSpec | Rival:
+    """A reference as it is measured: a spec as the space would make it, or a rival that has none, as it is."""
+    if isinstance(reference, str):
+        return as_candidate(published(reference), space)
+    return rival_spec(reference, folder, space) or reference
+
+
+def rival_spec(rival: Rival, folder: Path, space: Space) -> ModelSpec | None:
+    """The spec of a rival that has one, as the space of `folder` would make it; None of another.
+
+    Raises:
+        InputError: its file is missing or broken, or its name is a published network's.
+    """
+    if is_published(rival.name):
+        raise InputError("must not be the name of a published network", place="search.references", value=rival.name)
+    if rival.kind != "spec":
+        return None
+    return replace(as_candidate(load_spec(rival.file(folder)), space), name=rival.name)
+
+
+def as_candidate(spec: ModelSpec, space: Space) -> ModelSpec:
+    """A network as the space would make it: input, classes and drop path are those of its candidates."""
     base = space.base
     return replace(
-        published(name),
+        spec,
         resolution=base.resolution,
         in_chans=base.in_chans,
         num_classes=base.num_classes,

@@ -12,6 +12,7 @@ from modscale.cli.console import as_shown, drawn, err, make_bar, say
 from modscale.errors import one_line
 from modscale.machine import available_cores
 from modscale.runs.metrics import METRICS, is_doubtful, metrics_among
+from modscale.runs.references import MeasuredRival
 from modscale.runs.scores import Scored
 from modscale.runs.trials import Trial
 from modscale.settings import LatencySettings
@@ -164,7 +165,7 @@ class WorkProgress:
         """Draws the bar as long as the context lasts."""
         return drawn(self.bar)
 
-    def started(self, label: str, spec: ModelSpec) -> None:
+    def started(self, label: str, spec: ModelSpec | None) -> None:
         self.label = label
         self.stage("")
 
@@ -172,7 +173,7 @@ class WorkProgress:
         text = f"{self.label}: {name}" if name else self.label
         self.bar.update(self.task, stage=as_shown(err, text))
 
-    def finished(self, label: str, measured: Trial | Scored) -> None:
+    def finished(self, label: str, measured: Trial | MeasuredRival | Scored) -> None:
         self.finished_here += 1
         self.bar.update(self.task, advance=1, left=self.time_left())
         say(self.describe(label, measured))
@@ -210,7 +211,7 @@ def duration_text(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def describe_trial(label: str, trial: Trial) -> str:
+def describe_trial(label: str, trial: Trial | MeasuredRival) -> str:
     """A finished trial in one line, at most 80 columns for a measured one."""
     known = [metric.brief(trial.results) for metric in metrics_among(trial.results)]
     if trial.state == "complete":

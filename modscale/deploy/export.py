@@ -208,7 +208,7 @@ def _reference(
     return run
 
 
-def probe_images(spec: ModelSpec, *, seed: int = 0) -> dict[str, Array]:
+def probe_images(spec: onnx_graph.TakesImages, *, seed: int = 0) -> dict[str, Array]:
     """Inputs [1, C, R, R] that the two sides are compared on: normal noise, a smooth image, and nothing at all."""
     generator = np.random.default_rng(seed)
     shape = (1, spec.in_chans, spec.resolution, spec.resolution)
@@ -221,7 +221,7 @@ def probe_images(spec: ModelSpec, *, seed: int = 0) -> dict[str, Array]:
     }
 
 
-def loud_copy(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> nn.Module:
+def loud_copy(network: nn.Module, spec: onnx_graph.TakesImages, *, seed: int = 0) -> nn.Module:
     """A copy of `network` with random weights under which every branch carries about as much as its trunk.
 
     Matrices and convs keep the variance of their input, LayerScale and the norms' gains lie around 1, biases are not
@@ -246,7 +246,7 @@ def loud_copy(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> nn.Modul
     return loud
 
 
-def settle_norms(network: nn.Module, spec: ModelSpec, *, seed: int = 0) -> None:
+def settle_norms(network: nn.Module, spec: onnx_graph.TakesImages, *, seed: int = 0) -> None:
     """Sets BatchNorm's running statistics, where there are any, to those of two images of noise.
 
     A fresh network has none yet, and without them one of many `van` blocks overflows. A variance below 1 is set to 1: a

@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from modscale import __version__
 from modscale.deploy import runtime
-from modscale.errors import MismatchError
+from modscale.errors import InputError, MismatchError
 from modscale.files import scratch_folder
 from modscale.specs.spec import ModelSpec
 
@@ -47,6 +48,18 @@ BEHIND_MAPS = ("norm.", "fpn.", "head.")
 Graph = onnx.ModelProto
 
 
+class TakesImages(Protocol):
+    """What is known of a network's input: a spec, or what stands for one of a network that has none."""
+
+    @property
+    def in_chans(self) -> int:
+        """Channels."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square image, pixels."""
+
+
 def trace(network: nn.Module, spec: ModelSpec, *, batch: int, outputs: Sequence[str]) -> Graph:
     """The exporter's graph for `batch` images, in which every parameter still bears its own name.
 
@@ -56,10 +69,15 @@ def trace(network: nn.Module, spec: ModelSpec, *, batch: int, outputs: Sequence[
         batch: images at once, fixed in the graph.
         outputs: names as `outputs_of` has them.
     """
-    image = torch.zeros(batch, spec.in_chans, spec.resolution, spec.resolution)
     if tuple(outputs) != (answer_name(spec),):
         network = copy.copy(network)  # the parameters and their names are shared; what is computed is another thing
         network.forward = MethodType(lambda self, image: outputs_of(self, image, outputs), network)
+    return trace_module(network, spec, batch=batch, outputs=outputs)
+
+
+def trace_module(network: nn.Module, takes: TakesImages, *, batch: int = 1, outputs: Sequence[str]) -> Graph:
+    """The exporter's graph of any module that takes images, its outputs named in their order; see `trace`."""
+    image = torch.zeros(batch, takes.in_chans, takes.resolution, takes.resolution)
     with scratch_folder() as folder, warnings.catch_warnings():
         file = folder / "model.onnx"
         # The successor takes ten times as long and one more dependency; this one is kept for that, knowingly.
@@ -258,6 +276,32 @@ def serialise(model: Graph) -> bytes:
     """The file's content, once the onnx library has found nothing wrong in it."""
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def load_inferred(file: str | Path, shape: Sequence[int]) -> tuple[Any, dict[str, tuple[int, ...] | None]]:
+    """The graph in a file, without its large weights, and the shapes of its tensors where its one input has `shape`.
+
+    Raises:
+        InputError: the onnx library cannot read it, or infer its shapes.
+    """
+    try:
+        model = onnx.load(file, load_external_data=False)
+        model = onnx.inliner.inline_local_functions(model)
+        stored = {tensor.name for tensor in model.graph.initializer}
+        feed = next(value for value in model.graph.input if value.name not in stored)
+        dims = feed.type.tensor_type.shape.dim
+        for dim, size in zip(dims, shape, strict=True):
+            dim.dim_value = size
+        del model.graph.value_info[:]  # shapes of an open batch, say
+        model = shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as error:  # protobuf and onnx raise a dozen kinds
+        raise InputError(f"cannot be read by onnx: {' '.join(str(error).split())[:200]}", file=file) from error
+    shapes: dict[str, tuple[int, ...] | None] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        held = value.type.tensor_type
+        sizes = tuple(dim.dim_value if dim.HasField("dim_value") else 0 for dim in held.shape.dim)
+        shapes[value.name] = sizes if held.HasField("shape") and all(sizes) else None
+    return model.graph, shapes
 
 
 def parse(content: bytes | str | Path) -> Graph:

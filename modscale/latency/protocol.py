@@ -55,6 +55,8 @@ class OnnxModel:
     """Shape of its one input."""
     precision: str = "fp32"
     """What its weights are kept in: `fp32`, `fp16` or `int8`."""
+    name: str | None = None
+    """By which it is told; None: by its path."""
 
     @property
     def resolution(self) -> int | None:
@@ -250,7 +252,8 @@ def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str,
 def model_to_json(model: ModelSpec | OnnxModel) -> dict[str, Any]:
     """What is timed, for that entry: a file's name is its path, its `input` the shape."""
     if isinstance(model, OnnxModel):
-        return {"name": path_text(model.file), "resolution": model.resolution, "input": list(model.shape)}
+        name = model.name or path_text(model.file)
+        return {"name": name, "resolution": model.resolution, "input": list(model.shape)}
     return {"name": model.name, "resolution": model.resolution}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
+from torch import nn
 
 from modscale.errors import MismatchError
 from modscale.models.efficientmod import build_network
@@ -44,13 +45,21 @@ def trace_model(spec: ModelSpec) -> tuple[int, int]:
         MismatchError: the trace met an operator that is neither counted nor known to be free.
     """
     network = build_network(spec, seed=0).eval()
-    image = torch.zeros(1, spec.in_chans, spec.resolution, spec.resolution)
-    analysis = FlopCountAnalysis(network, image)
+    params, flops, uncounted = trace_network(network, (spec.in_chans, spec.resolution, spec.resolution))
+    if uncounted:
+        raise MismatchError(f"fvcore does not count {', '.join(uncounted)}; the trace is no measure")
+    return params, flops
+
+
+def trace_network(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int, tuple[str, ...]]:
+    """(params, flops, operators that are neither counted nor known to be free) of any network, for one image [C, R, R].
+
+    Where there are such operators, the FLOPs are those of the others.
+    """
+    analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     flops = int(analysis.total())
-    uncounted = set(analysis.unsupported_ops()) - FREE_OPERATORS
-    if uncounted:
-        raise MismatchError(f"fvcore does not count {', '.join(sorted(uncounted))}; the trace is no measure")
-    return sum(parameter.numel() for parameter in network.parameters()), flops
+    uncounted = tuple(sorted(set(analysis.unsupported_ops()) - FREE_OPERATORS))
+    return sum(parameter.numel() for parameter in network.parameters()), flops, uncounted

@@ -42,7 +42,7 @@ def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
     front = run.front
     data = section(run.document, "data").get("name", "unknown data")
     title = f"{run.experiment.space.name}: {len(run.trials)} trials on {data}"
-    picture = draw_front(front, run.references, run.experiment.objectives, title=title)
+    picture = draw_front(front, run.compared, run.experiment.objectives, title=title)
     reading = read_design(run.experiment, run.trials, seed=run.experiment.search.seed, draws=draws)
     reading_picture = draw_reading(reading) if reading.parameters else None
     growth_picture = None if run.growth is None else draw_growth(run.growth)

@@ -20,13 +20,22 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from modscale.analysis.comparison import Compared
 from modscale.analysis.design_reading import DesignReading, ParameterReading, is_number
-from modscale.analysis.front import Front, metric_error
+from modscale.analysis.front import Front
 from modscale.errors import printable
 from modscale.runs.metrics import METRICS, Z95, is_doubtful
 from modscale.runs.trials import Trial
+from modscale.specs.published import is_published
 
-COLOURS = {"front": "#0b5fa5", "dominated": "#9aa4ae", "reference": "#c2410c", "ink": "#1f2933", "grid": "#e5e9ed"}
+COLOURS = {
+    "front": "#0b5fa5",
+    "dominated": "#9aa4ae",
+    "reference": "#c2410c",
+    "rival": "#7e22ce",
+    "ink": "#1f2933",
+    "grid": "#e5e9ed",
+}
 LOG_RATIO = 12
 """Largest over smallest value from which an axis is logarithmic."""
 MOST_NUMBERS = 14
@@ -67,17 +76,18 @@ def plot_axes(objectives: Sequence[str]) -> tuple[str, str]:
     return (first, second) if second == "accuracy" else (second, first)
 
 
-def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[str, str], *, title: str) -> Picture:
-    """The front with 95 % intervals, the dominated trials behind it, the reference networks; what is in doubt crossed.
+def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[str, str], *, title: str) -> Picture:
+    """The front with 95 % intervals, dominated trials behind it, what it is compared with; what is in doubt crossed.
 
-    A trial or reference without a value on one of the axes is left out.
+    A trial or reference without a value on one of the axes is left out; a rival without one is a line across the plot.
     """
     x, y = plot_axes(list(objectives))
     with open_figure(8.4, 5.4) as figure:
         axes = figure.subplots()
         members = [t for t in front.members if _is_drawn(t, x, y)]
         dominated = [t for t in front.dominated if _is_drawn(t, x, y)]
-        shown = [t for t in references if _is_drawn(t, x, y)]
+        shown = [t for t in compared if t.rival is None and _is_drawn(t, x, y)]
+        rivals = [t for t in compared if t.rival is not None and _is_drawn(t, x, y)]
         tied = {number for numbers in front.ties.values() for number in numbers}
         near = [t for t in dominated if t.number in tied]
         far = [t for t in dominated if t.number not in tied]
@@ -86,17 +96,19 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         if len(objectives) == 2 and members:
             axes.plot(*_staircase(members, x, y, objectives), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
         _with_intervals(axes, members, x, y, "front", marker="o", label="Pareto front, 95 % intervals")
-        _with_intervals(axes, shown, x, y, "reference", marker="D", label="published network")
-        in_doubt = [
-            t for t in (*members, *dominated, *shown) if any(is_doubtful(METRICS[m], t.results) for m in (x, y))
-        ]
+        _with_intervals(axes, shown, x, y, "reference", marker="D", label=_reference_label(shown))
+        as_stated = ", accuracy as stated" if "accuracy" in (x, y) else ""
+        _with_intervals(axes, rivals, x, y, "rival", marker="s", label=f"rival{as_stated}")
+        _lines_across(axes, compared, x, y)
+        every: list[Trial | Compared] = [*members, *dominated, *shown, *rivals]
+        in_doubt = [t for t in every if any(is_doubtful(METRICS[m], t.results) for m in (x, y))]
         _crosses(axes, in_doubt, x, y)
         for axis, metric in (("x", x), ("y", y)):
-            _scale(axes, axis, [*members, *dominated, *shown], metric)
+            _scale(axes, axis, every, metric)
         axes.grid(color=COLOURS["grid"], lw=0.8)
         axes.margins(0.07)
         rows = 0
-        if members or dominated or shown:
+        if every:
             rows = _legend_above(axes)
         else:
             axes.text(0.5, 0.5, "no complete trial", transform=axes.transAxes, ha="center", va="center")
@@ -107,8 +119,10 @@ def draw_front(front: Front, references: Sequence[Trial], objectives: Mapping[st
         labels = [(t, _front_label(t, front), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
             labels = [label for label in labels if front.bands_of(label[0].number)]
-        labels += [(t, printable(t.spec.name)[:24], COLOURS["reference"]) for t in shown]
-        place_labels(figure, axes, [(*_point(t, x, y), text, colour) for t, text, colour in labels])
+        points = [(*_point(t, x, y), text, colour) for t, text, colour in labels]
+        points += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["reference"]) for t in shown]
+        points += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["rival"]) for t in rivals]
+        place_labels(figure, axes, points)
         return render_figure(figure)
 
 
@@ -199,16 +213,16 @@ def render_figure(figure: Figure) -> Picture:
     return Picture(png=png.getvalue(), svg=svg.getvalue())
 
 
-def _is_drawn(trial: Trial, x: str, y: str) -> bool:
+def _is_drawn(trial: Trial | Compared, x: str, y: str) -> bool:
     return trial.value(x) is not None and trial.value(y) is not None
 
 
-def _point(trial: Trial, x: str, y: str) -> tuple[float, float]:
+def _point(trial: Trial | Compared, x: str, y: str) -> tuple[float, float]:
     """Its place in the axes' units."""
     return (trial.value(x) or 0.0) * METRICS[x].axis_factor, (trial.value(y) or 0.0) * METRICS[y].axis_factor
 
 
-def _dots(axes: Axes, trials: Sequence[Trial], x: str, y: str, label: str, **style: Any) -> None:
+def _dots(axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str, label: str, **style: Any) -> None:
     if trials:
         points = np.array([_point(t, x, y) for t in trials])
         size = 26 if len(trials) <= 200 else 8
@@ -218,18 +232,52 @@ def _dots(axes: Axes, trials: Sequence[Trial], x: str, y: str, label: str, **sty
 
 
 def _with_intervals(
-    axes: Axes, trials: Sequence[Trial], x: str, y: str, colour: str, *, marker: str, label: str
+    axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str, colour: str, *, marker: str, label: str
 ) -> None:
     if trials:
         points = np.array([_point(t, x, y) for t in trials])
-        half = np.array([[Z95 * metric_error(t, m) * METRICS[m].axis_factor for t in trials] for m in (x, y)])
+        half = np.array(
+            [[Z95 * METRICS[m].standard_error(t.results) * METRICS[m].axis_factor for t in trials] for m in (x, y)]
+        )
         axes.errorbar(
             points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
             elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
         )  # fmt: skip
 
 
-def _crosses(axes: Axes, trials: Sequence[Trial], x: str, y: str) -> None:
+def _reference_label(shown: Sequence[Compared]) -> str:
+    return "published network" if all(is_published(one.name) for one in shown) else "network for comparison"
+
+
+def _lines_across(axes: Axes, compared: Sequence[Compared], x: str, y: str) -> None:
+    """A line for each rival that has a value on one axis alone, with its name along it."""
+    label: str | None = "rival, no accuracy stated" if "accuracy" in (x, y) else "rival, the rest not counted"
+    for one in compared:
+        if one.rival is None or one.reason is not None or (one.value(x) is None) == (one.value(y) is None):
+            continue
+        style: Any = {
+            "color": COLOURS["rival"],
+            "lw": 1.1,
+            "ls": (0, (5, 3)),
+            "alpha": 0.8,
+            "zorder": 1.2,
+            "label": label,
+        }
+        ink: Any = {"fontsize": 8.5, "color": COLOURS["rival"]}
+        name, label = printable(one.name)[:24], None
+        if (at := one.value(x)) is not None:
+            at *= METRICS[x].axis_factor
+            axes.axvline(at, **style)
+            place: Any = {"xy": (at, 0.01), "xycoords": ("data", "axes fraction"), "xytext": (-3, 0), "rotation": 90}
+            axes.annotate(name, **place, textcoords="offset points", ha="right", va="bottom", **ink)
+        elif (at := one.value(y)) is not None:
+            at *= METRICS[y].axis_factor
+            axes.axhline(at, **style)
+            place = {"xy": (0.99, at), "xycoords": ("axes fraction", "data"), "xytext": (0, 3)}
+            axes.annotate(name, **place, textcoords="offset points", ha="right", va="bottom", **ink)
+
+
+def _crosses(axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str) -> None:
     """Over the marks of trials whose place is in doubt."""
     if trials:
         points = np.array([_point(t, x, y) for t in trials])
@@ -251,7 +299,7 @@ def _staircase(
     return xs, ys
 
 
-def _scale(axes: Axes, axis: str, trials: Sequence[Trial], metric: str) -> None:
+def _scale(axes: Axes, axis: str, trials: Sequence[Trial | Compared], metric: str) -> None:
     """Label and scale of one axis: logarithmic where the values span more than `LOG_RATIO`."""
     label, factor = METRICS[metric].axis, METRICS[metric].axis_factor
     values = [(t.value(metric) or 0.0) * factor for t in trials]

@@ -12,20 +12,27 @@ from typing import Any
 from modscale import __version__
 from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
 from modscale.analysis.early_stopping import spared_seconds
-from modscale.analysis.front import Front, limits_text, objective_values
-from modscale.analysis.proxy_ranking import check_ranking, published_top1
+from modscale.analysis.front import Front, limits_text
+from modscale.analysis.proxy_ranking import check_ranking
 from modscale.analysis.proxy_records import ranking_doubt, record_sentence
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
-from modscale.pareto import pareto_front
 from modscale.report.figures import Picture
 from modscale.report.growth import growth_text
+from modscale.report.references import (
+    beaten_sentence,
+    numbers_text,
+    reference_note,
+    reference_row,
+    reference_title,
+    rival_note,
+    top1_heading,
+)
+from modscale.rivals import reference_name
 from modscale.runs.experiment import mismatch_note
 from modscale.runs.folder import section
 from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text, metrics_among
 from modscale.runs.trials import Trial, complete_trials
-from modscale.spaces.space import DATA_KEYS
-from modscale.specs.published import is_published, published
 from modscale.specs.spec import architecture_text
 from modscale.training.estimate import FITTED_PARAMS
 
@@ -45,6 +52,7 @@ def write_context(
     experiment, front, columns = run.experiment, run.front, run.columns
     states = [trial.state for trial in run.trials]
     ranking = check_ranking(run.references)
+    compared = run.compared
     rows = {t.number: _row(t, front, columns) for t in (*front.members, *front.dominated)}
     return {
         "name": experiment.space.name,
@@ -55,7 +63,7 @@ def write_context(
         "total": len(states),
         "columns": [metric.noun for metric in columns],
         "count_columns": [metric.noun for metric in METRICS.values() if metric.is_count],
-        "minutes": f"{sum(t.seconds for t in (*run.trials, *run.references)) / 60:.1f}",
+        "minutes": f"{_seconds(run) / 60:.1f}",
         "started": str(run.document.get("started", "not recorded")),
         "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
         "proxy_sentence": _proxy_sentence(run),
@@ -67,8 +75,11 @@ def write_context(
         "dominated": [rows[t.number] for t in front.dominated],
         "failed": [_unfinished_row(t) for t in run.trials if t.state == "failed"],
         "stopped": [_unfinished_row(t) for t in run.trials if t.state == "stopped"],
-        "references": [_reference_row(t, front, experiment.objectives, columns) for t in run.references],
-        "reference_note": _reference_note(run.references),
+        "references": [reference_row(one, columns) for one in compared],
+        "reference_title": reference_title(compared),
+        "top1_heading": top1_heading(compared),
+        "rival_note": rival_note(compared, experiment.objectives),
+        "reference_note": reference_note(run.references),
         "ranking": "" if ranking is None else ranking.sentence(),
         "hypervolume": f"{front.hypervolume:.6g}",
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
@@ -82,7 +93,9 @@ def write_context(
         "command": _command(run),
         "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
         "reading": _reading_view(reading, reading_picture),
-        "doubts": list(filter(None, (doubts_text(metric, _all_results(run)) for metric in columns))),
+        "doubts": list(
+            filter(None, (doubts_text(metric, [*_all_results(run), *_rivals_results(run)]) for metric in columns))
+        ),
         "plot": _base64(picture.svg),
         "plot_note": _plot_note(list(experiment.objectives)),
         "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
@@ -92,6 +105,15 @@ def write_context(
 def _all_results(run: Run) -> list[Results]:
     """Of all that was measured to the end, the published networks included."""
     return [trial.results for trial in (*complete_trials(run.trials), *complete_trials(run.references))]
+
+
+def _seconds(run: Run) -> float:
+    """Of all measuring."""
+    return sum(t.seconds for t in (*run.trials, *run.references)) + sum(rival.seconds for rival in run.rivals)
+
+
+def _rivals_results(run: Run) -> list[Results]:
+    return [rival.results for rival in run.rivals if rival.state == "complete"]
 
 
 def _spared_sentence(trials: Sequence[Trial]) -> str:
@@ -111,8 +133,9 @@ def _headline(run: Run, front: Front) -> str:
     if best is None:
         return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
     said = f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
+    beaten = beaten_sentence(run.compared, len(front.members))
     doubt = ranking_doubt(run.experiment.proxy, _data_name(run)) if fidelity_sentence(run) else ""
-    return f"{said} {doubt}".rstrip()
+    return " ".join(filter(None, (said, beaten, doubt)))
 
 
 def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
@@ -212,23 +235,13 @@ def _data_notes(run: Run) -> list[str]:
     return list(dict.fromkeys([*notes, *([odd] if odd else [])]))
 
 
-def _reference_note(references: Sequence[Trial]) -> str:
-    """In what the published networks are not as published; empty where they are."""
-    pairs = [(trial.spec, published(trial.spec.name)) for trial in references if is_published(trial.spec.name)]
-    odd = [key for key in DATA_KEYS if any(getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)]
-    if not odd:
-        return ""
-    ours, theirs = (" and ".join(f"{key} {getattr(pairs[0][k], key)}" for key in odd) for k in (0, 1))
-    return f"All have the head and the input of this run's candidates: {ours}, where the published ones have {theirs}."
-
-
 def _row(trial: Trial, front: Front, columns: Sequence[Metric]) -> dict[str, Any]:
     return {
         "number": str(trial.number),
         "cells": _cells(trial, columns),
         "measured": _measured(trial),
         "chance": f"{100 * front.probability[trial.number]:.0f} %",
-        "ties": _numbers(front.ties.get(trial.number, ())),
+        "ties": numbers_text(front.ties.get(trial.number, ())),
         "bands": ", ".join(front.bands_of(trial.number)),
         "architecture": architecture_text(trial.spec),
     }
@@ -241,31 +254,8 @@ def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str,
         "limits": limits_text(run.experiment.bands[band]) or "no limits",
         "trial": None if pick.trial is None else rows[pick.trial.number],
         "reason": pick.reason,
-        "ties": _numbers(pick.ties),
+        "ties": numbers_text(pick.ties),
     }
-
-
-def _reference_row(
-    trial: Trial, front: Front, objectives: Mapping[str, str], columns: Sequence[Metric]
-) -> dict[str, Any]:
-    measured = trial.state == "complete" and all(trial.value(metric) is not None for metric in objectives)
-    cells = _cells(trial, columns)
-    if not measured:  # why stands where the first result would
-        cells[next(i for i, metric in enumerate(columns) if metric.name not in trial.results)] = (
-            trial.reason or trial.state
-        )
-    return {
-        "name": trial.spec.name,
-        "top1": "" if (top1 := published_top1(trial)) is None else f"{top1:.1f} %",
-        "cells": cells,
-        "beaten_by": _numbers([t.number for t in front.members if _dominates(t, trial, objectives)])
-        if measured
-        else "",
-    }
-
-
-def _dominates(trial: Trial, other: Trial, objectives: Mapping[str, str]) -> bool:
-    return pareto_front(objective_values([trial, other], objectives), list(objectives.values())) == [0]
 
 
 def _unfinished_row(trial: Trial) -> dict[str, Any]:
@@ -275,12 +265,6 @@ def _unfinished_row(trial: Trial) -> dict[str, Any]:
         "cells": _cells(trial, [metric for metric in METRICS.values() if metric.is_count]),
         "architecture": architecture_text(trial.spec),
     }
-
-
-def _numbers(numbers: Sequence[int], most: int = 8) -> str:
-    """As in `3, 5, 8 and 12 more`."""
-    rest = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    return ", ".join(map(str, sorted(numbers)[:most])) + rest
 
 
 def _pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -295,8 +279,14 @@ def _plain(value: object) -> str:
 
 def _settings(run: Run) -> list[tuple[str, str]]:
     """Section to its settings in one line."""
+    names = {"references": [reference_name(one) for one in run.experiment.search.references]}
     return [
-        (title, ", ".join(f"{key} {value}" for key, value in _pairs(asdict(settings))))
+        (
+            title,
+            ", ".join(
+                f"{key} {value}" for key, value in _pairs(asdict(settings) | (names if title == "search" else {}))
+            ),
+        )
         for title, settings in (
             ("proxy", run.experiment.proxy),
             ("latency", run.experiment.latency),

@@ -17,6 +17,7 @@ from typing import Any
 
 from modscale.document import Section, check_choice, key_places, read_yaml
 from modscale.errors import InputError, naming_file
+from modscale.rivals import reference_to_plain
 from modscale.runs.metrics import ACCURACY, LATENCY, METRICS, target_metric
 from modscale.settings import (
     SETTINGS,
@@ -128,7 +129,7 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
         "latency": latency_to_dict(experiment.latency),
         "search": {
             **asdict(experiment.search),
-            "references": list(experiment.search.references),
+            "references": [reference_to_plain(one) for one in experiment.search.references],
             "rungs": list(experiment.search.rungs),
         },
     }

@@ -95,7 +95,8 @@ def check_folder(folder: Path, experiment: Experiment) -> Experiment | None:
     """The experiment with which the run in `folder` goes on; None where it holds none.
 
     A run is held to what changes what was measured, or how candidates are drawn. The rest is as `experiment` has it:
-    its name, its bands, the number of trials, and references after those that the run has.
+    its name, its bands, the number of trials, references after those that the run has, and the accuracies that are
+    stated of references.
 
     Raises:
         RunError: it holds a run of another space, or other files.
@@ -215,6 +216,10 @@ def _check_choice(trial: Trial, space: Space) -> None:
 def _held(document: dict[str, Any]) -> dict[str, Any]:
     """Of an experiment, what a run is held to: all but what only names, chooses, or says how long."""
     search = {key: value for key, value in document["search"].items() if key != "trials"}
+    search["references"] = [  # what is stated of one is measured by nobody here, and may be put right
+        {key: value for key, value in one.items() if key != "accuracy"} if isinstance(one, dict) else one
+        for one in search["references"]
+    ]
     latency = {
         key: value for key, value in document["latency"].items() if key != "calibration"
     }  # held to by its content

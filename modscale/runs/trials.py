@@ -88,7 +88,7 @@ def read_trials(path: str | Path) -> list[Trial]:
     line_of: dict[int, int] = {}
     for index, document in read_lines(path):
         with naming_line(path, index):
-            trial = _parse_line(document)
+            trial = parse_line(document)
             if trial.number in line_of:
                 rule = f"the number stands on line {line_of[trial.number]} already"
                 raise InputError(rule, place="number", value=trial.number)
@@ -144,8 +144,8 @@ def rungs_to_list(rungs: Sequence[Rung]) -> list[dict[str, float]]:
     return [asdict(rung) for rung in rungs]
 
 
-def _parse_line(document: object) -> Trial:
-    """A trial whose counts are those of its spec. Raises InputError."""
+def parse_line(document: object) -> Trial:
+    """As `parse_trial`, of a trial whose counts are those of its spec."""
     trial = parse_trial(document)
     for metric, counted in zip(COUNT_METRICS, _count(replace(trial.spec, name="")), strict=True):
         if trial.value(metric) != counted:

@@ -16,7 +16,9 @@ from typing import Protocol
 
 from modscale.errors import AllTrialsFailed, TrialFailed, naming_file
 from modscale.interrupts import check_stop
+from modscale.rivals import Rival
 from modscale.runs.metrics import Results
+from modscale.runs.references import MeasuredRival, References, append_rival, read_references
 from modscale.runs.trials import Rung, Trial, append_trial, complete_trials, read_trials
 from modscale.searching.measures import Evaluation, Judge
 from modscale.searching.study import Candidate, SearchStudy
@@ -26,6 +28,8 @@ from modscale.specs.spec import ModelSpec
 
 Evaluate = Callable[..., Evaluation]
 """Takes a spec and who hears of its stages, and of a candidate the judge too where there is one. Raises TrialFailed."""
+MeasureRival = Callable[[Rival, int, Callable[[str], None]], MeasuredRival]
+"""Takes a rival, its place among the references, and who hears of its stages."""
 JudgeAmong = Callable[[Sequence[Trial], Results, Sequence[Rung]], str | None]
 """As `measures.Judge`, given the finished trials."""
 
@@ -33,13 +37,13 @@ JudgeAmong = Callable[[Sequence[Trial], Results, Sequence[Rung]], str | None]
 class Observer(Protocol):
     """Who watches a search; each call is a moment in it."""
 
-    def started(self, label: str, spec: ModelSpec) -> None:
-        """A candidate or a reference network is about to be evaluated."""
+    def started(self, label: str, spec: ModelSpec | None) -> None:
+        """A candidate or a reference network is about to be evaluated; a rival has no spec."""
 
     def stage(self, name: str) -> None:
         """Its evaluation has come to `name`: export, latency or training."""
 
-    def finished(self, label: str, trial: Trial) -> None:
+    def finished(self, label: str, trial: Trial | MeasuredRival) -> None:
         """It is measured, or failed, and is on disk."""
 
 
@@ -48,7 +52,7 @@ class Outcome:
     """What stands when a search ends."""
 
     trials: tuple[Trial, ...]
-    references: tuple[Trial, ...]
+    references: References
     exhausted: bool
     """Whether the search ended because no feasible architecture was left."""
 
@@ -60,8 +64,9 @@ def run_search(
     *,
     limit: int,
     trials_file: Path,
-    references: Sequence[ModelSpec],
+    references: Sequence[ModelSpec | Rival],
     references_file: Path,
+    measure_rival: MeasureRival | None = None,
     judge: JudgeAmong | None = None,
     mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
 ) -> Outcome:
@@ -77,12 +82,12 @@ def run_search(
         RunError: the run's folder can no longer be written to.
         KeyboardInterrupt: a stop was asked for; what is finished is on disk.
     """
-    trials, measured = read_trials(trials_file), read_trials(references_file)
+    trials, known = read_trials(trials_file), read_references(references_file)
+    measured = known.trials
     with naming_file(trials_file):
         study.replay(trials)
     mirror(trials)
-    known = {trial.number for trial in measured}
-    waiting = [Candidate(number=i, choice={}, spec=spec) for i, spec in enumerate(references) if i not in known]
+    waiting = [(i, reference) for i, reference in enumerate(references) if i not in known.numbers]
     exhausted = False
 
     def finish(label: str, candidate: Candidate, file: Path, finished: list[Trial]) -> Trial:
@@ -96,9 +101,23 @@ def run_search(
         observer.finished(label, trial)
         return trial
 
+    def meet() -> None:
+        """Measures the next reference."""
+        number, reference = waiting.pop(0)
+        if isinstance(reference, ModelSpec):
+            candidate = Candidate(number=number, choice={}, spec=reference)
+            finish(reference.name, candidate, references_file, measured)
+        elif measure_rival is not None:
+            check_stop()
+            observer.started(reference.name, None)
+            rival = measure_rival(reference, number, observer.stage)
+            append_rival(references_file, rival)
+            known.rivals.append(rival)
+            observer.finished(reference.name, rival)
+
     while len(trials) < limit:
-        while waiting and len(trials) * (len(references) + 1) >= (waiting[0].number + 1) * limit:
-            finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
+        while waiting and len(trials) * (len(references) + 1) >= (waiting[0][0] + 1) * limit:
+            meet()
         candidate = study.ask()
         if candidate is None:
             exhausted = True
@@ -106,9 +125,9 @@ def run_search(
         study.tell(finish(f"trial {candidate.number}", candidate, trials_file, trials))
         mirror(trials)
     while waiting:
-        finish(waiting[0].spec.name, waiting.pop(0), references_file, measured)
+        meet()
     require_complete(trials)
-    return Outcome(trials=tuple(trials), references=tuple(measured), exhausted=exhausted)
+    return Outcome(trials=tuple(trials), references=known, exhausted=exhausted)
 
 
 def require_complete(trials: Sequence[Trial]) -> None:

@@ -7,11 +7,11 @@ One more thing to measure is one more function here, named in `MEASURES`, and th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from modscale.files import scratch_folder
 from modscale.runs.experiment import Experiment
@@ -22,6 +22,9 @@ from modscale.searching.worker import DataSummary
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, spec_to_dict
 from modscale.training.proxies import ProxyScore
+
+if TYPE_CHECKING:  # it knows how a device is reached
+    from modscale.latency.protocol import OnnxModel
 
 Announce = Callable[[str], None]
 """Hears what is being done to a candidate."""
@@ -69,27 +72,31 @@ def count(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -
 
 def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached = lambda rung: None) -> Results:
     """ONNX Runtime latency of the exported and verified network at full resolution, on each device."""
-    from modscale.latency.protocol import measure_latency
-    from modscale.latency.raw import keep_in
-
     with scratch_folder() as folder:
         file = folder / "model.onnx"
         announce("export")
         bench.ask("export", spec, file)
-        found: dict[str, float] = {}
-        for name, device in bench.devices.items():
-            announce(f"latency on {name}" if name else "latency")
-            timed = {"name": spec.name, "spec": spec_to_dict(spec)}
-            keep = None if bench.timings is None else keep_in(bench.timings, [timed], device=name)
-            latency = measure_latency(file, device.settings, note=bench.note, device=device, keep=keep)
-            prefix = target_metric(name).name.removesuffix("_ms")
-            found |= {
-                f"{prefix}_ms": latency.median_ms,
-                f"{prefix}_ci95_ms": latency.ci95_ms,
-                f"{prefix}_standard_error_ms": latency.standard_error_ms,
-                f"{prefix}_wide": latency.wide,
-                f"{prefix}_busy": latency.busy,
-            }
+        return time_file(bench, file, {"name": spec.name, "spec": spec_to_dict(spec)}, announce)
+
+
+def time_file(bench: Bench, model: Path | OnnxModel, told: Mapping[str, Any], announce: Announce) -> Results:
+    """ONNX Runtime latency of what is in a file, on each device; `told` is kept of it with the timings."""
+    from modscale.latency.protocol import measure_files
+    from modscale.latency.raw import keep_in
+
+    found: dict[str, float] = {}
+    for name, device in bench.devices.items():
+        announce(f"latency on {name}" if name else "latency")
+        keep = None if bench.timings is None else keep_in(bench.timings, [told], device=name)
+        (latency,) = measure_files([model], device.settings, note=bench.note, device=device, keep=keep)
+        prefix = target_metric(name).name.removesuffix("_ms")
+        found |= {
+            f"{prefix}_ms": latency.median_ms,
+            f"{prefix}_ci95_ms": latency.ci95_ms,
+            f"{prefix}_standard_error_ms": latency.standard_error_ms,
+            f"{prefix}_wide": latency.wide,
+            f"{prefix}_busy": latency.busy,
+        }
     return found
 
 

@@ -9,7 +9,6 @@ Shapes: B batch, C channels, R the pupil's resolution, K classes.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +25,10 @@ from modscale.errors import CheckpointError, InputError, naming_file
 from modscale.kinds import SPEC_FILE, TRAIN_FILE, is_network_folder, weights_in
 from modscale.models.checkpoint import load_weights
 from modscale.models.efficientmod import build_network
+from modscale.models.timm_networks import check_name, load_timm
+from modscale.rivals import TIMM
 from modscale.specs.spec import load_spec
 from modscale.training.settings import IMAGENET, DistillationSettings, usual_normalisation
-
-TIMM = "timm:"
-"""What may stand before a name of timm's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -203,13 +201,11 @@ def _of_timm(name: str, channels: int, device: torch.device) -> Teacher:
     """A pretrained network of timm's, where that is installed and can be loaded."""
     plain = name.removeprefix(TIMM)
     try:
-        timm: Any = importlib.import_module("timm")
-    except Exception as error:  # a timm beside a torchvision that does not fit fails in many ways
-        state = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not start ({error})"
-        rule = f"is no folder of `modscale train` or `export` and no .onnx; a name of timm's needs timm, which {state}"
-        raise InputError(rule, place="--teacher", value=name) from error
-    if not timm.is_model(plain):
-        raise InputError("is no folder, no .onnx and no name that timm knows", place="--teacher", value=name)
+        check_name(plain, "--teacher")
+    except InputError as error:
+        error.rule = f"is no folder of `modscale train` or `export` and no .onnx; as a name, it {error.rule}"
+        raise
+    timm = load_timm(plain)
     try:
         network: nn.Module = timm.create_model(plain, pretrained=True, in_chans=channels)
     except Exception as error:

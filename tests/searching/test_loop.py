@@ -13,9 +13,11 @@ from fake_runs import remeasured
 from modscale import interrupts
 from modscale.cli.progress import describe_trial
 from modscale.errors import AllTrialsFailed, RunError, TrialFailed
+from modscale.rivals import Rival
 from modscale.runs.experiment import parse_experiment
+from modscale.runs.references import MeasuredRival
 from modscale.runs.trials import Trial, read_trials
-from modscale.searching.loop import Outcome, run_search
+from modscale.searching.loop import MeasureRival, Outcome, run_search
 from modscale.searching.measures import Evaluation
 from modscale.searching.study import SearchStudy
 from modscale.spaces.tables import build_tables
@@ -42,7 +44,7 @@ class Watcher:
     def __init__(self) -> None:
         self.labels: list[str] = []
 
-    def started(self, label: str, spec: ModelSpec) -> None:
+    def started(self, label: str, spec: ModelSpec | None) -> None:
         pass
 
     def stage(self, name: str) -> None:
@@ -71,8 +73,9 @@ def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
 
 def search(
     folder: Path, evaluate: Callable[..., Evaluation] = measure, *, limit: int = 12, seed: int = 0,
-    document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str, ...] = (),
+    document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str | Rival, ...] = (),
     mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
+    measure_rival: MeasureRival | None = None,
 ) -> Outcome:  # fmt: skip
     experiment = parse_experiment(document)
     study = SearchStudy(experiment, build_tables(experiment.space), seed=seed)
@@ -82,8 +85,9 @@ def search(
         watcher or Watcher(),
         limit=limit,
         trials_file=folder / "trials.jsonl",
-        references=[published(name) for name in references],
+        references=[published(one) if isinstance(one, str) else one for one in references],
         references_file=folder / "references.jsonl",
+        measure_rival=measure_rival,
         mirror=mirror,
     )
 
@@ -230,7 +234,29 @@ def test_references_are_spread_over_the_run_and_measured_once(tmp_path: Path) ->
     again = Watcher()
     outcome = search(tmp_path, limit=5, watcher=again, references=("xxs", "s"))
     assert again.labels == ["trial 4"]
-    assert [trial.spec.name for trial in outcome.references] == ["xxs", "s"]
+    assert [trial.spec.name for trial in outcome.references.trials] == ["xxs", "s"]
+
+
+def test_a_rival_without_a_spec_is_measured_once_among_the_others(tmp_path: Path) -> None:
+    """In its place in the order; on disk as soon as it is measured; a run that was killed before goes on with it."""
+    rival = Rival(name="Net", kind="onnx", source="net.onnx")
+
+    def take(rival: Rival, number: int, announce: Callable[[str], None]) -> MeasuredRival:
+        announce("latency")
+        return MeasuredRival(number=number, state="complete", rival=rival, results={"params": 5}, seconds=1.0)
+
+    def die(*_: object) -> MeasuredRival:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, limit=4, references=("xxs", rival), measure_rival=die)
+    watcher = Watcher()
+    outcome = search(tmp_path, limit=4, watcher=watcher, references=("xxs", rival), measure_rival=take)
+    assert watcher.labels == ["Net", "trial 2", "trial 3"] or watcher.labels == ["Net", "trial 3"]
+    assert [one.rival for one in outcome.references.rivals] == [rival]
+    again = Watcher()
+    search(tmp_path, limit=4, watcher=again, references=("xxs", rival), measure_rival=die)
+    assert again.labels == []
 
 
 def test_a_reference_that_is_a_candidate_too_is_measured_once(tmp_path: Path) -> None:
@@ -250,7 +276,7 @@ def test_a_reference_that_is_a_candidate_too_is_measured_once(tmp_path: Path) ->
         for trials in {limit, 2}:
             outcome = search(folder, count, limit=trials, document={"stages": one}, references=("xxs",))
         assert len(seen) == len(set(seen)) == 2
-        (reference,) = outcome.references
+        (reference,) = outcome.references.trials
         (twin,) = [t for t in outcome.trials if network_key(t.spec) == network_key(published("xxs"))]
         assert dict(reference.results) == dict(twin.results)
         assert (reference.spec.name, reference.number, dict(reference.choice)) == ("xxs", 0, {})
@@ -261,7 +287,7 @@ def test_a_reference_measured_before_is_not_measured_again(tmp_path: Path) -> No
     search(tmp_path, limit=1, references=("xxs", "s"))
     file = tmp_path / "references.jsonl"
     file.write_text(file.read_text().replace('"drop_path_rate": 0.0', '"drop_path_rate": 0.1'))
-    assert [trial.number for trial in search(tmp_path, limit=2, references=("xxs", "s")).references] == [0, 1]
+    assert [trial.number for trial in search(tmp_path, limit=2, references=("xxs", "s")).references.trials] == [0, 1]
 
 
 def test_trials_that_do_not_fit_the_space_are_one_line(tmp_path: Path) -> None:

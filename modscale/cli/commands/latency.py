@@ -15,7 +15,8 @@ from modscale.cli.arguments import (
     resolve_spec,
 )
 from modscale.cli.completion import complete_model
-from modscale.files import user_path, user_text
+from modscale.files import scratch_folder, user_path, user_text
+from modscale.rivals import TIMM
 
 if TYPE_CHECKING:
     from modscale.latency.protocol import OnnxModel
@@ -29,7 +30,12 @@ OUT_HELP = "Keep the raw timings in this file; as a MODEL it gives the figures a
 def latency(
     models: Annotated[
         list[str],
-        argument("MODEL|FILE.onnx...", f"{MODEL_HELP} Or any ONNX file.", parser=user_text, completion=complete_model),
+        argument(
+            "MODEL|FILE.onnx|timm:NAME...",
+            f"{MODEL_HELP} Or any ONNX file, or a name of timm's.",
+            parser=user_text,
+            completion=complete_model,
+        ),
     ],
     provider: Annotated[
         str | None, option("cpu (the default), openvino, cuda, tensorrt, coreml or qnn.", metavar="NAME")
@@ -58,7 +64,8 @@ def latency(
 ) -> None:
     """ONNX Runtime latency, batch 1, each in a process of its own.
 
-    An ONNX file is timed as it is. An open batch is 1; open sides take --resolution.
+    An ONNX file is timed as it is. An open batch is 1; open sides take --resolution. A network of timm's is
+    exported with random weights and checked as ours are, at its own resolution unless one is given.
     """
     from modscale.cli.console import say
     from modscale.cli.progress import latency_progress
@@ -72,12 +79,13 @@ def latency(
     if calibration is not None:
         _predict(models, resolution, calibration, settings, as_json)
         return
-    timed = [_timed(model, resolution) for model in models]
-    if out is not None:
-        check_raw(out)
-    keep = None if out is None else keep_in(out, [model_to_json(model) for model in timed])
-    with latency_progress(settings) as on_round:
-        results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
+    with scratch_folder() as folder:  # for what is exported of timm's
+        timed = [_timed(model, resolution, folder) for model in models]
+        if out is not None:
+            check_raw(out)
+        keep = None if out is None else keep_in(out, [model_to_json(model) for model in timed])
+        with latency_progress(settings) as on_round:
+            results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
     measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
     _answer(measured, noise_text(results, settings), as_json)
 
@@ -138,8 +146,12 @@ def _predict(models: list[str], resolution: int | None, file: Path, settings: La
     answer({"models": rows}, as_json, show)
 
 
-def _timed(model: str, resolution: int | None) -> ModelSpec | OnnxModel:
-    """What is timed: an ONNX file as it is, or the network of a MODEL."""
+def _timed(model: str, resolution: int | None, folder: Path) -> ModelSpec | OnnxModel:
+    """What is timed: an ONNX file as it is, the network of a MODEL, or one of timm's, exported into `folder`."""
+    if model.startswith(TIMM):
+        from modscale.latency.rivals import timm_model
+
+        return timm_model(model.removeprefix(TIMM), folder, resolution)
     if not model.lower().endswith(".onnx"):
         return resolve_spec(model, resolution)
     from modscale.cli.console import say
