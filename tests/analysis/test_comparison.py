@@ -11,6 +11,7 @@ from fake_runs import SPACE, fake_references, fake_trials, write_run
 from modscale.analysis.comparison import compare_references
 from modscale.analysis.results import load_run
 from modscale.report.build import build_report
+from modscale.report.figures import draw_front
 from modscale.report.references import beaten_sentence
 from modscale.rivals import Rival
 from modscale.runs.experiment import parse_experiment
@@ -102,3 +103,7 @@ def test_a_report_shows_its_rivals(tmp_path: Path) -> None:
     assert "no such file" in rows["gone"]
     assert "## Networks for comparison" in text
     assert "it was not measured here" in text
+    drawn = draw_front(run.front, run.compared, OBJECTIVES, title="t").svg
+    marks = ("quiet", "rival, accuracy as stated", "rival, no accuracy stated")
+    assert all(f"<!-- {mark} -->" in drawn for mark in marks)
+    assert "<!-- gone -->" not in drawn

@@ -36,8 +36,8 @@ def test_the_title_stands_clear_of_the_legend(
 
     open_figure = figures.open_figure
     monkeypatch.setattr(figures, "open_figure", watched)
-    references = run.references if with_references else ()
-    figures.draw_front(run.front, references, run.experiment.objectives, title="mobile: 10 trials on synthetic")
+    compared = run.compared if with_references else ()
+    figures.draw_front(run.front, compared, run.experiment.objectives, title="mobile: 10 trials on synthetic")
     ((title, legend, entries),) = seen
     assert not title.overlaps(legend)
     assert entries == 4 + with_references
