@@ -13,6 +13,7 @@ from modscale.report.context import draw_contexts_together
 from modscale.report.training import TrainingRecord, build_training_report
 from modscale.runs.train_folder import (
     CONTEXT_FILE,
+    METRICS_FILE,
     best_row,
     read_rows,
     read_training,
@@ -21,7 +22,10 @@ from modscale.runs.train_folder import (
 )
 from modscale.specs.spec import ModelSpec, load_spec
 from modscale.training.examination import Examination
-from modscale.training.job import best_scores
+from modscale.training.job import SCORES, best_scores
+
+NEEDED = ("train_loss", "val_loss", "learning_rate", "seconds")
+"""Keys of an epoch's line that a report tells of, beside its scores."""
 
 
 def report_training(folder: Path) -> dict[str, Any]:
@@ -35,6 +39,11 @@ def report_training(folder: Path) -> dict[str, Any]:
     rows = read_rows(folder)
     if document is None or not rows:
         raise RunError("no epoch of this training is over yet: there is nothing to report", file=folder)
+    for number, row in enumerate(rows, 1):
+        lacking = [key for key in NEEDED if not isinstance(row.get(key), (int, float))]
+        if lacking or not any(isinstance(row.get(key), float) for key in SCORES):
+            rule = f"lacks what a training writes: {lacking[0] if lacking else ' or '.join(SCORES)}"
+            raise RunError(rule, file=folder / METRICS_FILE, place=f"line {number}")
     with naming_file(folder / TRAIN_FILE):
         spec = load_spec(folder / SPEC_FILE)
         confusion = read_validation(folder, spec.num_classes)

@@ -272,3 +272,9 @@ def test_there_is_nothing_to_report_before_the_first_epoch(
 ) -> None:
     (tmp_path / "train.yaml").write_bytes((trained / "out" / "train.yaml").read_bytes())
     assert "no epoch of this training is over yet" in refused(capsys, ["report", str(tmp_path)])
+    for line, words in (
+        ('{"epoch": 1}', "line 1: lacks what a training writes: train_loss"),
+        ("[1]", "line 1: must be"),
+    ):
+        (tmp_path / "metrics.jsonl").write_text(line + "\n")
+        assert words in refused(capsys, ["report", str(tmp_path)])
