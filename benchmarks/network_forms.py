@@ -1,10 +1,12 @@
 """Training step time of the network as built here, against the straightforward form of the same network.
 
 Ours stays channels-last throughout, so that the depthwise conv works on a view, multiplies the context by broadcasting,
-takes the depthwise convs' weight gradient as matrix products where maps are small (`models/depthwise.py`), and steps
-with the fused AdamW. The straightforward form permutes and copies around every conv, repeats the context, and has
-torch's own convs and its default AdamW. Both have the same weights; the steps alternate within one run, and the order
-within a pair alternates too. Threads wait as in a search's own children.
+takes the depthwise convs' weight gradient as matrix products where maps are small (`models/depthwise.py`), computes the
+MLP's wide part a piece of the tokens at a time (`models/modulated_mlp.py`), learns from slices of the batch side by
+side (`training/slices.py`), and steps with the fused AdamW. `whole` is the same network given the batch at once, in
+torch's own threads. The straightforward form permutes and copies around every conv, repeats the context, and has
+torch's own convs and its default AdamW. All have the same weights; the steps alternate within one run, and the order
+within a round alternates too. Threads wait as in a search's own children.
 
 Usage: python benchmarks/network_forms.py [--model xxs] [--resolution 64] [--batch-size 64] [--pairs 20] [--threads N]
 """
@@ -29,8 +31,10 @@ from torch.nn import functional as F
 from modscale.machine import available_cores
 from modscale.models.blocks import ContextLayer, ModulationMlp
 from modscale.models.depthwise import DepthwiseConv2d
+from modscale.models.drop_path import SharedDraws
 from modscale.models.efficientmod import PatchEmbedding, build_network
 from modscale.specs.published import resolve_model
+from modscale.training.slices import Slices
 
 
 def copied_to_first(x):
@@ -82,12 +86,15 @@ def plain_copy(network: nn.Module, spec) -> nn.Module:
     return plain
 
 
-def output_and_gradients(network: nn.Module, images, labels):
-    """Of one step in training: the logits, and the gradient of every parameter."""
-    torch.manual_seed(0)  # the same paths are dropped
-    logits = network.train()(images)
-    gradients = torch.autograd.grad(F.cross_entropy(logits, labels), list(network.parameters()))
-    return logits.detach(), gradients
+def outputs_of(network: nn.Module, images, rows: tuple[slice, ...]):
+    """The logits of one forward pass in training, from the whole batch or its slices, with the same paths dropped."""
+    torch.manual_seed(0)
+    draws = SharedDraws(len(images))
+    parts = []
+    for part in rows:
+        with draws.rows(part):
+            parts.append(network.train()(images[part]).detach())
+    return torch.cat(parts)
 
 
 def main() -> None:
@@ -105,22 +112,41 @@ def main() -> None:
     forms = {"ours": ours, "plain": plain_copy(ours, spec)}
     images = torch.randn(options.batch_size, 3, options.resolution, options.resolution)
     labels = torch.randint(0, spec.num_classes, (options.batch_size,))
-    outputs, gradients = zip(*(output_and_gradients(form, images, labels) for form in forms.values()), strict=True)
-    difference = (outputs[0] - outputs[1]).abs().max().item()
+    slices = Slices(ours, spec, items=options.batch_size, threads=options.threads)
+    rows = {"ours": slices.rows, "plain": (slice(0, options.batch_size),)}
+    logits = [outputs_of(forms[name], images, rows[name]) for name in rows]
+    difference = (logits[0] - logits[1]).abs().max().item()
+
+    def loss_of(network: nn.Module, part: slice = slice(None)):
+        return F.cross_entropy(network(images[part]), labels[part])
+
+    def learn(name: str) -> None:
+        """Leaves the gradients of one step in the parameters."""
+        if name == "ours":
+            slices.learn(lambda part: loss_of(ours, part))
+        else:
+            loss_of(forms[name]).backward()
+
+    gradients = []
+    for name in rows:
+        torch.manual_seed(0)  # the same paths are dropped
+        learn(name)
+        gradients.append([parameter.grad.clone() for parameter in forms[name].parameters()])
     largest = max((one - other).abs().max().item() for one, other in zip(*gradients, strict=True))
+    forms["whole"] = ours
     optimisers = {
-        name: torch.optim.AdamW(forms[name].parameters(), lr=1e-3, fused=name == "ours" or None) for name in forms
+        name: torch.optim.AdamW(forms[name].parameters(), lr=1e-3, fused=name != "plain" or None) for name in forms
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
 
     def step(name: str) -> float:
         start = time.perf_counter()
         optimisers[name].zero_grad(set_to_none=True)
-        F.cross_entropy(forms[name].train()(images), labels).backward()
+        learn(name)
         optimisers[name].step()
         return time.perf_counter() - start
 
-    for pair in range(-2, options.pairs):  # two pairs to warm up
+    for pair in range(-2, options.pairs):  # two rounds to warm up
         for name in forms if pair % 2 == 0 else reversed(forms):
             duration = step(name)
             if pair >= 0:
@@ -129,7 +155,7 @@ def main() -> None:
     half = 2 * stdev(logs) / math.sqrt(len(logs))
     print(
         f"| {options.model} | {options.resolution} | {options.batch_size} | {options.threads} | "
-        f"{median(seconds['ours']) * 1e3:.0f} | {median(seconds['plain']) * 1e3:.0f} | "
+        f"{' | '.join(f'{median(seconds[name]) * 1e3:.0f}' for name in ('ours', 'whole', 'plain'))} | "
         f"{math.exp(fmean(logs)):.2f} ({math.exp(fmean(logs) - half):.2f} to {math.exp(fmean(logs) + half):.2f}) | "
         f"{difference:.1e} | {largest:.1e} |"
     )

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modscale.models.depthwise import DepthwiseConv2d
+from modscale.models.drop_path import DropPath
+from modscale.models.modulated_mlp import is_worth_pieces, modulate_in_pieces
 from modscale.specs.block_kinds import focal_kernels
 from modscale.specs.spec import ATTENTION_HEADS, StageSpec, attention_width
 
@@ -36,20 +38,6 @@ def channels_first(x: Tensor) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """[B, C, H, W] to [B, H, W, C], a view."""
     return x.permute(0, 2, 3, 1)
-
-
-class DropPath(nn.Module):
-    """Drops a residual branch for whole samples in training (stochastic depth), scaled to keep its mean."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device, dtype=x.dtype) >= self.rate
-        return x * keep / (1.0 - self.rate)
 
 
 class Block(nn.Module):
@@ -107,6 +95,9 @@ class ModulationMlp(nn.Module):
         self.fc2 = nn.Linear(stage.dim * ratio, stage.dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.fusion == "mul" and is_worth_pieces(x, self.ratio):
+            layers = [(layer.weight, layer.bias) for layer in (self.fc1, self.fc2)]
+            return modulate_in_pieces(x, self.context_layer(x), *layers)
         value = self.fc1(x)
         if self.ratio > 1:
             value = F.gelu(value)

@@ -5,7 +5,8 @@ It runs in a process of its own (`processes.py`), which `api/train.py` asks for 
 
 What is needed to go on stands in one file, `state.pt`, written whole at the end of each epoch and every few minutes
 in between. Nothing random is kept in it: what a step draws follows from its number (`classification.py`). So a killed
-training goes on to the same weights, bit for bit on a CPU with the same threads.
+training goes on to the same weights, bit for bit on a CPU with the same threads; a process that trains alone there
+learns from its batch in slices (`slices.py`).
 
 Files are written in this order, so that whatever a kill leaves out is made up for: `best.safetensors`, `state.pt`,
 `last.safetensors`; the epoch's line of `metrics.jsonl` by whoever asked, from the rows in the state.
@@ -39,6 +40,7 @@ from modscale.training.place import take_place
 from modscale.training.proxy import out_of_memory_as
 from modscale.training.recipe import learning_rate_factor
 from modscale.training.settings import DEFAULT_HOURS, PAPER_EPOCHS, TrainSettings, choose_batch, read_side, resolved
+from modscale.training.slices import Slices
 from modscale.training.start import parameter_groups, started
 from modscale.training.tasks import TASKS
 from modscale.training.teacher import load_teacher
@@ -62,6 +64,7 @@ class FullTraining:
         self.seconds = 0.0
         self.saved_at = time.monotonic()
         self.batches: Iterator[Any] | None = None
+        self.slices: Slices | None = None
 
     def prepare(self) -> Prepared:
         """Loads the data, fixes the settings and builds the network, or takes up where the folder's state stands.
@@ -114,7 +117,7 @@ class FullTraining:
         state = self._read_state() if job.goes_on else None
         if job.start_from is not None and state is None:
             taken = take_over(network, job.start_from).describe()
-        self._set_up(network)
+        self._set_up(network, spec)
         if state is not None:
             self._resume(state)
         return Prepared(
@@ -152,7 +155,7 @@ class FullTraining:
         """See `examination.examine`, of the best weights; for the process that writes."""
         return examine(self.task, self.task.fit(self.job.spec), self.job.folder / BEST_FILE)
 
-    def _set_up(self, network: nn.Module) -> None:
+    def _set_up(self, network: nn.Module, spec: ModelSpec) -> None:
         """The network, its average, its optimiser and its schedule, as they stand before the first step."""
         s, place = self.settings, self.place
         self.network = network.to(place.device)
@@ -160,7 +163,12 @@ class FullTraining:
         if place.processes > 1:
             ids = [place.device.index or 0] if place.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.network, device_ids=ids)
-        assert s.epochs is not None and s.warmup_epochs is not None  # noqa: S101, PT018  # resolved
+        assert s.epochs and s.batch_size and s.warmup_epochs is not None  # noqa: S101, PT018  # resolved
+        if self.slices is not None:
+            self.slices.close()
+        self.slices = Slices(
+            self.network, spec, items=s.batch_size, threads=torch.get_num_threads(), is_whole=place.processes > 1
+        )
         self.average = None
         if s.ema_decay:
             step = get_ema_multi_avg_fn(s.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves it without types
@@ -179,20 +187,22 @@ class FullTraining:
         self.step += 1
 
     def _learn(self, batch: Any) -> Tensor:
-        kind = self.place.device.type
-        half = self.settings.precision == "bfloat16" or (self.settings.precision == "auto" and kind == "cuda")
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
-            outputs = self.model(batch.images)
-        loss = self.task.loss(outputs, batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        assert self.slices is not None  # noqa: S101  # set up
+        loss = self.slices.learn(lambda rows: self._loss(self.task.rows_of(batch, rows)))
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimiser.step()
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss.detach()
+        return loss
+
+    def _loss(self, batch: Any) -> Tensor:
+        kind = self.place.device.type
+        half = self.settings.precision == "bfloat16" or (self.settings.precision == "auto" and kind == "cuda")
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
+            outputs = self.model(batch.images)
+        return self.task.loss(outputs, batch)
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Scores the network and its average, and writes both down. Returns the line of the epoch."""
@@ -306,7 +316,7 @@ class FullTraining:
         """Seconds of an epoch, by a few steps and a part of the validation images; what they learn is thrown away."""
         self.settings = self.task.settings
         self.steps = self.task.train_items // (self.settings.batch_size or 1)
-        self._set_up(started(spec, self.settings, self.job.seed))
+        self._set_up(started(spec, self.settings, self.job.seed), spec)
         self.model.train()
         took: list[float] = []
         began = time.monotonic()

@@ -3,7 +3,8 @@
 It can be scored on its way too, at rungs: shares of its steps at which it waits to be told to go on. The schedule is
 that of the whole training, and scoring disturbs nothing, so the end is the same to the bit with rungs and without.
 
-Same spec, data, settings, seed, thread count and machine give the same result bit for bit on CPU.
+Same spec, data, settings, seed, thread count and machine give the same result bit for bit on CPU; so do other counts,
+up to the number of the batch's slices, unless the network is large and has BatchNorm (`slices.py`).
 
 Shapes: N images, B batch, C channels, R side in pixels.
 """
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from modscale.models.efficientmod import build_network
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec, StageSpec
 from modscale.training import recipe
+from modscale.training.slices import Slices
 
 EVAL_BATCH = 250
 """Validation images a forward pass."""
@@ -173,30 +176,39 @@ def train_to_rungs(
         TrialFailed: see `train_proxy`.
     """
     spec = proxy_spec(spec, data, settings)
-    legs = _legs(spec, data, settings, seed, rungs)
     random_state = _RandomState(seed, data.device)
     out_of_memory = TrialFailed("out of memory in the proxy training")
-    seconds = 0.0
-    for _ in rungs:
-        start = time.perf_counter()
-        with _threads(settings.threads or available_cores()), out_of_memory_as(out_of_memory), random_state.in_use():
-            result = next(legs)
-        seconds += time.perf_counter() - start
-        yield replace(result, seconds=seconds)
+    start = time.perf_counter()
+    with _threads(1), out_of_memory_as(out_of_memory):
+        network = _started(spec, data, settings, seed)
+    seconds = time.perf_counter() - start
+    batch = min(settings.batch_size, len(data.y_train))
+    with Slices(network, spec, items=batch, threads=settings.threads or available_cores()) as slices:
+        legs = _legs(network, data, settings, seed, rungs, slices)
+        for _ in rungs:
+            start = time.perf_counter()
+            with _threads(slices.own_threads), out_of_memory_as(out_of_memory), random_state.in_use():
+                result = next(legs)
+            seconds += time.perf_counter() - start
+            yield replace(result, seconds=seconds)
 
 
-def _legs(
-    spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float]
-) -> Iterator[ProxyResult]:
-    """What stands at each rung, its seconds left open; draws from the global random state."""
+def _started(spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int) -> nn.Module:
+    """The network before its first step."""
     network = build_network(spec, seed=seed)
     if settings.replace_batch_norm:
         recipe.replace_batch_norm(network)
     recipe.rescale_weights(network)
     recipe.damp_branches(network, settings.layer_scale)
-    network.to(data.device)
-    for losses in _train(network, data, settings, seed, rungs):
-        correct, val_loss, val_loss_error = _evaluate(network, data)
+    return network.to(data.device)
+
+
+def _legs(
+    network: nn.Module, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float], slices: Slices
+) -> Iterator[ProxyResult]:
+    """What stands at each rung, its seconds left open; draws from the global random state."""
+    for losses in _train(network, data, settings, seed, rungs, slices):
+        correct, val_loss, val_loss_error = _evaluate(network, data, slices)
         total = len(data.y_val)
         yield ProxyResult(
             accuracy=correct / total,
@@ -239,14 +251,13 @@ def _proxy_stage(stage: StageSpec, settings: ProxySettings) -> StageSpec:
 
 
 def _train(
-    network: nn.Module, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float]
+    network: nn.Module, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float], slices: Slices
 ) -> Iterator[list[Tensor]]:
     """Trains in place; at each rung the loss of every step so far, [steps] for each epoch that has begun.
 
     Between two rungs the network may be put into evaluation mode, but not changed.
     """
-    count = len(data.y_train)
-    batch = min(settings.batch_size, count)
+    count, batch = len(data.y_train), slices.items
     per_epoch = count // batch  # the incomplete batch is dropped: BatchNorm cannot train on a single image
     steps = per_epoch * settings.epochs
     ends = [max(1, round(share * steps)) for share in rungs]
@@ -264,11 +275,9 @@ def _train(
             rows = order[i * batch : (i + 1) * batch]
             images = data.normalise(data.x_train[rows])
             images = _flip(images, generator) if settings.flip else images
-            loss = F.cross_entropy(network(images), data.y_train[rows], label_smoothing=settings.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            mean_loss = partial(_loss, network, images, data.y_train[rows], settings.label_smoothing)
+            losses[epoch, i] = slices.learn(mean_loss)
             optimiser.step()
-            losses[epoch, i] = loss.detach()
             reached = ends.count(step + 1)  # several, where there are fewer steps than rungs
             if (reached or i + 1 == per_epoch) and not losses[epoch, : i + 1].isfinite().all():
                 raise TrialFailed(f"training diverged: the loss is not finite in epoch {epoch + 1}")
@@ -283,21 +292,33 @@ def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
-@torch.inference_mode()
-def _evaluate(network: nn.Module, data: ProxyData) -> tuple[int, float, float]:
+def _loss(network: nn.Module, images: Tensor, labels: Tensor, smoothing: float, rows: slice) -> Tensor:
+    """Mean cross-entropy over these rows of a batch."""
+    return F.cross_entropy(network(images[rows]), labels[rows], label_smoothing=smoothing)
+
+
+def _evaluate(network: nn.Module, data: ProxyData, slices: Slices) -> tuple[int, float, float]:
     """How many validation images it gets right, the mean cross-entropy over them, and its standard error."""
     network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=data.device)
-    losses = []
-    for first in range(0, len(data.y_val), EVAL_BATCH):
-        batch = slice(first, first + EVAL_BATCH)
-        logits = network(data.normalise(data.x_val[batch]))
-        if not logits.isfinite().all():
-            raise TrialFailed("training diverged: the logits are not finite")
-        correct += (logits.argmax(1) == data.y_val[batch]).sum()
-        losses.append(F.cross_entropy(logits, data.y_val[batch], reduction="none").double())
-    loss = torch.cat(losses)
-    return int(correct), loss.mean().item(), (loss.std(correction=0) / math.sqrt(len(loss))).item()
+    batches = [slice(first, first + EVAL_BATCH) for first in range(0, len(data.y_val), EVAL_BATCH)]
+    found = list(slices.each(partial(_score, network, data), batches))
+    loss = torch.cat([losses for _, losses in found])
+    correct = sum(number for number, _ in found)
+    return correct, loss.mean().item(), (loss.std(correction=0) / math.sqrt(len(loss))).item()
+
+
+@torch.inference_mode()
+def _score(network: nn.Module, data: ProxyData, rows: slice) -> tuple[int, Tensor]:
+    """How many of these validation images it gets right, and the cross-entropy of each, float64.
+
+    Raises:
+        TrialFailed: the logits are not finite.
+    """
+    logits = network(data.normalise(data.x_val[rows]))
+    if not logits.isfinite().all():
+        raise TrialFailed("training diverged: the logits are not finite")
+    correct = int((logits.argmax(1) == data.y_val[rows]).sum())
+    return correct, F.cross_entropy(logits, data.y_val[rows], reduction="none").double()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ step as if it had never stopped.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,10 @@ class Task(ABC):
         rng = stream(self.seed, epoch, STEP, step, self.place.rank)
         torch.manual_seed(int(rng.integers(2**62)))
         return rng
+
+    def rows_of(self, batch: Any, rows: slice) -> Any:
+        """Some items of a batch, a batch themselves; views."""
+        return replace(batch, **{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
 
     def val_parts(self, limit: int | None) -> list[Indices]:
         """The validation images that this process scores, of the first `limit`, a forward pass after the other."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modscale.models.blocks import BLOCKS, AttentionBlock, DropPath
+from modscale.models.blocks import BLOCKS, AttentionBlock
+from modscale.models.drop_path import DropPath
 from modscale.specs.block_kinds import BLOCKS as KINDS
 from modscale.specs.counts import BLOCK_TALLIES
 from modscale.specs.sameness import network_key

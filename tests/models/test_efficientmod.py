@@ -11,7 +11,8 @@ from conftest import GOLDEN
 from torch import nn
 from torch.nn import functional as F
 
-from modscale.models.blocks import DropPath, ModulationBlock
+from modscale.models.blocks import ModulationBlock
+from modscale.models.drop_path import DropPath
 from modscale.models.efficientmod import build_network
 from modscale.specs.spec import StageSpec, parse_spec
 

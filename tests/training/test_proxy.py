@@ -22,6 +22,7 @@ from modscale.training.proxy import (
     train_proxy,
     train_to_rungs,
 )
+from modscale.training.slices import Slices
 
 SETTINGS = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
 
@@ -140,8 +141,10 @@ def test_more_rungs_than_steps_are_all_reached() -> None:
 def test_held_out_loss_is_the_mean_cross_entropy(data: ProxyData) -> None:
     """By its definition in double precision, over batches of unequal size."""
     many = replace(data, x_val=data.x_val.repeat(7, 1, 1, 1), y_val=data.y_val.repeat(7))
-    network = EfficientMod(proxy.proxy_spec(small_spec(), data, SETTINGS))
-    correct, loss, error = proxy._evaluate(network, many)
+    spec = proxy.proxy_spec(small_spec(), data, SETTINGS)
+    network = EfficientMod(spec)
+    with Slices(network, spec, items=8, threads=2) as slices:
+        correct, loss, error = proxy._evaluate(network, many, slices)
     logits = network(many.normalise(many.x_val)).detach().double().numpy()
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     losses = -np.log(shares[np.arange(280), many.y_val.numpy()])
