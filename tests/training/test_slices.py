@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,23 +127,23 @@ def test_what_mixes_a_batch_or_draws_is_not_sliced() -> None:
 @pytest.mark.usefixtures("finely")
 @pytest.mark.parametrize("fault", [MemoryError(), ValueError("a fault of ours")])
 def test_a_fault_in_a_thread_is_raised_once_all_have_stopped(fault: Exception) -> None:
-    running: list[int] = []
+    others, stopped = threading.Event(), threading.Event()
 
     def fail(rows: slice) -> Tensor:
-        running.append(1)
-        try:
-            if rows.start > 3:
-                raise fault
-            return network(images[rows]).sum()
-        finally:
-            running.pop()
+        if rows.start == 0:
+            assert others.wait(60)
+            raise fault
+        others.set()
+        time.sleep(0.2)
+        stopped.set()
+        return network(images[rows]).sum()
 
     network, (images, _) = build_network(SPEC, seed=1).train(), batch()
     before = threading.active_count()
     with Slices(network, SPEC, items=ITEMS, threads=2) as found:
         with pytest.raises(type(fault)):
             found.learn(fail)
-        assert not running
+        assert stopped.is_set()
         found.learn(lambda rows: network(images[rows]).sum())  # and it goes on
     assert threading.active_count() == before
 
