@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch leaves it out of its list
 from torch.nn import functional as F
 
 from modscale.models.depthwise import DepthwiseConv2d
@@ -95,9 +96,11 @@ class ModulationMlp(nn.Module):
         self.fc2 = nn.Linear(stage.dim * ratio, stage.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.fusion == "mul" and is_worth_pieces(x, self.ratio):
-            layers = [(layer.weight, layer.bias) for layer in (self.fc1, self.fc2)]
-            return modulate_in_pieces(x, self.context_layer(x), *layers)
+        if not is_scripting() and self.training and isinstance(x, Tensor):  # TorchScript and fx: as it is written
+            is_in_pieces = self.fusion == "mul" and is_worth_pieces(x, self.ratio)
+            if is_in_pieces:
+                layers = [(layer.weight, layer.bias) for layer in (self.fc1, self.fc2)]
+                return modulate_in_pieces(x, self.context_layer(x), *layers)
         value = self.fc1(x)
         if self.ratio > 1:
             value = F.gelu(value)

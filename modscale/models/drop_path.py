@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch leaves it out of its list
 
 _here = threading.local()
 
@@ -29,8 +30,11 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        draw = getattr(_here, "draw", _uniform)
-        return x * (draw(x.shape[0], x) >= self.rate) / (1.0 - self.rate)
+        if not is_scripting() and isinstance(x, Tensor):  # TorchScript and torch.fx know of no threads
+            drawn = _drawn(x)
+        else:
+            drawn = torch.rand(x.shape[0], 1, 1, 1, device=x.device, dtype=x.dtype)
+        return x * (drawn >= self.rate) / (1.0 - self.rate)
 
 
 class SharedDraws:
@@ -46,7 +50,7 @@ class SharedDraws:
         """This thread runs the network once over these rows of the batch, 0 to B."""
         passed = 0
 
-        def draw(_: int, x: Tensor) -> Tensor:
+        def draw(x: Tensor) -> Tensor:
             nonlocal passed
             with self._lock:
                 if passed == len(self._drawn):
@@ -60,6 +64,12 @@ class SharedDraws:
             yield
         finally:
             del _here.draw
+
+
+def _drawn(x: Tensor) -> Tensor:
+    """[B, 1, 1, 1] for the items of x, between 0 and 1."""
+    draw = getattr(_here, "draw", None)
+    return _uniform(x.shape[0], x) if draw is None else draw(x)
 
 
 def _uniform(items: int, like: Tensor) -> Tensor:
