@@ -18,6 +18,7 @@ from modscale.rivals import Rival, parse_references
 
 DEVICES = ("auto", "cpu", "cuda")
 GRAPH_LEVELS = ("all", "basic", "disabled")
+PRECISIONS = ("fp32", "fp16", "int8")
 SAMPLERS = ("surrogate", "tpe", "random")
 MAX_THREADS = 1024
 CACHE_MIB = 2048
@@ -93,6 +94,8 @@ class LatencySettings:
     """What computes: a key of `PROVIDERS`."""
     threads: int | None = None
     """Intra-op threads; None takes 4, or every core where there are fewer."""
+    precision: str = "fp32"
+    """What the weights of what is timed are kept in: `fp32`, `fp16` or `int8`."""
     graph_level: str = "all"
     """How far ONNX Runtime optimises the graph: `all`, `basic` or `disabled`."""
     warmup: int = 10
@@ -203,6 +206,7 @@ def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = N
     return LatencySettings(
         provider=section.choice("provider", default.provider, tuple(PROVIDERS)),
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
+        precision=section.choice("precision", default.precision, PRECISIONS),
         graph_level=section.choice("graph_level", default.graph_level, GRAPH_LEVELS),
         warmup=section.integer("warmup", default.warmup, low=1, high=100_000),
         runs=section.integer("runs", default.runs, low=10, high=1_000_000),

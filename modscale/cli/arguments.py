@@ -62,6 +62,7 @@ def latency_settings(
     *,
     paper: bool = False,
     target: str | None = None,
+    precision: str = "fp32",
 ) -> LatencySettings:
     """How to time, by the options of the command line; what is not given is the paper's protocol, or our own.
 
@@ -69,8 +70,9 @@ def latency_settings(
     """
     from modscale.document import check_choice, check_number
     from modscale.providers import PROVIDERS
-    from modscale.settings import LatencySettings
+    from modscale.settings import PRECISIONS, LatencySettings
 
+    check_choice(precision, "--precision", PRECISIONS)
     device = None if target is None else read_target(target)
     provider = provider or (device and device.provider) or "cpu"
     threads = threads or (device and device.threads) or None
@@ -87,6 +89,7 @@ def latency_settings(
         until_percent=default.until_percent if until is None else check_number(until, "--until", above=0, high=100),
         patience_s=default.patience_s if patience is None else check_number(patience, "--patience", low=0, high=86_400),
         target=device,
+        precision=precision,
     )
 
 

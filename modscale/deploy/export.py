@@ -1,11 +1,13 @@
 """A network as an ONNX file that is proved equal to PyTorch before anything else may use it.
 
-Four things are done to the graph that is traced (`onnx_graph.py`):
+First LayerScale is folded into the layer before it (`models/folding.py`); PyTorch, which the file is held against, has
+it still. Then five things are done to the graph that is traced (`onnx_graph.py`):
 
 - it is traced on *loud* weights, in which every branch counts. A fresh network would hide a broken branch: LayerScale
   starts at 1e-4, linear layers at a standard deviation of 0.02, and all biases at zero;
 - what depends on shapes alone is computed now, so that no node is left that a GPU provider would hand to the CPU;
 - the batch is opened and the normalisation folded in, where that is asked for;
+- linear layers, and what stands between them, work on one matrix of tokens (`tokens.py`);
 - the loud graph is run against PyTorch; only then are the real weights put in its place, by their names, and the
   result is run against PyTorch again.
 
@@ -28,10 +30,12 @@ from torch import Tensor, nn
 
 from modscale.deploy import onnx_graph, runtime
 from modscale.deploy.facts import Facts, metadata, untrained_facts
+from modscale.deploy.tokens import as_tokens
 from modscale.errors import InputError, MismatchError, TooLargeError
 from modscale.files import write_whole
 from modscale.models.checkpoint import LoadedWeights, load_weights, save_weights
 from modscale.models.efficientmod import Network, build_network
+from modscale.models.folding import fold_layer_scale
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, spec_to_yaml
 
@@ -174,12 +178,14 @@ def export_onnx(
     try:
         loud = loud_copy(network, spec)
         # Two at once in the trace of an open batch: what is written for one may be true of one alone.
-        model = onnx_graph.fold_shapes(onnx_graph.trace(loud, spec, batch=form.batch or 2, outputs=outputs))
+        traced = onnx_graph.trace(_folded(loud), spec, batch=form.batch or 2, outputs=outputs)
+        model = onnx_graph.fold_shapes(traced)
         if form.batch is None:
             onnx_graph.open_batch(model)
+        model = as_tokens(model)
 
         def finish(model: onnx_graph.Graph, network: nn.Module, what: str) -> tuple[bytes, float]:
-            onnx_graph.set_weights(model, network)
+            onnx_graph.set_weights(model, _folded(network))
             if form.folded:
                 onnx_graph.fold_normalisation(model, facts.mean, facts.std)
             onnx_graph.set_metadata(model, metadata(spec, facts, folded=form.folded))
@@ -192,6 +198,11 @@ def export_onnx(
         torch.set_num_threads(threads)
     write_whole(file, content)
     return max_abs_error
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """A copy that computes the same with fewer operators; see `models/folding.py`."""
+    return fold_layer_scale(copy.deepcopy(network))
 
 
 def _reference(

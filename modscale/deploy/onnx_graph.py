@@ -13,6 +13,7 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import MethodType
 from typing import Any, Protocol
@@ -41,6 +42,20 @@ HEAD = "head.weight"
 
 ANSWERS = {"classifier": runtime.OUTPUT_NAME, "semantic_fpn": runtime.MASKS_NAME}
 """By a spec's head, the output of what it says."""
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+"""What the types of operators that multiply by weights have in their names, also those of a runtime's own."""
+
+PASSED = ("Transpose", "Reshape")
+"""Operators through which a weight is the same weight."""
+
+PRECISIONS = {
+    onnx.TensorProto.FLOAT: "fp32",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "int8",
+}
+"""What a weight is kept in."""
 
 BEHIND_MAPS = ("norm.", "fpn.", "head.")
 """Weights that no map of a stage depends on."""
@@ -207,53 +222,46 @@ def fold_normalisation(model: Graph, mean: Sequence[float], std: Sequence[float]
     return model
 
 
-def as_gemm(model: Graph) -> Graph:
-    """`model` with each linear layer as one Gemm over [tokens, channels], its weight [out, in] as PyTorch has it.
-
-    ONNX Runtime makes the same of a product and a sum, but only after it has looked for products to compute in int8.
-    """
-    graph = model.graph
-    shapes = {
+def shapes_of(model: Graph) -> dict[str, list[int]]:
+    """The shape of everything computed or given, by name; an open dimension is 0."""
+    inferred = shape_inference.infer_shapes(model).graph
+    return {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in shape_inference.infer_shapes(model).graph.value_info
+        for value in (*inferred.value_info, *inferred.input, *inferred.output)
     }
-    stored = {tensor.name for tensor in graph.initializer}
-    turned = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.input[0] in stored}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    kept, gone = [], set()
-    for node in graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in turned:
-            kept.append(node)
-            continue
-        tokens, weight, product = node.input[0], turned[node.input[1]], node.output[0]
-        gone.add(weight.name)
-        inputs, output, name = [f"{product}/rows", weight.input[0]], product, node.name
-        after = readers[product]
-        if len(after) == 1 and after[0].op_type == "Add" and stored & set(after[0].input):
-            inputs.append(next(one for one in after[0].input if one in stored))
-            output = after[0].output[0]
-            gone.add(after[0].name)
-        rows, back = np.array([-1, shapes[tokens][-1]]), np.array([-1, *shapes[output][1:]])
-        graph.initializer.extend(
-            numpy_helper.from_array(shape, f"{product}/{what}") for what, shape in (("flat", rows), ("back", back))
-        )
-        kept += [
-            onnx.helper.make_node("Reshape", [tokens, f"{product}/flat"], inputs[:1], name=f"{name}/flat"),
-            onnx.helper.make_node("Gemm", inputs, [f"{product}/given"], name=name, transB=1),
-            onnx.helper.make_node("Reshape", [f"{product}/given", f"{product}/back"], [output], name=f"{name}/back"),
-        ]
-    del graph.node[:]
-    graph.node.extend(node for node in kept if node.name not in gone)
-    return model
+
+
+def new_node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> Any:
+    """A node of one output, named after that."""
+    return onnx.helper.make_node(kind, list(inputs), [output], name=f"{output}/{kind}", **attributes)
+
+
+def axis_of(node: Any) -> int:
+    """The axis that a node says, -1 where it says none."""
+    return next((one.i for one in node.attribute if one.name == "axis"), -1)
+
+
+def stored_shapes(model: Graph) -> dict[str, list[int]]:
+    """The shape of everything that is stored, by name."""
+    return {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+
+
+def stored_values(model: Graph, name: str) -> list[int]:
+    """The whole numbers stored under a name."""
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    return [int(value) for value in numpy_helper.to_array(tensor)]
+
+
+def store(model: Graph, name: str, values: Sequence[int]) -> str:
+    """Stores whole numbers under a name, which is given back."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+    return name
 
 
 def weighted_nodes(model: Graph) -> dict[str, list[str]]:
     """Names of the nodes that multiply by weights: `linear`, `conv` (a dense one), `depthwise` and `head`.
 
-    `model` is one of `as_gemm`: products of two things that were computed, as in attention, are none of them.
+    `model` is one of `tokens.as_tokens`: products of two things that were computed, as in attention, are none of them.
     """
     found: dict[str, list[str]] = {"linear": [], "conv": [], "depthwise": [], "head": []}
     for node in model.graph.node:
@@ -265,10 +273,46 @@ def weighted_nodes(model: Graph) -> dict[str, list[str]]:
     return found
 
 
+def weight_precisions(model: Graph, *, as_run: bool) -> dict[str, str]:
+    """The precision of each weight that an operator multiplies by, by the weight's name; `PRECISIONS` has them.
+
+    In a file (`as_run` false) int8 weights stand behind a DequantizeLinear, which a runtime is to join to the operator
+    that reads it. In the graph that a runtime has made of it they must not: it would multiply in float.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    behind = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in PASSED}
+    if not as_run:
+        behind |= {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    found = {}
+    for node in model.graph.node:
+        if not any(kind in node.op_type for kind in PRODUCTS):
+            continue
+        for name in node.input:
+            while name in behind:
+                name = behind[name]
+            tensor = stored.get(name)
+            if tensor is not None and len(tensor.dims) > 1:
+                found[name] = PRECISIONS.get(tensor.data_type, "other")
+    return found
+
+
 def set_metadata(model: Graph, metadata: Mapping[str, object]) -> Graph:
     """`model` that carries `metadata` in place of what it carried, each value as a JSON text."""
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     model.producer_name, model.producer_version = "modscale", __version__
+    return model
+
+
+def sort_nodes(model: Graph) -> Graph:
+    """`model` with every node behind those that it reads from, as the format wants it."""
+    made = {name: node.name for node in model.graph.node for name in node.output}
+    order = TopologicalSorter({
+        node.name: [made[name] for name in node.input if name in made] for node in model.graph.node
+    })  # fmt: skip
+    nodes = {node.name: node for node in model.graph.node}
+    ordered = [nodes[name] for name in order.static_order()]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
     return model
 
 

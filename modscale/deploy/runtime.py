@@ -17,6 +17,7 @@ from typing import Any
 from modscale.deploy import timing_worker
 from modscale.deploy.timing_worker import FLOATS, first_line
 from modscale.errors import InputError, ModscaleError, TrialFailed
+from modscale.files import scratch_folder
 from modscale.providers import PROVIDERS
 
 INPUT_NAME = "image"
@@ -31,6 +32,14 @@ MAX_INPUT = 2**29
 def open_session(model: str | bytes, *, threads: int = 1) -> Any:
     """A session on the CPU with every graph optimisation, sequential; what ONNX Runtime raises, it raises."""
     return timing_worker.open_session(model, asdict(PROVIDERS["cpu"]), threads)
+
+
+def optimised(onnx_file: str, graph_level: str = "all") -> bytes:
+    """The graph that ONNX Runtime makes of a file on the CPU, as a file's content; what it raises, this raises."""
+    with scratch_folder() as folder:
+        file = folder / "optimised.onnx"
+        timing_worker.new_session(onnx_file, asdict(PROVIDERS["cpu"]), 1, graph_level, optimised_file=str(file))
+        return file.read_bytes()
 
 
 def run_images(model: str | bytes, images: Mapping[str, Any]) -> dict[str, Any]:

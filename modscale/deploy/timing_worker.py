@@ -339,6 +339,7 @@ def new_session(
     *,
     is_profiled: bool = False,
     may_fall_back: bool = False,
+    optimised_file: str = "",
 ) -> Any:
     import onnxruntime
 
@@ -351,6 +352,8 @@ def new_session(
     if is_profiled:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(tempfile.gettempdir()) / f"modscale-profile-{os.getpid()}")
+    if optimised_file:
+        options.optimized_model_filepath = optimised_file
     if not is_cpu(provider) and not may_fall_back:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings = dict(provider["options"])

@@ -150,7 +150,7 @@ def device_conditions(device: Device) -> Conditions:
         processor=str(device.facts["processor"]),
         provider=settings.provider,
         threads=device.threads,
-        precision="fp32",
+        precision=settings.precision,
         runtime=str(device.facts["runtime"]),
         graph_level=settings.graph_level,
     )
@@ -161,7 +161,7 @@ def expected_conditions(settings: LatencySettings) -> dict[str, Any]:
     known: dict[str, Any] = {
         "target": "",
         "provider": settings.provider,
-        "precision": "fp32",
+        "precision": settings.precision,
         "graph_level": settings.graph_level,
         "graph": GRAPH_VERSION,
     }

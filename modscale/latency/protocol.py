@@ -31,7 +31,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,22 @@ def measure_files(
 ) -> list[Latency]:
     """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process of theirs.
 
-    `note` hears in a line that the machine is busy. `keep` is given every round as it was taken, with the place of its
-    file in `onnx_files`, or None for the reference, and the device.
+    Where the settings' precision is another than fp32, the files are put in it first (`deploy/precision.py`). `note`
+    hears in a line that nothing is multiplied in it, or that the machine is busy. `keep` is given every round as it was
+    taken, with the place of its file in `onnx_files`, or None for the reference, and the device.
 
     Raises:
+        InputError: a file that is not ours is to be put in int8.
         ProviderError: the provider is not there, or would fall back.
         TargetError: the device cannot be reached or cannot time, or it is not what it was when this began.
         TrialFailed: a worker failed, was killed or took too long.
     """
     device = Device(settings) if device is None else device
+    if settings.precision != "fp32":
+        with scratch_folder() as folder:
+            models = [_put(model, settings, folder / f"{i}.onnx", note) for i, model in enumerate(onnx_files)]
+            plain = replace(settings, precision="fp32")
+            return measure_files(models, plain, on_round=on_round, note=note, device=device, keep=keep)
     count = first_rounds(settings)
     seen: list[list[Round]] = [[] for _ in onnx_files]
     references: list[Round] = []
@@ -155,6 +162,17 @@ def measure_files(
         summarise(rounds, references, device, precision=getattr(model, "precision", "fp32"))
         for model, rounds in zip(onnx_files, seen, strict=True)
     ]
+
+
+def _put(model: str | Path | OnnxModel, settings: LatencySettings, out: Path, note: Callable[[str], None]) -> OnnxModel:
+    """A model in the settings' precision."""
+    file = model.file if isinstance(model, OnnxModel) else Path(model)
+    asked = (settings.precision, str(file), str(out), settings.provider, settings.graph_level)
+    counts = _ask("modscale.deploy.precision", "write_in", *asked)
+    if (wanted := settings.precision) not in counts:
+        note(f"note: the {settings.provider} provider multiplies by no weight in {wanted}, but in {', '.join(counts)}")
+    shape = model.shape if isinstance(model, OnnxModel) else find_onnx(out).shape
+    return OnnxModel(file=out, shape=shape, precision=settings.precision)
 
 
 def find_onnx(file: str | Path, resolution: int | None = None) -> OnnxModel:

@@ -102,12 +102,14 @@ class ModulationMlp(nn.Module):
                 layers = [(layer.weight, layer.bias) for layer in (self.fc1, self.fc2)]
                 return modulate_in_pieces(x, self.context_layer(x), *layers)
         value = self.fc1(x)
+        context = self.context_layer(x)
         if self.ratio > 1:
             value = F.gelu(value)
-        value = value.unflatten(-1, [self.ratio, x.shape[-1]])  # [B, H, W, r, C]
-        context = self.context_layer(x).unsqueeze(-2)
+            shape = [x.shape[0], x.shape[1], x.shape[2], self.ratio, x.shape[3]]
+            value = value.reshape(shape)  # [B, H, W, r, C]
+            context = context.unsqueeze(-2)
         fused = value * context if self.fusion == "mul" else value + context
-        return self.fc2(fused.flatten(-2))  # [B, H, W, C]
+        return self.fc2(fused.flatten(3))  # [B, H, W, C]
 
 
 class ModulationBlock(Block):
@@ -273,8 +275,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(1, 2)  # [B, N, C]
-        qkv = self.qkv(tokens).unflatten(-1, [3, self.heads, -1])
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, N, width]
+        qkv = self.qkv(tokens).unflatten(-1, [3 * self.heads, -1])
+        query, key, value = qkv.transpose(1, 2).split(self.heads, dim=1)  # [B, heads, N, width]
         out = F.scaled_dot_product_attention(query, key, value)
         out = self.proj(out.transpose(1, 2).flatten(2))
         return out.unflatten(1, x.shape[1:3])  # [B, H, W, C]

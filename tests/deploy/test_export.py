@@ -19,6 +19,7 @@ from modscale.deploy.runtime import run_images
 from modscale.errors import CheckpointError, InputError, MismatchError, TooLargeError
 from modscale.models.checkpoint import load_weights, save_weights
 from modscale.models.efficientmod import build_network
+from modscale.models.folding import fold_layer_scale
 from modscale.specs.counts import count_model
 from modscale.specs.spec import load_spec, parse_spec
 
@@ -49,16 +50,24 @@ def test_every_block_exports(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["modulation", "mbconv", "van", "focal"])
 def test_nothing_is_left_to_compute_from_shapes(name, tmp_path):
-    """No node remains that a GPU provider would leave to the CPU, and every weight bears its own name."""
+    """No node remains that a GPU provider would leave to the CPU, and every weight bears its own name.
+
+    Also LayerScale is gone: as much of it as there was stands in the layer before it.
+    """
     network = fresh_network(SPECS[name], seed=0)
     export_onnx(network, SPECS[name], tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     kinds = {node.op_type for node in model.graph.node}
     assert not kinds & {"Shape", "Gather", "Concat", "Cast", "Constant", "ConstantOfShape", "Range", "If"}
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for key, tensor in network.state_dict().items():
-        if "num_batches" not in key:
-            assert (stored[key] == tensor.numpy()).all()
+    state = {key: tensor.numpy() for key, tensor in network.state_dict().items() if "num_batches" not in key}
+    assert not any("gamma" in key for key in stored)
+    for key in [key for key in state if key.endswith("gamma_1")]:
+        gamma, end = state.pop(key), key.replace("gamma_1", "mlp.fc2")
+        state[f"{end}.weight"] = gamma[:, None] * state[f"{end}.weight"]
+        state[f"{end}.bias"] = gamma * state[f"{end}.bias"]
+    for key, value in state.items():
+        assert (stored[key] == value).all()
 
 
 def swap_operator(model: onnx.ModelProto, old: str, new: str, index: int) -> None:
@@ -88,7 +97,7 @@ def test_wrong_weights_are_caught(monkeypatch, tmp_path):
     """A graph that is right but holds other weights than the network is found by the second comparison."""
     network = fresh_network(SMALL, seed=0)
     put = onnx_graph.set_weights
-    other = fresh_network(SMALL, seed=1)
+    other = fold_layer_scale(fresh_network(SMALL, seed=1))
 
     def wrong(model, given):  # the loud weights, which come first, are left right
         put(model, other if torch.equal(given.state_dict()["head.weight"], network.head.weight) else given)

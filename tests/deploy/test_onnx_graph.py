@@ -137,22 +137,3 @@ def test_a_file_says_of_itself_what_its_user_needs(tmp_path):
         assert held["counts"]["params"] == sum(parameter.numel() for parameter in build_network(SMALL).parameters())
         assert (held["mean"], held["std"]) == (([0, 0, 0], [1, 1, 1]) if folded else ([0.5, 0.4, 0.3], [0.2, 0.1, 0.4]))
         assert held.get("folded") == ({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.4]} if folded else None)
-
-
-@pytest.mark.parametrize("name", ["modulation", "van", "focal", "mbconv", "context g"])
-@pytest.mark.parametrize("batch", [1, None])
-def test_linear_layers_as_gemms_give_the_same(name, batch, tmp_path):
-    """Every product with a weight becomes one; attention's own products stay."""
-    spec = SPECS[name]
-    network = loud(spec)
-    export_onnx(network, spec, tmp_path / "m.onnx", form=Form(batch=batch))
-    model = onnx_graph.as_gemm(onnx_graph.parse(tmp_path / "m.onnx"))
-    linear = sum(isinstance(module, torch.nn.Linear) for module in network.modules())
-    kinds = onnx_graph.weighted_nodes(model)
-    assert (len(kinds["linear"]), len(kinds["head"])) == (linear - 1, 1)
-    attention = sum(stage.attention_depth for stage in spec.stages)
-    assert sum(node.op_type == "MatMul" for node in model.graph.node) == 2 * attention
-    (tmp_path / "gemm.onnx").write_bytes(onnx_graph.serialise(model))
-    images = images_of(spec, batch or 3)
-    before, after = (answers(tmp_path / file, images)["logits"] for file in ("m.onnx", "gemm.onnx"))
-    assert abs(before - after).max() < 1e-5

@@ -57,6 +57,7 @@ def latency(
         Path | None,
         option("Predict by a file of `modscale calibrate`; nothing is timed.", metavar="FILE", parser=user_path),
     ] = None,
+    precision: Annotated[str, option("fp32, fp16 or int8 (calibrated on noise).", metavar="KIND")] = "fp32",
     out: Annotated[str | None, option(OUT_HELP, metavar="FILE.jsonl", parser=user_text)] = None,
     resolution: ResolutionOption = None,
     as_json: JsonOption = False,
@@ -75,7 +76,9 @@ def latency(
     if any(model.endswith(".jsonl") for model in models):
         answer_again(models, as_json)
         return
-    settings = latency_settings(provider, threads, runs, until, patience, paper=paper, target=target)
+    settings = latency_settings(
+        provider, threads, runs, until, patience, paper=paper, target=target, precision=precision
+    )
     if calibration is not None:
         _predict(models, resolution, calibration, settings, as_json)
         return
@@ -83,7 +86,8 @@ def latency(
         timed = [_timed(model, resolution, folder) for model in models]
         if out is not None:
             check_raw(out)
-        keep = None if out is None else keep_in(out, [model_to_json(model) for model in timed])
+        told = [{**model_to_json(model), "precision": precision} for model in timed]
+        keep = None if out is None else keep_in(out, told)
         with latency_progress(settings) as on_round:
             results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
     measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
