@@ -36,7 +36,7 @@ stages:
 bands: {any: {params: {max: 1.0e+6}}}
 proxy: {resolution: 8, epochs: 2, threads: 1, train_images: 200, val_images: 100, batch_size: 50}
 latency: {runs: 10, warmup: 1, threads: 1}
-search: {trials: 4, startup_trials: 1, sampler: random, references: []}
+search: {trials: 4, startup_trials: 1, sampler: random, references: [], finals: false}
 """
 KILLS_A_RUN = 4
 

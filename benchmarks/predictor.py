@@ -41,13 +41,13 @@ SEED = 20_261
 
 def export(space: str, models: Path, number: int) -> None:
     """Exports the networks, each into a folder of its own, and the reference."""
-    specs = {f"{i:03}": spec for i, spec in enumerate(draw_networks(load_experiment(space).space, number, seed=SEED))}
-    specs["reference"] = published("xxs")
+    drawn = draw_networks(load_experiment(space).space, number, seed=SEED)
+    specs = {"reference": published("xxs"), **{f"{i:03}": spec for i, spec in enumerate(drawn)}}
     with Child("modscale.deploy.export", name="the export") as child:
         for name, spec in specs.items():
-            if not (models / name / "model.onnx").exists():
+            if not (models / name / "spec.yaml").exists():
                 child.ask("export_model", spec, models / name)
-                (models / name / "model.safetensors").unlink()
+                (models / name / "model.safetensors").unlink()  # large, and not needed
 
 
 def time_networks(models: Path, out: Path, threads: int) -> None:
@@ -57,7 +57,7 @@ def time_networks(models: Path, out: Path, threads: int) -> None:
     best = np.quantile([row["references_ms"][0] for row in rows], 0.25) if rows else np.inf
     for row in rows:
         done[row["name"]] += is_steady(row, best)
-    names = sorted(folder.name for folder in models.iterdir() if folder.name != "reference")
+    names = sorted(file.parent.name for file in models.glob("[0-9]*/spec.yaml"))
     left = [name for turn in (0, 1) for name in names if done[name] <= turn]
     flops = {name: count_model(load_spec(models / name / "spec.yaml")).flops for name in set(left)}
     clock = device_clock(LatencySettings(threads=threads))

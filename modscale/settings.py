@@ -147,6 +147,8 @@ class SearchSettings:
     """Networks measured the same way, for comparison: published ones by name, and others, see `rivals.py`."""
     rungs: tuple[float, ...] = ()
     """Shares of the proxy training, rising, after which a candidate may be stopped early; empty: none is."""
+    finals: bool = True
+    """Whether the front and the picks are timed again at the end, all of them in turns."""
     keep: float = 0.5
     """Share of the candidates that a rung lets go on, at the least; see `searching/rungs.py`."""
     seed: int = 0
@@ -285,6 +287,7 @@ def parse_search(document: object, place: str, elsewhere: Mapping[str, str] = NO
         sampler=section.choice("sampler", default.sampler, SAMPLERS),
         references=parse_references(section.raw("references", default.references), section.at("references"), PUBLISHED),
         rungs=_rungs(section, default.rungs),
+        finals=_boolean(section, "finals", default.finals),
         keep=section.number("keep", default.keep, above=0, high=1),
         seed=section.integer("seed", default.seed, low=0, high=2**32 - 1),
     )

@@ -27,7 +27,7 @@ TINY_SPACE: dict[str, Any] = {
     "stages": [{"dim": [8, 16], "depth": 1}],
     "proxy": {"resolution": 16, "epochs": 1, "train_images": 100, "val_images": 50, "threads": 1},
     "latency": {"runs": 10, "warmup": 1, "threads": 1, "patience_s": 0, "reference": False},
-    "search": {"references": []},
+    "search": {"references": [], "finals": False},
 }
 TINY_SPEC = parse_spec({"name": "tiny", "resolution": 32, "num_classes": 3, "stages": [{"dim": 8, "depth": 1}]})
 

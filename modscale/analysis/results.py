@@ -14,6 +14,7 @@ from modscale.analysis.front import Front, find_front
 from modscale.analysis.growth import Growth, find_growth
 from modscale.errors import InputError, RunError
 from modscale.runs.experiment import Experiment
+from modscale.runs.finals import read_finals, with_finals
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
 from modscale.runs.metrics import Metric, metrics_among
 from modscale.runs.references import MeasuredRival, read_references
@@ -34,6 +35,8 @@ class Run:
     """Published networks, and others that have a spec, measured the same way."""
     rivals: tuple[MeasuredRival, ...] = ()
     """Networks that have none: counted and timed as they are."""
+    timed_again: frozenset[int] = frozenset()
+    """Numbers of the trials whose latency is that of the session at the end of the run."""
 
     @cached_property
     def front(self) -> Front:
@@ -118,11 +121,14 @@ def load_run(folder: str | Path) -> Run:
     document = read_run(folder)
     experiment = run_experiment(document, folder)
     compared = read_references(folder / REFERENCES_FILE)
+    finals = read_finals(folder)
+    trials = with_finals(read_run_trials(folder, experiment.space), finals)
     return Run(
         folder=folder,
         document=document,
         experiment=experiment,
-        trials=tuple(read_run_trials(folder, experiment.space)),
+        trials=trials,
         references=tuple(compared.trials),
         rivals=tuple(compared.rivals),
+        timed_again=frozenset(trial.number for trial in complete_trials(trials) if trial.number in finals),
     )

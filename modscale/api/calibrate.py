@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from modscale.errors import InputError
 from modscale.files import scratch_folder, write_whole
 from modscale.interrupts import check_stop
 from modscale.latency.calibration import (
@@ -100,16 +101,25 @@ def calibrate(
         MismatchError: an export failed.
         TrialFailed: a network could not be timed.
     """
-    write_whole(file, "")  # a place that cannot be written to is told now
+    _check_place(file)
     with ExitStack() as stack:
         if composer is None:
             composer = _Asked(stack.enter_context(Child("modscale.deploy.pieces", "Composer", name="the export")))
         folder = stack.enter_context(scratch_folder())
-        try:
-            return _calibrate(experiment, clock, file, composer, folder, say, on_timed, limit_s, most)
-        except BaseException:
-            file.unlink(missing_ok=True)
-            raise
+        return _calibrate(experiment, clock, file, composer, folder, say, on_timed, limit_s, most)
+
+
+def _check_place(file: Path) -> None:
+    """Raises InputError now where a file could not be written there in five minutes; what lies there stays."""
+    if file.is_dir():
+        raise InputError("must be a file, and is a folder", file=file)
+    probe = file.with_name(f".{file.name}.probe")
+    try:
+        write_whole(probe, "")
+    except InputError as error:
+        error.file = str(file)
+        raise
+    probe.unlink(missing_ok=True)
 
 
 class _Asked:
@@ -180,6 +190,10 @@ def _calibrate(
         Timed(spec=chosen[take.index], times_ns=(take.times_ns,), at_s=take.at_s)
         for take in sorted(kept, key=lambda take: take.at_s)
     ]
+    if len(timed) < FEWEST:
+        raise InputError(
+            f"only {len(timed)} networks were timed in {limit_s:.0f} s, and {FEWEST} are the fewest", file=file
+        )
     deviations, taken = _fit(timed)
     timed = [replace(one, left_out=not is_taken) for one, is_taken in zip(timed, taken, strict=True)]
     calibration = Calibration(

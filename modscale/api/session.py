@@ -5,15 +5,16 @@ This is where the parts meet: the run's folder, the study, the evaluator, the lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from modscale.analysis.early_stopping import spared_seconds
+from modscale.analysis.front import find_front
 from modscale.analysis.results import Run, load_run
-from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
+from modscale.errors import AllTrialsFailed, InputError, RunError, TrialFailed, naming_file
 from modscale.files import file_digest, path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
@@ -25,6 +26,7 @@ from modscale.report.text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
 from modscale.runs.experiment import Experiment, mismatch_note
+from modscale.runs.finals import read_finals, with_finals, write_finals
 from modscale.runs.folder import (
     REFERENCES_FILE,
     RUN_FILE,
@@ -40,6 +42,7 @@ from modscale.runs.folder import (
     update_run,
     write_run,
 )
+from modscale.runs.metrics import LATENCY
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.loop import Observer, require_complete, run_search
@@ -214,6 +217,7 @@ def _search(
     finished = len(compared.numbers)
     is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
     check_unchanged(compared.rivals, home, folder)
+    is_over = is_over and not _finalists(folder, experiment)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
@@ -272,8 +276,35 @@ def _search(
                 judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
                 mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
             )
+        _time_again(folder, experiment, evaluator, say)
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+
+
+def _time_again(folder: Path, experiment: Experiment, evaluator: Evaluator, say: Callable[[str], None]) -> None:
+    """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
+    while finalists := _finalists(folder, experiment):
+        check_stop()
+        say(f"timing the {len(finalists)} networks of the front and the picks again, in turns")
+        try:
+            again = evaluator.time_again([trial.spec for trial in finalists])
+        except TrialFailed as error:
+            check_stop()  # what was stopped has not failed
+            say(f"note: not timed again: {error}")
+            return
+        write_finals(folder, {trial.number: results for trial, results in zip(finalists, again, strict=True)})
+
+
+def _finalists(folder: Path, experiment: Experiment) -> list[Trial]:
+    """The front and the picks of a run, where not all of them were timed again in one session; none where they were."""
+    finals = read_finals(folder)
+    trials = with_finals(complete_trials(read_trials(folder / TRIALS_FILE)), finals)
+    if not experiment.search.finals or not all(LATENCY.name in trial.results for trial in trials):
+        return []
+    front = find_front(trials, experiment.objectives, experiment.bands)
+    wanted = {trial.number for trial in front.members}
+    wanted |= {pick.trial.number for pick in front.picks.values() if pick.trial is not None}
+    return [] if wanted <= finals.keys() else [trial for trial in trials if trial.number in wanted | finals.keys()]
 
 
 def _load_predictor(experiment: Experiment, folder: Path) -> Predictor | None:

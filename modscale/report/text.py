@@ -68,7 +68,7 @@ def write_context(
         "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
         "proxy_sentence": _proxy_sentence(run),
         "fidelity_sentence": fidelity_sentence(run),
-        "noise_note": _noise_note(run),
+        "noise_note": " ".join(filter(None, (_noise_note(run), _again_note(run)))),
         "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
         "front": [rows[t.number] for t in front.members],
@@ -114,6 +114,18 @@ def _seconds(run: Run) -> float:
 
 def _rivals_results(run: Run) -> list[Results]:
     return [rival.results for rival in run.rivals if rival.state == "complete"]
+
+
+def _again_note(run: Run) -> str:
+    """Which latencies are those of the session at the end; empty where none is."""
+    front = {trial.number for trial in run.front.members}
+    if not run.timed_again:
+        return ""
+    shown = len(front & run.timed_again)
+    return (
+        f"The latency of {shown} of {len(front)} networks on the front was taken at the end of the run, where"
+        f" {len(run.timed_again)} took turns; trials.jsonl has what each had when it was tried."
+    )
 
 
 def _spared_sentence(trials: Sequence[Trial]) -> str:

@@ -18,6 +18,7 @@ from modscale.errors import InputError, RunError
 from modscale.files import write_whole
 from modscale.runs.conditions import check_conditions, differences, told
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
+from modscale.runs.finals import FINALS_FILE
 from modscale.runs.locking import locked_folder
 from modscale.runs.records import is_begun, made_here, read_record
 from modscale.runs.trials import Trial, read_trials
@@ -31,7 +32,7 @@ STUDY_FILE = "study.db"
 TIMINGS_FILE = "timings.jsonl"
 OUTPUTS = frozenset({
     RUN_FILE, STUDY_FILE, "front.json", "report.md", "report.html", "pareto.png", "design_reading.json",
-    "design_reading.png", "hypervolume.png",
+    "design_reading.png", "hypervolume.png", FINALS_FILE,
 })  # fmt: skip
 """What is written whole into a run's folder."""
 
@@ -215,7 +216,7 @@ def _check_choice(trial: Trial, space: Space) -> None:
 
 def _held(document: dict[str, Any]) -> dict[str, Any]:
     """Of an experiment, what a run is held to: all but what only names, chooses, or says how long."""
-    search = {key: value for key, value in document["search"].items() if key != "trials"}
+    search = {key: value for key, value in document["search"].items() if key not in ("trials", "finals")}
     search["references"] = [  # what is stated of one is measured by nobody here, and may be put right
         {key: value for key, value in one.items() if key != "accuracy"} if isinstance(one, dict) else one
         for one in search["references"]

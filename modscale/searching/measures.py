@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,10 @@ from modscale.training.proxies import ProxyScore
 
 if TYPE_CHECKING:  # it knows how a device is reached
     from modscale.latency.protocol import OnnxModel
+    from modscale.latency.summary import Latency
 
+FINAL_PERCENT = 1.0
+"""Half-width of the 95 % interval, as a percentage of the median, to which the front is timed at the end."""
 Announce = Callable[[str], None]
 """Hears what is being done to a candidate."""
 Judge = Callable[[Results, Sequence[Rung]], str | None]
@@ -89,15 +92,20 @@ def time_file(bench: Bench, model: Path | OnnxModel, told: Mapping[str, Any], an
         announce(f"latency on {name}" if name else "latency")
         keep = None if bench.timings is None else keep_in(bench.timings, [told], device=name)
         (latency,) = measure_files([model], device.settings, note=bench.note, device=device, keep=keep)
-        prefix = target_metric(name).name.removesuffix("_ms")
-        found |= {
-            f"{prefix}_ms": latency.median_ms,
-            f"{prefix}_ci95_ms": latency.ci95_ms,
-            f"{prefix}_standard_error_ms": latency.standard_error_ms,
-            f"{prefix}_wide": latency.wide,
-            f"{prefix}_busy": latency.busy,
-        }
+        found |= latency_results(name, latency)
     return found
+
+
+def latency_results(device: str, latency: Latency) -> dict[str, float]:
+    """The metric of a device, and the further keys that belong to it, as measured."""
+    prefix = target_metric(device).name.removesuffix("_ms")
+    return {
+        f"{prefix}_ms": latency.median_ms,
+        f"{prefix}_ci95_ms": latency.ci95_ms,
+        f"{prefix}_standard_error_ms": latency.standard_error_ms,
+        f"{prefix}_wide": latency.wide,
+        f"{prefix}_busy": latency.busy,
+    }
 
 
 def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
@@ -170,6 +178,32 @@ class Evaluator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bench.__exit__(kind, error, trace)
+
+    def time_again(self, specs: Sequence[ModelSpec]) -> list[Results]:
+        """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
+
+        Raises:
+            TrialFailed: one of them could not be exported or timed.
+        """
+        from modscale.latency.device import Device
+        from modscale.latency.protocol import measure_files
+        from modscale.latency.raw import keep_in
+
+        with scratch_folder() as folder:
+            files = [folder / f"{i}.onnx" for i in range(len(specs))]
+            timed = [{"name": spec.name, "spec": spec_to_dict(spec)} for spec in specs]
+            for spec, file in zip(specs, files, strict=True):
+                self.bench.ask("export", spec, file)
+            found: list[dict[str, float]] = [{} for _ in specs]
+            for name, device in self.bench.devices.items():
+                until = min(device.settings.until_percent, FINAL_PERCENT)
+                again = Device(replace(device.settings, until_percent=until), device.facts)
+                place = self.bench.timings
+                keep = None if place is None else keep_in(place, timed, device=name)
+                measured = measure_files(files, again.settings, note=self.bench.note, device=again, keep=keep)
+                for results, latency in zip(found, measured, strict=True):
+                    results |= latency_results(name, latency)
+        return list(found)
 
     def __call__(
         self, spec: ModelSpec, announce: Announce = lambda stage: None, judge: Judge = lambda results, rungs: None

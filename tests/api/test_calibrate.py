@@ -73,16 +73,21 @@ def test_a_machine_of_known_pieces_is_recovered(tmp_path):
     assert len(fake.exported) < 10
 
 
-def test_a_calibration_that_fails_leaves_no_file(tmp_path):
-    """A device that breaks is its own error, and nothing half made lies there."""
+def test_a_calibration_that_fails_loses_nothing(tmp_path):
+    """A device that breaks is its own error; nothing half made lies there, and what lay there before still does."""
     fake, file = Fake(), tmp_path / "c.json"
+    before = tmp_path / "before.json"
+    before.write_text("an older one")
 
     def broken(path, runs):
         raise TrialFailed("gone")
 
     with pytest.raises(TrialFailed, match="gone"):
         calibrate(EXPERIMENT, Clock(time_file=broken, conditions=lambda: CONDITIONS), file, composer=fake)
-    assert not file.exists()
+    with pytest.raises(TrialFailed, match="gone"):
+        calibrate(EXPERIMENT, Clock(time_file=broken, conditions=lambda: CONDITIONS), before, composer=fake)
+    assert [path.name for path in tmp_path.iterdir()] == ["before.json"]
+    assert before.read_text() == "an older one"
 
 
 def test_a_place_that_cannot_be_written_is_told_first(tmp_path):
@@ -90,4 +95,6 @@ def test_a_place_that_cannot_be_written_is_told_first(tmp_path):
     fake = Fake()
     with pytest.raises(InputError, match="cannot be written"):
         calibrate(EXPERIMENT, fake.clock(), tmp_path / "absent" / "c.json", composer=fake)
+    with pytest.raises(InputError, match="must be a file"):
+        calibrate(EXPERIMENT, fake.clock(), tmp_path, composer=fake)
     assert (fake.exported, fake.timed) == ([], [])

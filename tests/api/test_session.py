@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ constraints: {params: {max: 60.0e+3}, widths: nondecreasing}
 bands: {any: {params: {max: 1.0e+6}}, tiny: {params: {max: 20.0e+3}}, none: {params: {max: 1}}}
 proxy: {resolution: 16, epochs: 1, threads: 1}
 latency: {runs: 12, warmup: 1, threads: 1, patience_s: 0, reference: false}
-search: {trials: 5, startup_trials: 3, references: [xxs]}
+search: {trials: 5, startup_trials: 3, references: [xxs], finals: false}
 """
 
 
@@ -224,6 +225,17 @@ class FakeEvaluator:
         )  # fmt: skip
 
 
+class TimingAgain(FakeEvaluator):
+    """Where the networks of the front are timed again, each is half a millisecond slower; counts how often."""
+
+    asked: ClassVar[list[int]] = []
+
+    def time_again(self, specs: list[ModelSpec]) -> list[dict[str, float]]:
+        self.asked.append(len(specs))
+        found = [count_model(spec).flops / 1e6 + 0.5 for spec in specs]
+        return [{"latency_ms": ms, "latency_ci95_ms": 0.001, "latency_standard_error_ms": 0.0005} for ms in found]
+
+
 def measure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches with `FakeEvaluator`, and reports with few bootstrap samples."""
     monkeypatch.setattr(session, "Evaluator", FakeEvaluator)
@@ -255,6 +267,39 @@ def test_classes_and_channels_are_the_datas_unless_stated(
         assert main(["search", str(file), "--data", "d.npz", "--trials", "7", "--out", str(folder)]) == 0
         assert heads(folder / "trials.jsonl") == {head}
         assert len(read_trials(folder)) == 7
+
+
+def test_the_front_is_timed_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until no other joins it; the report shows the later figures, and a run killed before that does it later."""
+    measure_nothing(monkeypatch)
+    monkeypatch.setattr(session, "Evaluator", TimingAgain)
+    TimingAgain.asked.clear()
+    file, folder = tmp_path / "space.yaml", tmp_path / "run"
+    file.write_text(SPACE.replace(", finals: false", ""))
+    command = ["search", str(file), "--data", "d.npz", "--out", str(folder)]
+    assert main(command) == 0
+    front = json.loads((folder / "front.json").read_text())["front"]
+    finals = {line["number"]: line for line in json.loads((folder / "finals.json").read_text())["finals"]}
+    assert set(front) <= set(finals)
+    first = {trial["number"]: trial for trial in read_trials(folder)}
+    shown = session.load_run(folder)
+    for number, final in finals.items():
+        assert final["latency_ms"] == pytest.approx(first[number]["latency_ms"] + 0.5)
+        assert shown.trial(number)["latency_ms"] == final["latency_ms"]
+    assert "was taken at the end of the run" in (folder / "report.md").read_text()
+    assert main(command) == 0
+    assert TimingAgain.asked[-1] == len(finals)
+    assert sorted(set(TimingAgain.asked)) == TimingAgain.asked
+    sessions = len(TimingAgain.asked)
+    (folder / "finals.json").unlink()  # as if killed before it was written
+    assert main(command) == 0
+    assert len(TimingAgain.asked) == 2 * sessions
+    assert (folder / "finals.json").exists()
+    (folder / "finals.json").write_text('{"finals": [{"number": 0, "latency_ms": -1}]}')
+    assert main(["report", str(folder)]) == 2
+    assert "finals.json: finals[0].latency_ms: must be more than 0" in capsys.readouterr().err
 
 
 def test_constraints_hold_for_the_networks_of_the_run(
