@@ -32,6 +32,7 @@ from modscale.specs.published import published
 from modscale.specs.spec import ModelSpec, StageSpec
 from modscale.training import proxy
 from modscale.training import recipe as recipe_parts
+from modscale.training.proxy_data import prepare
 
 TOY = ModelSpec(
     name="toy",
@@ -112,7 +113,7 @@ def train_all(options: argparse.Namespace) -> None:
         val_images=base.val_images,
         seed=0,
     )
-    data = proxy.prepare(dataset, base)
+    data = prepare(dataset, base)
     done = {identity(row) for row in read_rows(options.out)}
     for seed, rate, model, recipe in itertools.product(options.seeds, options.rates, options.models, options.recipes):
         changes, parts = RECIPES[recipe]

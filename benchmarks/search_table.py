@@ -60,7 +60,7 @@ def score_all(experiment: Experiment, options: argparse.Namespace) -> None:
     from modscale.datasets.dataset import load_dataset
     from modscale.specs.counts import count_model
     from modscale.training.proxies import score_to_rungs
-    from modscale.training.proxy import prepare
+    from modscale.training.proxy_data import prepare
 
     proxy = replace(experiment.proxy, device="cpu")
     dataset = load_dataset(

@@ -32,10 +32,12 @@ PUBLISHED = ("xxs", "xs", "s", "s_conv")
 class ProxySettings:
     """What stands in for the real training: by default, a short one."""
 
+    task: str = "classification"
+    """What is learnt: `classification`, or `segmentation`, a class for every pixel under Semantic FPN."""
     method: str = "thin"
-    """How a network is scored: a key of `PROXIES`, see `training/proxies.py` and `training/estimate.py`."""
+    """How a network is scored: a key of its task's `TASK_PROXIES`, see `training/proxies.py`."""
     width_factor: float = 0.125
-    """Share of its channels with which each stage is trained, 8 at the least."""
+    """Share of its channels with which each stage, and Semantic FPN, is trained, 8 at the least."""
     replace_batch_norm: bool = True
     """Whether GroupNorm of one group stands in for BatchNorm, which learns faster and would put its blocks first."""
     replace_attention: bool = True
@@ -64,6 +66,8 @@ class ProxySettings:
     """At most this many validation images, training images that are left over among them; None takes all of the set."""
     val_split: float | None = None
     """Share of each class's training images set aside where the data have no validation set; None takes 0.1."""
+    reduce_zero_label: bool = True
+    """Segmentation: 0 in a mask is a pixel without a label, 1 to K are classes; else 0 to K - 1 are."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
     threads: int | None = None
@@ -169,6 +173,15 @@ PROXIES = {
     ),
 }
 """Each proxy by its name, with its settings where nothing else is said; `training/proxies.py` has what it does."""
+TASK_PROXIES = {
+    "classification": PROXIES,
+    "segmentation": {
+        "thin": ProxySettings(
+            task="segmentation", epochs=4, batch_size=16, label_smoothing=0.0, train_images=1000, val_images=200
+        ),
+    },
+}
+"""The same of each task; networks of known top-1 are scored by those of classification."""
 
 SETTINGS = {"proxy": ProxySettings, "latency": LatencySettings, "search": SearchSettings}
 """Section to what it holds."""
@@ -177,8 +190,16 @@ SETTINGS = {"proxy": ProxySettings, "latency": LatencySettings, "search": Search
 def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> ProxySettings:
     """The `proxy` section; `elsewhere` as in `Section`. Raises InputError."""
     section, default = _open(document, place, ProxySettings, elsewhere)
-    default = PROXIES[section.choice("method", default.method, tuple(PROXIES))]
+    known = TASK_PROXIES[section.choice("task", default.task, tuple(TASK_PROXIES))]
+    default = known[section.choice("method", default.method, tuple(known))]
+    if default.task == "segmentation" and section.raw("val_split") is not None:
+        raise InputError(
+            "is not for task: segmentation, whose data have images of their own to be scored on",
+            place=section.at("val_split"),
+            value=section.raw("val_split"),
+        )
     return ProxySettings(
+        task=default.task,
         method=default.method,
         width_factor=section.number("width_factor", default.width_factor, above=0, high=1),
         replace_batch_norm=_boolean(section, "replace_batch_norm", default.replace_batch_norm),
@@ -197,6 +218,7 @@ def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOW
         val_split=None
         if section.raw("val_split") is None
         else section.number("val_split", default.val_split, above=0, below=1),
+        reduce_zero_label=_boolean(section, "reduce_zero_label", default.reduce_zero_label),
         device=section.choice("device", default.device, DEVICES),
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from modscale.analysis.front import metric_error
-from modscale.analysis.proxy_ranking import published_top1
+from modscale.analysis.proxy_ranking import published_figure
 from modscale.pareto import pareto_front
 from modscale.rivals import Rival
 from modscale.runs.metrics import ACCURACY, METRICS, Z95, Results
@@ -64,7 +64,7 @@ def compare_references(
     found = []
     for trial in references:
         accuracy = told.get(trial.number)
-        top1 = published_top1(trial) if accuracy is None else 100 * accuracy
+        top1 = published_figure(trial) if accuracy is None else 100 * accuracy
         found.append(Compared(name=trial.spec.name, results=trial.results, top1=top1, reason=_why_not(trial)))
     for rival in rivals:
         accuracy = told.get(rival.number)

@@ -3,7 +3,8 @@
 Importance is Optuna's (PED-ANOVA, Watanabe et al. 2023: how far the options of the best tenth of the trials differ from
 those of all), the shares of a metric summing to 1. Its uncertainty is a bootstrap over trials, and beside it stands
 what chance alone gives: the same figure with the metric's values shuffled among the trials. The good half is the better
-half of the trials by accuracy, which favours large networks, and by distance to the front, which weighs all objectives.
+half of the trials by accuracy or mIoU, which favours large networks, and by distance to the front, which weighs all
+objectives.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from modscale.analysis.front import objective_values
 from modscale.pareto import Floats, losses_of, pareto_front
 from modscale.runs.experiment import Experiment
-from modscale.runs.metrics import METRICS, metrics_among
+from modscale.runs.metrics import LEARNT, METRICS, metrics_among
 from modscale.runs.trials import Trial, complete_trials
 from modscale.searching.study import parameter_importances
 from modscale.spaces.space import Parameter, Space
@@ -85,7 +86,7 @@ class ParameterReading:
     importance: Mapping[str, Importance]
     """Metric to importance."""
     better: Mapping[str, Half]
-    """Split (`accuracy` or `front`) to its better half."""
+    """Split (`accuracy`, `miou` or `front`) to its better half."""
     worse: Mapping[str, Half]
     """Split to its worse half."""
 
@@ -140,6 +141,17 @@ def read_design(experiment: Experiment, trials: Sequence[Trial], *, seed: int = 
     )
 
 
+def learnt_split(reading: DesignReading) -> str:
+    """The split by what the training told, or that by distance to the front where there is none."""
+    better = reading.parameters[0].better if reading.parameters else {}
+    return next((metric.name for metric in LEARNT.values() if metric.name in better), "front")
+
+
+def split_noun(split: str) -> str:
+    """By what trials are split in halves, in words."""
+    return "distance to the front" if split == "front" else METRICS[split].noun
+
+
 def is_number(reading: ParameterReading) -> bool:
     """Whether its options are numbers, so that a range of them means something."""
     return all(isinstance(option, (int, float)) for option in reading.options)
@@ -192,16 +204,17 @@ def _raw(space: Space, trials: Sequence[Trial], metric: str, names: Sequence[str
 def _splits(objectives: Mapping[str, str], trials: Sequence[Trial]) -> dict[str, Floats]:
     """What the trials are split in halves by, higher being better."""
     splits = {}
-    accuracies = [value for trial in trials if (value := trial.value("accuracy")) is not None]
-    if len(accuracies) == len(trials):
-        splits["accuracy"] = np.array(accuracies)
+    for metric in LEARNT.values():
+        values = [value for trial in trials if (value := trial.value(metric.name)) is not None]
+        if len(values) == len(trials):
+            splits[metric.name] = np.array(values)
     directions = list(objectives.values())
-    values = objective_values(trials, objectives)
-    losses = losses_of(values, directions)
+    sought = objective_values(trials, objectives)
+    losses = losses_of(sought, directions)
     # Each objective in units of its range; a trial's distance is what it must gain everywhere to meet the front.
     span = np.ptp(losses, axis=0)
     losses = losses / np.where(span > 0, span, 1.0)
-    front = losses[pareto_front(values, directions)]
+    front = losses[pareto_front(sought, directions)]
     distance = np.full(len(trials), np.inf)
     for point in front:
         distance = np.minimum(distance, (losses - point).max(axis=1))

@@ -24,7 +24,7 @@ from modscale.pareto import (
     reference_point,
     undominated_draws,
 )
-from modscale.runs.metrics import METRICS, metric_text
+from modscale.runs.metrics import LEARNT, METRICS, learnt_of, metric_text
 from modscale.runs.trials import Trial
 from modscale.spaces.space import Bounds
 
@@ -39,7 +39,7 @@ class Pick:
     """What a band gets from the front."""
 
     trial: Trial | None
-    """The most accurate front trial within the band's limits, or None."""
+    """The most accurate front trial within the band's limits, of masks that with the highest mIoU, or None."""
     reason: str
     """Why this one, or why none."""
     ties: tuple[int, ...] = ()
@@ -152,14 +152,16 @@ def pick_band(
     dominated: Sequence[Trial],
     objectives: Mapping[str, str],
 ) -> Pick:
-    """The most accurate front trial within `limits`; of equals the faster, then the smaller one."""
+    """The most accurate (best segmenting) front trial within `limits`; of equals the faster, then the smaller one."""
     fitting = [trial for trial in members if _meets(trial, limits)]
     if not fitting:
         return Pick(trial=None, reason=_why_none(limits, members, dominated))
     best = min(fitting, key=_preference)
     asked = limits_text(limits)
     within = f" with {asked}" if asked else ""
-    many = f"the most accurate of {len(fitting)} front trials{within}"
+    learnt = learnt_of(objectives) or learnt_of(best.results)
+    which = "fastest" if learnt is None else learnt.superlative
+    many = f"the {which} of {len(fitting)} front trials{within}"
     reason = many if len(fitting) > 1 else f"the only front trial{within}"
     ties = tied_with(best, [trial for trial in (*members, *dominated) if _meets(trial, limits)], objectives)
     return Pick(trial=best, reason=reason, ties=tuple(trial.number for trial in ties))
@@ -256,17 +258,22 @@ def _bounds_text(metric: str, bounds: Bounds, *, exact: bool = False) -> str:
 
 def _preference(trial: Trial) -> tuple[float, float, float, int]:
     """Sorts the better pick first."""
-    return (-_or(trial.value("accuracy"), -inf), _or(trial.value("latency_ms"), inf), trial["params"], trial.number)
+    return (-_learnt(trial), _or(trial.value("latency_ms"), inf), trial["params"], trial.number)
 
 
 def _fastest_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """By latency, then accuracy, best first."""
+    """By latency, then what was learnt, best first."""
     return tuple(sorted(trials, key=_speed))
 
 
 def _speed(trial: Trial) -> tuple[float, float, float, int]:
     """Sorts the faster trial first."""
-    return (_or(trial.value("latency_ms"), inf), -_or(trial.value("accuracy"), -inf), trial["params"], trial.number)
+    return (_or(trial.value("latency_ms"), inf), -_learnt(trial), trial["params"], trial.number)
+
+
+def _learnt(trial: Trial) -> float:
+    """What its training told of it."""
+    return max((_or(trial.value(metric.name), -inf) for metric in LEARNT.values()), default=-inf)
 
 
 def _or(value: float | None, default: float) -> float:

@@ -65,6 +65,12 @@ def choose_setup(proxy: str) -> FidelitySetup:
         raise InputError(rule, place="--proxy", value=proxy)
     with naming_kind(proxy, "space"):
         experiment = load_experiment(proxy)
+    if experiment.proxy.task != "classification":
+        rule = (
+            "must be classification: networks are held against their published top-1, and the paper has the mIoU of two"
+            " networks alone, which a search's references compare (s and s_conv)"
+        )
+        raise InputError(rule, file=proxy, place="proxy.task", value=experiment.proxy.task)
     return FidelitySetup(
         proxy=experiment.proxy,
         latency=experiment.latency,

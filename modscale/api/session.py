@@ -22,7 +22,7 @@ from modscale.latency.calibration import load_predictor
 from modscale.latency.predictor import Predictor
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
-from modscale.report.text import fidelity_sentence
+from modscale.report.proxy_text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
 from modscale.runs.experiment import Experiment, mismatch_note
@@ -356,13 +356,14 @@ def rival_spec(rival: Rival, folder: Path, space: Space) -> ModelSpec | None:
 
 
 def as_candidate(spec: ModelSpec, space: Space) -> ModelSpec:
-    """A network as the space would make it: input, classes and drop path are those of its candidates."""
+    """A network as the space would make it: input, classes, head and drop path are its candidates'."""
     base = space.base
     return replace(
         spec,
         resolution=base.resolution,
         in_chans=base.in_chans,
         num_classes=base.num_classes,
+        head=base.head,
         drop_path_rate=base.drop_path_rate,
     )
 

@@ -70,12 +70,21 @@ class Silence:
     def finished(self, row: Mapping[str, Any]) -> None: ...
 
 
-def choose_settings(file: Path | None, *, epochs: int | None, hours: float | None) -> TrainSettings:
-    """The settings of a YAML file, or the defaults, with the length that was typed. Raises InputError."""
+def choose_settings(
+    file: Path | None, *, epochs: int | None, hours: float | None, head: str = "classifier"
+) -> TrainSettings:
+    """The settings of a YAML file, or the defaults, with the length that was typed. Raises InputError.
+
+    Where no task is stated, it is that of the network's `head`.
+    """
+    stated: dict[str, Any] = {"task": "segmentation"} if head == "semantic_fpn" else {}
     if file is None:
-        return set_length(TrainSettings(), epochs, hours)
+        return set_length(parse_train(stated), epochs, hours)
     with naming_file(file):
-        return set_length(parse_train(read_yaml(file)), epochs, hours)
+        document = read_yaml(file)
+        if isinstance(document, Mapping):
+            document = {**stated, **document}
+        return set_length(parse_train(stated if document is None else document), epochs, hours)
 
 
 def choose_start(start_from: Path | None) -> str | None:

@@ -18,6 +18,7 @@ from modscale.runs.metrics import (
     Results,
     doubts_text,
     is_doubtful,
+    learnt_of,
     metric_text,
     metrics_among,
 )
@@ -214,7 +215,8 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         _figures("trial"), *(_figures(metric.heading, spare=metric.spare) for metric in columns),
         _figures("on front", spare=1), Column(heading="pick of", is_text=True, may_move=True),
     ]  # fmt: skip
-    show_table("Pareto front; accuracy is the ImageNet top-1 expected of full training", headings, rows)
+    learnt = learnt_of([metric.name for metric in columns])
+    show_table(f"Pareto front; {learnt.meaning}" if learnt else "Pareto front", headings, rows)
     for metric in columns:
         _show_doubts(metric, [trial.results for trial in members])
     for band, pick in summary["bands"].items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from modscale.datasets.archives import open_archive
 from modscale.datasets.folders import open_folder
@@ -45,12 +46,12 @@ class Dataset:
     """Name of each label, K of them."""
     x_train: Images
     """[N, R, R, C]."""
-    y_train: Labels
-    """[N], 0 to K - 1."""
+    y_train: npt.NDArray[Any]
+    """[N], 0 to K - 1; where each pixel has a class [N, R, R], 0 to K - 1 or `scenes.IGNORED`."""
     x_val: Images
     """[M, R, R, C], held out."""
-    y_val: Labels
-    """[M], 0 to K - 1."""
+    y_val: npt.NDArray[Any]
+    """[M] or [M, R, R], as `y_train`."""
     fingerprint: str
     """SHA-256 over the class names and the four arrays."""
     leaked: int
@@ -84,7 +85,7 @@ class ChosenImages:
 
     def read_all(self, resolution: int) -> tuple[Images, list[str]]:
         """The images [N + M, R, R, C], and what is to be told of them. Raises DataError."""
-        _check_memory(len(self.train) + len(self.val), resolution)
+        check_memory(len(self.train) + len(self.val), resolution)
         return self.known.read(np.concatenate([self.train, self.val]), resolution)
 
 
@@ -255,9 +256,9 @@ def _left_over(known: Labelled, unused: Indices, cap: int | None, there: int, se
     return unused[balanced_subset(classes, missing, int(classes.max()) + 1, np.random.default_rng([seed, 2]))]
 
 
-def _check_memory(number: int, resolution: int) -> None:
+def check_memory(number: int, resolution: int, bytes_a_pixel: int = 3) -> None:
     """Refuses what this machine, or the container on it, cannot hold before anything is allocated."""
-    needed = number * resolution * resolution * 3
+    needed = number * resolution * resolution * bytes_a_pixel
     memory = available_memory()
     if memory is not None and needed > memory:
         rule = f"{number} images at {resolution} px take {needed} bytes, and {memory} are there for this process"
@@ -284,7 +285,7 @@ def _dataset(name: str, class_names: Sequence[str], arrays: Sequence[Any], notes
         leaked=leaked,
         notes=(
             *notes,
-            *_leak_notes(leaked, len(val)),
+            *leak_notes(leaked, len(val)),
             *_repeat_notes(train, y_train, class_names),
             *_dark_notes(x_train),
         ),
@@ -309,10 +310,11 @@ def _check_learnable(train: Sequence[bytes], y_train: Labels, val: Sequence[byte
         raise DataError(f"the {len(val)} validation images are all the same image: no accuracy can be told from them")
 
 
-def _leak_notes(leaked: int, total: int) -> list[str]:
+def leak_notes(leaked: int, total: int, scores: str = "accuracies") -> list[str]:
+    """That so many of all validation images were seen in training; nothing where none was."""
     if not leaked:
         return []
-    rest = "pixel for pixel: the accuracies are flattered by what was seen in training"
+    rest = f"pixel for pixel: the {scores} are flattered by what was seen in training"
     return [f"{leaked} of {total} validation images stand in the training set too, {rest}"]
 
 

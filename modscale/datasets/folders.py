@@ -121,6 +121,7 @@ def open_folder(root: Path, *, may_split: bool) -> Labelled:
 
 def _find_splits(root: Path, *, may_split: bool) -> _Found:
     """Where the training and the validation images lie below `root`."""
+    _refuse_masks(root)
     found = _Found(root=_unwrap(root))
     if found.root != root:
         found.notes.append(f"the data lie in {within(found.root, root)}/")
@@ -148,6 +149,15 @@ def _find_splits(root: Path, *, may_split: bool) -> _Found:
         rule = f"has no folder val/; {LAYOUT}; this one holds {_contents(found.root)}"
         raise DataError(f"{rule}; `proxy: {{val_split: 0.1}}` sets a tenth of train/ aside instead", file=shown)
     return found
+
+
+def _refuse_masks(root: Path) -> None:
+    """Raises DataError for ADE20K's layout, in which no folder is a class."""
+    kids = _folders(None, root)
+    for folder in (root, kids[0]) if len(kids) == 1 else (root,):
+        if all((folder / kind / "training").is_dir() for kind in ("images", "annotations")):
+            rule = "holds images and a mask for each, as task: segmentation takes them, and no folders of classes"
+            raise DataError(rule, file=path_text(folder))
 
 
 def _unwrap(root: Path) -> Path:

@@ -125,12 +125,20 @@ def open_masks(source: str, *, reduce_zero: bool) -> MaskedImages:
         kids = [entry for entry in entries_of(None, root) if entry.is_dir()]
         if len(kids) == 1 and kids[0].name not in ("images", "annotations"):
             root = kids[0]
+        if kids and not any((root / kind).is_dir() for kind in ("images", "annotations")):
+            rule = f"has neither images/ nor annotations/; {LAYOUT}; images by class are for task: classification"
+            raise DataError(rule, file=path_text(root))
     pairs = {split: _pairs(root, split) for split in SPLITS}
     names, where = _class_names(root)
     seen = {split: _look_through(pairs[split], names, where, reduce_zero) for split in SPLITS}
     names = names or _numbered(root, seen, reduce_zero)
     absent = [name for number, name in enumerate(names) if number not in seen["training"]]
     notes = [f"no training mask has {len(absent)} of the {len(names)} classes: {some(absent)}"] if absent else []
+    strange = [names[number] for number in sorted(seen["validation"].keys() - seen["training"].keys())]
+    if strange:
+        notes.append(
+            f"{len(strange)} of them stand in validation masks, where they can only be missed: {some(strange)}"
+        )
     if len(names) < 2:
         raise DataError("needs at least two classes", file=path_text(root), value=list(names))
     return MaskedImages(

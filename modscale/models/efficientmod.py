@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from modscale.errors import InputError
 from modscale.models.blocks import BLOCKS, AttentionBlock, channels_first, channels_last
 from modscale.models.semantic_fpn import SemanticFPN, upsample
-from modscale.specs.spec import SEMANTIC_DIM, ModelSpec, StageSpec
+from modscale.specs.spec import FPN_DIM, SEMANTIC_DIM, ModelSpec, StageSpec
 
 POOLS = ("avg", "")
 """How features become a vector: their average, or not at all."""
@@ -247,15 +247,16 @@ EfficientMod.forward.__annotations__.update({"x": Tensor, "return": Tensor})
 class SegmentingEfficientMod(nn.Module):
     """The same stages under Semantic FPN: images [B, in_chans, R, R] to a mask for each class, [B, K, R, R], as logits.
 
-    The stages bear the same names as a classifier's, so that its weights are taken over as they are.
+    The stages bear the same names as a classifier's, so that its weights are taken over as they are. Semantic FPN has
+    its published channels, or others.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, pyramid_dim: int = FPN_DIM, branch_dim: int = SEMANTIC_DIM) -> None:
         super().__init__()
         self.patch_embed, self.layers = _backbone(spec)
         self.apply(_initialise)
-        self.fpn = SemanticFPN([stage.dim for stage in spec.stages])
-        self.head = nn.Conv2d(SEMANTIC_DIM, spec.num_classes, 1)
+        self.fpn = SemanticFPN([stage.dim for stage in spec.stages], pyramid_dim, branch_dim)
+        self.head = nn.Conv2d(branch_dim, spec.num_classes, 1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(cast("Tensor", self.head.bias))
         self.stride = spec.stem.stride

@@ -22,13 +22,16 @@ DROPOUT = 0.1
 
 
 class SemanticFPN(nn.Module):
-    """Maps [B, C_i, H_i, H_i], each half as wide as the one before, to [B, E, H_1, H_1]."""
+    """Maps [B, C_i, H_i, H_i], each half as wide as the one before, to [B, E, H_1, H_1].
 
-    def __init__(self, dims: Sequence[int]) -> None:
+    `pyramid_dim` and `branch_dim` are D and E, where they are not the published ones.
+    """
+
+    def __init__(self, dims: Sequence[int], pyramid_dim: int = FPN_DIM, branch_dim: int = SEMANTIC_DIM) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(dim, FPN_DIM, 1) for dim in dims)
-        self.smooth = nn.ModuleList(nn.Conv2d(FPN_DIM, FPN_DIM, 3, padding=1) for _ in dims)
-        self.branches = nn.ModuleList(_branch(level) for level in range(len(dims)))
+        self.laterals = nn.ModuleList(nn.Conv2d(dim, pyramid_dim, 1) for dim in dims)
+        self.smooth = nn.ModuleList(nn.Conv2d(pyramid_dim, pyramid_dim, 3, padding=1) for _ in dims)
+        self.branches = nn.ModuleList(_branch(level, pyramid_dim, branch_dim) for level in range(len(dims)))
         self.drop = nn.Dropout2d(DROPOUT)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -52,13 +55,13 @@ def upsample(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def _branch(level: int) -> nn.Sequential:
+def _branch(level: int, pyramid_dim: int, branch_dim: int) -> nn.Sequential:
     """From a pyramid's map of this level, 0 the finest, to the finest map's side: one conv for each doubling."""
     layers: list[nn.Module] = []
     for step in range(max(level, 1)):
         layers += [
-            nn.Conv2d(SEMANTIC_DIM if step else FPN_DIM, SEMANTIC_DIM, 3, padding=1, bias=False),
-            nn.BatchNorm2d(SEMANTIC_DIM),
+            nn.Conv2d(branch_dim if step else pyramid_dim, branch_dim, 3, padding=1, bias=False),
+            nn.BatchNorm2d(branch_dim),
             nn.ReLU(),
         ]
         if level:

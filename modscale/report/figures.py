@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from modscale.analysis.comparison import Compared
-from modscale.analysis.design_reading import DesignReading, ParameterReading, is_number
+from modscale.analysis.design_reading import DesignReading, ParameterReading, is_number, learnt_split, split_noun
 from modscale.analysis.front import Front
 from modscale.errors import printable
 from modscale.runs.metrics import METRICS, Z95, is_doubtful
@@ -68,12 +68,12 @@ class Picture:
 
 
 def plot_axes(objectives: Sequence[str]) -> tuple[str, str]:
-    """The metrics on the x and the y axis: the first two objectives, accuracy upwards, or one against size."""
+    """The metrics on the x and the y axis: the first two objectives, what is learnt upwards, or one against size."""
     if len(objectives) == 1:
         only = objectives[0]
         return ("flops" if only == "params" else "params", only)
     first, second = objectives[:2]
-    return (first, second) if second == "accuracy" else (second, first)
+    return (first, second) if METRICS[second].task else (second, first)
 
 
 def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[str, str], *, title: str) -> Picture:
@@ -134,7 +134,7 @@ def draw_reading(reading: DesignReading) -> Picture:
     """
     parameters = reading.parameters[:MOST_PARAMETERS]
     metrics = list(parameters[0].importance) if parameters else []
-    split = "accuracy" if parameters and "accuracy" in parameters[0].better else "front"
+    split = learnt_split(reading)
     with open_figure(8.4, 1.5 + 0.42 * max(len(parameters), 2)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for k, metric in enumerate(metrics):
@@ -162,7 +162,7 @@ def draw_reading(reading: DesignReading) -> Picture:
         right.set_xticks([])
         right.spines[["bottom", "left"]].set_visible(False)
         right.tick_params(axis="y", length=0)
-        by = "accuracy" if split == "accuracy" else "distance to the front"
+        by = split_noun(split)
         right.set_xlabel(f"halves by {by}: middle 80 %, median", fontsize=9)
         for label, colour in (("better half", COLOURS["front"]), ("worse half", COLOURS["dominated"])):
             right.plot([], [], color=colour, marker="o", ms=5, lw=3, label=label)
@@ -304,7 +304,7 @@ def _scale(axes: Axes, axis: str, trials: Sequence[Trial | Compared], metric: st
     label, factor = METRICS[metric].axis, METRICS[metric].axis_factor
     values = [(t.value(metric) or 0.0) * factor for t in trials]
     getattr(axes, f"set_{axis}label")(label)
-    if metric != "accuracy" and values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
+    if not METRICS[metric].task and values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
         getattr(axes, f"set_{axis}scale")("log")
         which = getattr(axes, f"{axis}axis")
         which.set_major_locator(LogLocator(subs=(1, 2, 5)))

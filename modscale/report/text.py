@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from modscale import __version__
-from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number
+from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number, split_noun
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import Front, limits_text
 from modscale.analysis.proxy_ranking import check_ranking
-from modscale.analysis.proxy_records import ranking_doubt, record_sentence
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.report.figures import Picture
 from modscale.report.growth import growth_text
+from modscale.report.proxy_text import all_results, fidelity_sentence, headline_doubt, noise_note, proxy_sentence
 from modscale.report.references import (
     beaten_sentence,
     numbers_text,
@@ -31,14 +31,9 @@ from modscale.report.references import (
 from modscale.rivals import reference_name
 from modscale.runs.experiment import mismatch_note
 from modscale.runs.folder import section
-from modscale.runs.metrics import METRICS, Metric, Results, doubts_text, metric_text, metrics_among
-from modscale.runs.trials import Trial, complete_trials
+from modscale.runs.metrics import LEARNT, METRICS, Metric, Results, doubts_text, metric_text, metrics_among
+from modscale.runs.trials import Trial
 from modscale.specs.spec import architecture_text
-from modscale.training.estimate import FITTED_PARAMS
-
-SIZE_MARGIN = 1.5
-"""Factor in params by which a network may lie beyond those of known accuracy before that is said."""
-SPLIT_NAMES = {"accuracy": "accuracy", "front": "distance to the front"}
 
 
 def write_context(
@@ -51,11 +46,13 @@ def write_context(
     """Everything the templates print, as text."""
     experiment, front, columns = run.experiment, run.front, run.columns
     states = [trial.state for trial in run.trials]
-    ranking = check_ranking(run.references)
+    learnt = LEARNT[experiment.proxy.task]
+    ranking = check_ranking(run.references, learnt.name)
     compared = run.compared
     rows = {t.number: _row(t, front, columns) for t in (*front.members, *front.dominated)}
     return {
         "name": experiment.space.name,
+        "learnt": {key: getattr(learnt, key) for key in ("noun", "superlative", "plural")},
         "version": __version__,
         "headline": _headline(run, front),
         "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
@@ -66,9 +63,9 @@ def write_context(
         "minutes": f"{_seconds(run) / 60:.1f}",
         "started": str(run.document.get("started", "not recorded")),
         "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
-        "proxy_sentence": _proxy_sentence(run),
+        "proxy_sentence": proxy_sentence(run),
         "fidelity_sentence": fidelity_sentence(run),
-        "noise_note": " ".join(filter(None, (_noise_note(run), _again_note(run)))),
+        "noise_note": " ".join(filter(None, (noise_note(run), _again_note(run)))),
         "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
         "front": [rows[t.number] for t in front.members],
@@ -94,17 +91,12 @@ def write_context(
         "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
         "reading": _reading_view(reading, reading_picture),
         "doubts": list(
-            filter(None, (doubts_text(metric, [*_all_results(run), *_rivals_results(run)]) for metric in columns))
+            filter(None, (doubts_text(metric, [*all_results(run), *_rivals_results(run)]) for metric in columns))
         ),
         "plot": _base64(picture.svg),
         "plot_note": _plot_note(list(experiment.objectives)),
         "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
     }
-
-
-def _all_results(run: Run) -> list[Results]:
-    """Of all that was measured to the end, the published networks included."""
-    return [trial.results for trial in (*complete_trials(run.trials), *complete_trials(run.references))]
 
 
 def _seconds(run: Run) -> float:
@@ -141,13 +133,15 @@ def _spared_sentence(trials: Sequence[Trial]) -> str:
 
 def _headline(run: Run, front: Front) -> str:
     """The first sentence of the report."""
-    best = max(front.members, key=lambda t: (t.value("accuracy") or 0.0, -(t.value("latency_ms") or 0.0)), default=None)
+    learnt = LEARNT[run.experiment.proxy.task]
+    best = max(
+        front.members, key=lambda t: (t.value(learnt.name) or 0.0, -(t.value("latency_ms") or 0.0)), default=None
+    )
     if best is None:
         return f"No trial is complete: {len(run.trials)} finished, and none of them could be measured to the end."
-    said = f"The most accurate network on the front is trial {best.number}: {', '.join(_measured(best))}."
+    said = f"The {learnt.superlative} network on the front is trial {best.number}: {', '.join(_measured(best))}."
     beaten = beaten_sentence(run.compared, len(front.members))
-    doubt = ranking_doubt(run.experiment.proxy, _data_name(run)) if fidelity_sentence(run) else ""
-    return " ".join(filter(None, (said, beaten, doubt)))
+    return " ".join(filter(None, (said, beaten, headline_doubt(run))))
 
 
 def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
@@ -171,72 +165,6 @@ def _plot_note(objectives: Sequence[str]) -> str:
     seen = " and ".join(METRICS[metric].noun for metric in objectives[:2])
     rest = " and ".join(METRICS[metric].noun for metric in objectives[2:])
     return f"Drawn by {seen} alone: a trial may be on the front for its {rest}, which the plot does not show."
-
-
-def _is_estimate(run: Run) -> bool:
-    """Whether the accuracies are estimates of full training; in older runs they are those of the short training."""
-    return any("accuracy_standard_error" in results for results in _all_results(run))
-
-
-def _proxy_sentence(run: Run) -> str:
-    data, proxy = section(run.document, "data"), run.experiment.proxy
-    known = {key: data.get(key, "an unknown number of") for key in ("classes", "train_images", "val_images")}
-    epochs = f"{proxy.epochs} epoch{'' if proxy.epochs == 1 else 's'}"
-    if not _is_estimate(run):
-        return (
-            f"The accuracy here is a proxy: the share of {known['val_images']} held-out images of {known['classes']}"
-            f" classes that a network gets right after {epochs} on {known['train_images']} training images at"
-            f" {proxy.resolution} px. It ranks the candidates of this run against each other. It is not ImageNet"
-            " accuracy, and a network that learns slowly may rank lower here than it would after full training."
-        )
-    return (
-        "The accuracy here is an estimate of the ImageNet-1K top-1 that full training (300 epochs, as in the paper)"
-        f" would reach: from the network's size, the share of the image that it sees, and its loss on"
-        f" {known['val_images']} held-out images of {known['classes']} classes after {epochs} on"
-        f" {known['train_images']} training images at {proxy.resolution} px, {proxy.width_factor:g} of its width."
-        " It ranks the candidates against each other; what they would reach on other data is another number."
-        + _extrapolation(run)
-    )
-
-
-def _extrapolation(run: Run) -> str:
-    """That the run's networks are of other sizes than those whose accuracies are known; empty where they are not."""
-    sizes = [results["params"] for results in _all_results(run)]
-    least, most = FITTED_PARAMS
-    if min(sizes) >= least / SIZE_MARGIN and max(sizes) <= most * SIZE_MARGIN:
-        return ""
-    ours, theirs = (
-        " to ".join(metric_text("params", value) for value in pair)
-        for pair in ((min(sizes), max(sizes)), FITTED_PARAMS)
-    )
-    return (
-        f" The networks here have {ours} params, those of known accuracy {theirs}: beyond these it is extrapolated, an"
-        " order rather than a number."
-    )
-
-
-def fidelity_sentence(run: Run) -> str:
-    """How well the run's proxy is known to rank; empty where the accuracies are no estimates, or there are none."""
-    if "accuracy" not in run.experiment.objectives or not _is_estimate(run):
-        return ""
-    return record_sentence(run.experiment.proxy, _data_name(run))
-
-
-def _data_name(run: Run) -> str:
-    return str(section(run.document, "data").get("name"))
-
-
-def _noise_note(run: Run) -> str:
-    """What ± after an accuracy means, and what it leaves out."""
-    if _is_estimate(run):
-        return (
-            "± after an accuracy is the standard error of the estimate: what size and a short training leave open, by"
-            " networks of known accuracy. Two networks of like build differ by less than that."
-        )
-    return (
-        "± after an accuracy is its standard error over the validation images. Noise between training seeds is not in"
-        " it: a run trains each candidate once."
-    )
 
 
 def _data_notes(run: Run) -> list[str]:
@@ -337,7 +265,7 @@ def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, 
         "summary": reading.summary,
         "plot": None if picture is None else _base64(picture.svg),
         "metrics": [METRICS[metric].noun for metric in first.importance] if first else [],
-        "splits": [SPLIT_NAMES[split] for split in first.better] if first else [],
+        "splits": [split_noun(split) for split in first.better] if first else [],
         "rows": [
             {
                 "name": parameter.name,

@@ -18,7 +18,7 @@ from typing import Any
 from modscale.document import Section, check_choice, key_places, read_yaml
 from modscale.errors import InputError, naming_file
 from modscale.rivals import reference_to_plain
-from modscale.runs.metrics import ACCURACY, LATENCY, METRICS, target_metric
+from modscale.runs.metrics import LATENCY, LEARNT, METRICS, target_metric
 from modscale.settings import (
     SETTINGS,
     LatencySettings,
@@ -41,8 +41,11 @@ from modscale.spaces.space import (
     parse_space,
     space_to_dict,
 )
-from modscale.specs.spec import ModelSpec, check_stem_fits
+from modscale.specs.published import published
+from modscale.specs.spec import ModelSpec, check_head_fits, check_stem_fits
 
+HEADS = {"segmentation": "semantic_fpn"}
+"""Task to the head of its networks, where that is no classifier's."""
 EXPERIMENT_KEYS = (*SPACE_KEYS, "objectives", "bands", *SETTINGS)
 LIMITED = (LATENCY.name,)
 """What is measured and may be constrained, with the latency on each further device: known before a candidate trains."""
@@ -60,7 +63,7 @@ class Experiment:
     bands: Mapping[str, Mapping[str, Bounds]]
     """Band to metric to limits, in the file's order."""
     proxy: ProxySettings
-    """The short training that gives a candidate's accuracy."""
+    """The short training that gives a candidate's accuracy, or mIoU."""
     latency: LatencySettings
     """How a candidate is timed."""
     search: SearchSettings
@@ -96,26 +99,29 @@ def parse_experiment(document: object) -> Experiment:
     devices = tuple(target_metric(target.name).name for target in latency.targets)
     metrics = (*METRICS, *devices)
     counted, limits = _parse_limits(top.raw("constraints"), (*LIMITED, *devices))
-    of_space = {key: value for key, value in top.values.items() if key in SPACE_KEYS}
-    space = parse_space(of_space | ({"constraints": counted} if "constraints" in of_space else {}), places)
     proxy = parse_proxy(top.raw("proxy"), "proxy", places)
+    of_space = _with_head(top.values, proxy.task)
+    space = parse_space(of_space | ({"constraints": counted} if "constraints" in of_space else {}), places)
     check_stem_fits(proxy.resolution, space.base.stem, "proxy.resolution")
-    return Experiment(
+    natural = {m.name: m.direction for m in (LEARNT[proxy.task], LATENCY)}
+    experiment = Experiment(
         space=space,
-        objectives=_parse_objectives(
-            top.raw("objectives", {m.name: m.direction for m in (ACCURACY, LATENCY)}), metrics, places
-        ),
-        bands=_parse_bands(or_empty(top.raw("bands")), metrics, places),
+        objectives=_parse_objectives(top.raw("objectives", natural), proxy.task, metrics, places),
+        bands=_parse_bands(or_empty(top.raw("bands")), proxy.task, metrics, places),
         proxy=proxy,
         latency=latency,
         search=parse_search(top.raw("search"), "search", places),
         limits=limits,
     )
+    _check_pyramids(experiment)
+    return experiment
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain values, as `space_to_dict` has its space: `parse_experiment` reads it unchanged."""
     space = space_to_dict(experiment.space)
+    if experiment.proxy.task in HEADS:  # whose default is another than a spec's
+        space["base"]["head"] = experiment.space.base.head
     limits = {metric: bounds_to_dict(bounds) for metric, bounds in experiment.limits.items()}
     return {
         **space,
@@ -175,8 +181,55 @@ def _parse_limits(document: object, limited: Sequence[str]) -> tuple[object, dic
     return {key: value for key, value in document.items() if key not in limited}, limits
 
 
-def _parse_objectives(document: object, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, str]:
+def _with_head(values: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """What a file says of its space, with the head that the task's networks have where it says none.
+
+    Raises:
+        InputError: a head that the task cannot teach.
+    """
+    space = {key: value for key, value in values.items() if key in SPACE_KEYS}
+    base = or_empty(space.get("base"))
+    if not isinstance(base, Mapping):
+        return space
+    taught = HEADS.get(task, "classifier")
+    if base.get("head", taught) not in ("classifier", taught) and base["head"] in HEADS.values():
+        needed = next(name for name, head in HEADS.items() if head == base["head"])
+        raise InputError(f"goes with proxy: {{task: {needed}}}", place="base.head", value=base["head"])
+    return {**space, "base": {"head": taught, **base}} if task in HEADS else space
+
+
+def _check_pyramids(experiment: Experiment) -> None:
+    """Raises InputError where a resolution does not fit Semantic FPN: that of the proxy, or a reference's."""
+    if experiment.proxy.task not in HEADS:
+        return
+    base, head = experiment.space.base, HEADS[experiment.proxy.task]
+    sides = {"proxy.resolution": experiment.proxy.resolution}
+    check_head_fits(replace(base, head=head, resolution=sides["proxy.resolution"]), "proxy.resolution")
+    if base.head == head:
+        sides["base.resolution"] = base.resolution
+    for i, name in enumerate(experiment.search.references):
+        if not isinstance(name, str):  # a rival is measured as it is
+            continue
+        for where, side in sides.items():
+            try:
+                check_head_fits(replace(published(name), head=head, resolution=side), where)
+            except InputError as error:
+                place = f"search.references[{i}]"
+                raise InputError(f"for {name} {where} {error.rule}", place=place, value=side) from error
+
+
+def _check_task(metric: str, task: str, place: str) -> None:
+    """Raises InputError for what only another task's training tells."""
+    if METRICS[metric].task not in ("", task):
+        mine, theirs = LEARNT[task].name, METRICS[metric].task
+        rule = f"is told by proxy: {{task: {theirs}}}; with task: {task} it is {mine}"
+        raise InputError(rule, place=place, value=metric)
+
+
+def _parse_objectives(document: object, task: str, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, str]:
     section = Section(document, metrics, place="objectives", what="metric to direction", elsewhere=places)
+    for key in section.values:
+        _check_task(key, task, "objectives")
     if not section.values:
         raise InputError(f"must name at least one of {', '.join(metrics)}", place="objectives")
     return {
@@ -184,7 +237,9 @@ def _parse_objectives(document: object, metrics: Sequence[str], places: Mapping[
     }
 
 
-def _parse_bands(document: object, metrics: Sequence[str], places: Mapping[str, str]) -> dict[str, dict[str, Bounds]]:
+def _parse_bands(
+    document: object, task: str, metrics: Sequence[str], places: Mapping[str, str]
+) -> dict[str, dict[str, Bounds]]:
     if not isinstance(document, Mapping):
         raise InputError("must be a mapping (band to limits)", place="bands", value=document)
     bands: dict[str, dict[str, Bounds]] = {}
@@ -192,5 +247,7 @@ def _parse_bands(document: object, metrics: Sequence[str], places: Mapping[str, 
         if not isinstance(name, str) or not BAND_NAME.fullmatch(name):
             raise InputError("a band's name is 1 to 60 letters, digits, - and _", place="bands", value=name)
         section = Section(limits, metrics, place=f"bands.{name}", what="metric to limits", elsewhere=places)
+        for key in section.values:
+            _check_task(key, task, f"bands.{name}")
         bands[name] = {key: parse_bounds(section.values[key], section.at(key)) for key in section.values}
     return bands

@@ -71,6 +71,14 @@ class Metric:
     """Half of the 95 % interval, in its own unit; 0 where it is exact or its noise is not known."""
     unit: str = ""
     """The unit of `short`."""
+    task: str = ""
+    """The task whose proxy tells it, see `settings.TASK_PROXIES`; empty where no training does."""
+    superlative: str = ""
+    """Of a learnt metric, what the best of some networks is, before the word."""
+    plural: str = ""
+    """Of a learnt metric, several values."""
+    meaning: str = ""
+    """Of a learnt metric, what it is, in a clause."""
 
     @property
     def heading(self) -> str:
@@ -111,11 +119,18 @@ def _short_accuracy(results: Results) -> str:
     return f"{100 * results['accuracy']:.1f} ± {100 * (_accuracy_error(results) or 0.0):.1f}"
 
 
+_OF_HELD_OUT: dict[str, Rule] = {"val_images": partial(check_integer, low=1), "val_loss": partial(check_number, low=0)}
+"""What every short training tells besides its score."""
+
 ACCURACY = Metric(
     name="accuracy",
     direction="maximize",
     noun="accuracy",
     unit="%",
+    task="classification",
+    superlative="most accurate",
+    plural="accuracies",
+    meaning="accuracy is the ImageNet top-1 expected of full training",
     limit="an accuracy of {}",
     axis="expected top-1, %",
     axis_factor=100.0,
@@ -123,8 +138,7 @@ ACCURACY = Metric(
     details={
         "accuracy_standard_error": partial(check_number, low=0),
         "trained_accuracy": partial(check_number, low=0, high=1),
-        "val_images": partial(check_integer, low=1),
-        "val_loss": partial(check_number, low=0),
+        **_OF_HELD_OUT,
         "anchor_loss": partial(check_number, low=0),
     },
     text=_percent,
@@ -133,6 +147,37 @@ ACCURACY = Metric(
     brief=lambda results: f"accuracy {results['accuracy']:.1%}",
     standard_error=lambda results: _accuracy_error(results) or 0.0,
     half_width=lambda results: Z95 * (_accuracy_error(results) or 0.0),
+)
+
+
+def _miou_error(results: Results) -> float:
+    return results.get("miou_standard_error", 0.0)
+
+
+MIOU = Metric(
+    name="miou",
+    direction="maximize",
+    noun="mIoU",
+    unit="%",
+    task="segmentation",
+    superlative="best segmenting",
+    plural="mIoUs",
+    meaning="mIoU is that of a short training of a thin copy",
+    limit="a mIoU of {}",
+    axis="mIoU after the short training, %",
+    axis_factor=100.0,
+    rule=partial(check_number, low=0, high=1),
+    details={
+        "miou_standard_error": partial(check_number, low=0),
+        "pixel_accuracy": partial(check_number, low=0, high=1),
+        **_OF_HELD_OUT,
+    },
+    text=_percent,
+    short=lambda results: f"{100 * results['miou']:.1f} ± {100 * _miou_error(results):.1f}",
+    full=lambda results: f"{100 * results['miou']:.1f} ± {100 * _miou_error(results):.1f} %",
+    brief=lambda results: f"mIoU {results['miou']:.1%}",
+    standard_error=_miou_error,
+    half_width=lambda results: Z95 * _miou_error(results),
 )
 
 
@@ -253,8 +298,10 @@ class _Metrics(dict[str, Metric]):
         return _latency_metric(name.removeprefix("latency_").removesuffix("_ms"))
 
 
-METRICS: dict[str, Metric] = _Metrics({metric.name: metric for metric in (ACCURACY, LATENCY, PARAMS, FLOPS)})
+METRICS: dict[str, Metric] = _Metrics({metric.name: metric for metric in (ACCURACY, MIOU, LATENCY, PARAMS, FLOPS)})
 """Every metric that any experiment has by its name, in the order in which tables show them."""
+LEARNT = {metric.task: metric for metric in METRICS.values() if metric.task}
+"""Of each task of the proxies the metric that the short training tells."""
 
 
 def metrics_among(keys: Iterable[str]) -> tuple[Metric, ...]:
@@ -275,6 +322,11 @@ def is_target_metric(name: str) -> bool:
 def target_metric(device: str) -> Metric:
     """The latency on a device of `latency.targets`, or of what `latency` itself is about where that has no name."""
     return METRICS[f"latency_{device}_ms"] if device else LATENCY
+
+
+def learnt_of(names: Iterable[str]) -> Metric | None:
+    """The first of these metrics that a training tells; None where none does. Other keys are passed over."""
+    return next((METRICS[name] for name in names if name in METRICS and METRICS[name].task), None)
 
 
 def metric_text(metric: str, value: float, *, exact: bool = False) -> str:

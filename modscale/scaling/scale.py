@@ -121,7 +121,7 @@ def scale_model(
         raise InputError(f"must be one of {', '.join(COUNT_METRICS)}, latency_ms", place="metric", value=metric)
     if metric == "latency_ms" and measure is None:
         raise InputError("needs something that measures", place=metric, value=target)
-    if spec.head != "classifier":  # the tables by which counts are looked up have a classifier's head alone
+    if spec.head != "classifier":  # few of the resolutions that a network grows through fit a pyramid
         raise InputError("must be classifier: scale its classifier, then set the head", place="head", value=spec.head)
     check_number(target, metric, above=0)
     check_number(tolerance, "tolerance", low=0, below=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modscale.files import scratch_folder
 from modscale.runs.experiment import Experiment
-from modscale.runs.metrics import ACCURACY, Results, target_metric
+from modscale.runs.metrics import Results, learnt_of, target_metric
 from modscale.runs.trials import Rung
 from modscale.searching.bench import Bench
 from modscale.searching.worker import DataSummary
@@ -156,7 +156,7 @@ class Evaluator:
             experiment.proxy,
             experiment.latency,
             seed=experiment.search.seed,
-            rungs=experiment.search.rungs if ACCURACY.name in experiment.objectives else (),
+            rungs=experiment.search.rungs if learnt_of(experiment.objectives) else (),
             debug=debug,
             note=note,
             timings=timings,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from modscale.arrays import FloatArray, IntArray
-from modscale.runs.metrics import ACCURACY, Results
+from modscale.runs.metrics import METRICS, Results, learnt_of
 from modscale.runs.trials import Rung, Trial
 from modscale.settings import SearchSettings
 
@@ -33,7 +33,7 @@ def make_judge(
 
     The judge takes the finished trials, what is known of a candidate and the rungs that it has reached.
     """
-    if not search.rungs or ACCURACY.name not in objectives:
+    if not search.rungs or learnt_of(objectives) is None:
         return None
     return lambda trials, results, rungs: judge_rung(objectives, search.keep, trials, results, rungs)
 
@@ -52,7 +52,7 @@ def judge_rung(
         return None
     here = rungs[-1]
     # What the training, or a later measure, is to tell is not known yet.
-    known = [metric for metric in objectives if metric in results and metric != ACCURACY.name]
+    known = [metric for metric in objectives if metric in results and not METRICS[metric].task]
     values = [[here.value, *(results[metric] for metric in known)]]
     values += [
         [rung.value, *(trial[metric] for metric in known)]

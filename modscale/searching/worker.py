@@ -15,7 +15,8 @@ from modscale.errors import DataError, TrialFailed
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
 
-if TYPE_CHECKING:  # it loads torch
+if TYPE_CHECKING:  # the latter loads torch
+    from modscale.datasets.dataset import Dataset
     from modscale.training.proxies import ProxyScore
 
 
@@ -52,19 +53,12 @@ class Tasks:
         self.scores: Iterator[ProxyScore] | None = None
 
     def load(self) -> DataSummary:
-        from modscale.datasets.dataset import load_dataset
-        from modscale.training.proxy import describe_device, out_of_memory_as, prepare
+        from modscale.training.proxy import out_of_memory_as
+        from modscale.training.proxy_data import describe_device, prepare
 
         rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
         with out_of_memory_as(DataError(rule, file=self.source)):
-            dataset = load_dataset(
-                self.source,
-                resolution=self.proxy.resolution,
-                train_images=self.proxy.train_images,
-                val_images=self.proxy.val_images,
-                seed=self.seed,
-                val_split=self.proxy.val_split,
-            )
+            dataset = self._dataset()
             self.prepared = prepare(dataset, self.proxy)
         return DataSummary(
             source=self.source,
@@ -79,6 +73,21 @@ class Tasks:
             device=describe_device(self.proxy),
             notes=dataset.notes,
         )
+
+    def _dataset(self) -> Dataset:
+        from modscale.datasets.dataset import load_dataset
+        from modscale.datasets.dense import load_dense_dataset
+
+        proxy = self.proxy
+        sizes: dict[str, Any] = {
+            "resolution": proxy.resolution,
+            "train_images": proxy.train_images,
+            "val_images": proxy.val_images,
+            "seed": self.seed,
+        }
+        if proxy.task == "segmentation":
+            return load_dense_dataset(self.source, **sizes, reduce_zero=proxy.reduce_zero_label)
+        return load_dataset(self.source, **sizes, val_split=proxy.val_split)
 
     def export(self, spec: ModelSpec, file: Path) -> float:
         from modscale.deploy.export import export_onnx, fresh_network
@@ -119,7 +128,7 @@ class Tasks:
     def after_answer(self) -> None:
         """Called when a task's answer, and an error's hold on its frames, are gone."""
         if self.has_trained:
-            from modscale.training.proxy import release_memory
+            from modscale.training.proxy_data import release_memory
 
             release_memory(self.prepared)
             self.has_trained = False

@@ -28,6 +28,7 @@ from modscale.specs.spec import (
     Rule,
     StageSpec,
     check_attention_width,
+    check_head_fits,
     parse_base,
     spec_to_dict,
 )
@@ -36,7 +37,7 @@ SPACE_STAGE_KEYS = (*STAGE_KEYS[:2], "expansion", *STAGE_KEYS[2:])
 RULES: Mapping[str, Rule] = {**STAGE_RULES, "expansion": partial(check_integer, high=MAX_RATIO)}
 LIST_KEYS = ("mlp_ratios", "context")
 RANGE_KEYS = ("dim", "depth", "expansion", "kernel_size", "attention_depth", "attention_mlp_ratio")
-BASE_KEYS = tuple(key for key in MODEL_KEYS if key not in ("name", "stages", "head"))
+BASE_KEYS = tuple(key for key in MODEL_KEYS if key not in ("name", "stages"))
 SPACE_KEYS = ("name", "base", "stages", "constraints")
 SECTIONS = {
     "the top level": SPACE_KEYS,
@@ -188,9 +189,11 @@ def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> Spac
         first[parameter.stage][key] = value
     stated = or_empty(top.raw("base"))
     base = parse_base(stated, "base", allowed=BASE_KEYS, elsewhere=elsewhere)
+    spec = ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first))
+    check_head_fits(spec, "base.resolution")
     return Space(
         name=name,
-        base=ModelSpec(**{**base, "name": name}, stages=tuple(StageSpec(**stage) for stage in first)),
+        base=spec,
         from_data=tuple(key for key in DATA_KEYS if isinstance(stated, Mapping) and key not in stated),
         parameters=parameters,
         constraints=_parse_constraints(or_empty(top.raw("constraints")), elsewhere),

@@ -10,7 +10,7 @@ Shapes: N architectures, S stages, n options of one stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -23,7 +23,15 @@ from modscale.arrays import MAX_COUNT, BoolArray, IntArray
 from modscale.errors import InputError
 from modscale.spaces.space import Constraints, Parameter, Space
 from modscale.spaces.stage_tables import StageTable, build_stage_table, check_range
-from modscale.specs.counts import Tally, tally_downsample, tally_head, tally_stem
+from modscale.specs.counts import (
+    Tally,
+    tally_downsample,
+    tally_head,
+    tally_lateral,
+    tally_masks,
+    tally_pyramid,
+    tally_stem,
+)
 from modscale.specs.spec import ModelSpec
 
 MAX_TABLED_OPTIONS = 5_000_000
@@ -165,12 +173,26 @@ def build_tables(space: Space) -> SpaceTables:
         one, two = (_by_dim(stage.dim, partial(tally_downsample, n, next_side=side)) for n in (1, 2))
         slope.append(two - one)
         entry.append(one - slope[-1])
-    entry[-1] = entry[-1] + _by_dim(stages[-1].dim, lambda dim: tally_head(dim, sides[-1], base.num_classes))
+    for i, rows in _head_costs(base, stages):
+        entry[i] = entry[i] + rows
     largest = sum(int(stage.cost.max()) for stage in stages) + sum(int(rows.max()) for rows in entry)
     largest += sum(int(stages[i].dim.max()) * int(rows.max()) for i, rows in enumerate(slope[1:]))
     check_range(largest, "stages")
     cost = tuple(stage.cost + rows for stage, rows in zip(stages, entry, strict=True))
     return SpaceTables(space=space, stages=stages, cost=cost, slope=tuple(slope))
+
+
+def _head_costs(base: ModelSpec, stages: Sequence[StageTable]) -> Iterator[tuple[int, IntArray]]:
+    """Index of a stage and [n, 2] what the head adds to the cost of its options."""
+    sides, last = base.sides(), len(stages) - 1
+    if base.head == "classifier":
+        yield last, _by_dim(stages[-1].dim, lambda dim: tally_head(dim, sides[-1], base.num_classes))
+        return
+    for i, stage in enumerate(stages):
+        yield i, _by_dim(stage.dim, partial(tally_lateral, side=sides[i]))
+    shared = [tally(base).totals() for tally in (tally_pyramid, tally_masks)]
+    check_range(max(map(max, shared)), "stages")
+    yield last, np.broadcast_to(np.array(shared, dtype=np.int64).sum(axis=0), (stages[-1].size, 2))
 
 
 def _by_dim(dims: IntArray, tally: Callable[[Any], Tally]) -> IntArray:

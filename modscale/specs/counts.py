@@ -105,7 +105,7 @@ def count_model(spec: ModelSpec) -> ModelCount:
         if i + 1 < len(sides):
             pieces.append((f"downsample[{i}]", tally_downsample(stage.dim, spec.stages[i + 1].dim, sides[i + 1])))
     if spec.head == "semantic_fpn":
-        pieces += [("fpn", _tally_semantic_fpn(spec)), ("head", _tally_masks(spec))]
+        pieces += [("fpn", _tally_semantic_fpn(spec)), ("head", tally_masks(spec))]
     else:
         pieces.append(("head", tally_head(spec.stages[-1].dim, sides[-1], spec.num_classes)))
     parts = tuple(
@@ -143,11 +143,25 @@ def tally_head(dim: int, side: int, num_classes: int) -> Tally:
 
 
 def _tally_semantic_fpn(spec: ModelSpec) -> Tally:
-    """Laterals, top-down path, output convs and the segmentation branch, as `models/semantic_fpn.py` has them."""
-    tally = Tally()
-    sides = spec.sides()
-    for i, (stage, side) in enumerate(zip(spec.stages, sides, strict=True)):
+    """All of Semantic FPN but its last layer, as `models/semantic_fpn.py` has it."""
+    tally = tally_pyramid(spec)
+    for stage, side in zip(spec.stages, spec.sides(), strict=True):
         tally.conv(side**2, stage.dim, FPN_DIM, 1)
+    return tally
+
+
+def tally_lateral(dim: int, side: int) -> Tally:
+    """What leads a stage's map into Semantic FPN: the only part of it that depends on the stage's width."""
+    tally = Tally()
+    tally.conv(side**2, dim, FPN_DIM, 1)
+    return tally
+
+
+def tally_pyramid(base: ModelSpec) -> Tally:
+    """Top-down path, output convs and the segmentation branch: what all models of a space share."""
+    tally = Tally()
+    sides = base.sides()
+    for i, side in enumerate(sides):
         tally.conv(side**2, FPN_DIM, FPN_DIM, 3)
         if i:
             tally.add("upsample", 0, sides[i - 1] ** 2 * FPN_DIM)
@@ -160,11 +174,11 @@ def _tally_semantic_fpn(spec: ModelSpec) -> Tally:
     return tally
 
 
-def _tally_masks(spec: ModelSpec) -> Tally:
-    """A mask for each class at stride 4, then at the input's size."""
+def tally_masks(base: ModelSpec) -> Tally:
+    """A mask for each class at the first map's side, then at the input's size."""
     tally = Tally()
-    tally.conv(spec.sides()[0] ** 2, SEMANTIC_DIM, spec.num_classes, 1)
-    tally.add("upsample", 0, 4 * spec.resolution**2 * spec.num_classes)
+    tally.conv(base.sides()[0] ** 2, SEMANTIC_DIM, base.num_classes, 1)
+    tally.add("upsample", 0, 4 * base.resolution**2 * base.num_classes)
     return tally
 
 

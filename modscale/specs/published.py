@@ -37,6 +37,8 @@ class NamedModel:
     """Where the paper prints the row."""
     paper: Mapping[str, float]
     """Printed figures: `top1`, `distilled_top1` (%), `params_m` (1e6), `flops_g` (1e9), `gpu_ms`, `cpu_ms`."""
+    dense: Mapping[str, float]
+    """Printed in Table 7 of it under Semantic FPN, at 512 pixels on ADE20K: `params_m`, `flops_g`, `miou` (%)."""
     note: str
     """What was tried where the size does not follow from the paper; empty where it does."""
 
@@ -90,6 +92,7 @@ def list_models() -> tuple[NamedModel, ...]:
             same_as=entry.get("same_as"),
             table=entry["table"],
             paper=entry["paper"],
+            dense=entry.get("dense", {}),
             note=entry.get("note", ""),
         )
         for name, entry in _entries().items()

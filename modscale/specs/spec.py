@@ -158,7 +158,6 @@ def parse_spec(document: object, place: str = "") -> ModelSpec:
     base = parse_base(document, place, allowed=MODEL_KEYS)
     spec = ModelSpec(
         **base,
-        head=top.choice("head", "classifier", HEADS),
         stages=tuple(parse_stage(stage, f"{top.at('stages')}[{i}]") for i, stage in enumerate(stages)),
     )
     check_head_fits(spec, top.at("resolution"))
@@ -184,6 +183,7 @@ def parse_base(
         "resolution": resolution,
         "in_chans": top.integer("in_chans", 3, high=1024),
         "num_classes": top.integer("num_classes", 1000, high=1_000_000),
+        "head": top.choice("head", "classifier", HEADS),
         "stem": stem,
         "layer_scale": None
         if layer_scale is None

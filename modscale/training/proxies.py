@@ -1,7 +1,8 @@
 """The proxies by name: what gives a network its score in place of full training.
 
-One more proxy is one more function here with its row in `SCORES`, and its settings in `settings.PROXIES`. A space names
-it as `proxy: {method: NAME}`, and `modscale fidelity --proxy NAME` tells how it ranks networks of known accuracy.
+One more proxy is one more function here with its row in `SCORES`, and its settings in `settings.TASK_PROXIES`. A space
+names it as `proxy: {method: NAME}`, and `modscale fidelity --proxy NAME` tells how one of classification ranks networks
+of known accuracy.
 
 A proxy gives a score at each rung, a share of what it does, and goes on only when the next is asked for; the last one
 is its score. One that wraps another maps what the other yields.
@@ -24,7 +25,8 @@ from modscale.specs.spec import ModelSpec
 from modscale.training.estimate import ANCHOR
 
 if TYPE_CHECKING:
-    from modscale.training.proxy import ProxyData, ProxyResult
+    from modscale.training.proxy import ProxyResult
+    from modscale.training.proxy_data import ProxyData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,11 +103,39 @@ def _anchor() -> ModelSpec:
     return published(ANCHOR)
 
 
-SCORES: dict[str, Callable[[ModelSpec, ProxyData, ProxySettings, int, Sequence[float]], Iterator[ProxyScore]]] = {
-    "thin": score_by_training,
-    "train": score_by_training,
+def score_by_masks(
+    spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int, rungs: Sequence[float]
+) -> Iterator[ProxyScore]:
+    """The mIoU on held-out images after a short training under Semantic FPN, as it is.
+
+    No size is put to it, as it is for a classifier: the paper has the mIoU of two networks of ours, both of one size,
+    and nothing else says what size is worth there.
+    """
+    from modscale.training.proxy import train_to_rungs
+
+    for result in train_to_rungs(spec, data, settings, seed=seed, rungs=rungs):
+        assert result.miou is not None and result.miou_error is not None  # noqa: S101, PT018  # the data are masks
+        yield ProxyScore(
+            score=result.miou,
+            standard_error=result.miou_error,
+            results={
+                "miou": result.miou,
+                "miou_standard_error": result.miou_error,
+                "pixel_accuracy": result.accuracy,
+                "val_images": result.val_images,
+                "val_loss": result.val_loss,
+            },
+        )
+
+
+Score = Callable[["ModelSpec", "ProxyData", ProxySettings, int, Sequence[float]], Iterator[ProxyScore]]
+SCORES: dict[str, dict[str, Score]] = {
+    "classification": {"thin": score_by_training, "train": score_by_training},
+    "segmentation": {"thin": score_by_masks},
 }
-"""Each takes a spec, the data, the settings, a seed and the rungs, rising shares that end in 1; gives a score a rung.
+"""By task and method; each takes a spec, the data, the settings, a seed and the rungs, rising shares that end in 1.
+
+It gives a score a rung.
 
 Raises TrialFailed: the network cannot be scored.
 """
@@ -119,7 +149,7 @@ def score_to_rungs(
     Raises:
         TrialFailed: the network cannot be scored, also where a score is not finite.
     """
-    for found in SCORES[settings.method](spec, data, settings, seed, rungs):
+    for found in SCORES[settings.task][settings.method](spec, data, settings, seed, rungs):
         if not isfinite(found.score):
             raise TrialFailed(f"the proxy {settings.method} gave no finite score: {found.score}")
         yield found

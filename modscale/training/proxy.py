@@ -11,64 +11,34 @@ Shapes: N images, B batch, C channels, R side in pixels.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modscale.datasets.dataset import Dataset
-from modscale.errors import ModscaleError, ProviderError, TrialFailed
+from modscale.datasets.scenes import IGNORED
+from modscale.errors import InputError, ModscaleError, TrialFailed
 from modscale.machine import available_cores
-from modscale.models.efficientmod import build_network
+from modscale.models.efficientmod import SegmentingEfficientMod, build_network
 from modscale.settings import ProxySettings
-from modscale.specs.spec import ModelSpec, StageSpec
+from modscale.specs.spec import FPN_DIM, SEMANTIC_DIM, ModelSpec, StageSpec, check_head_fits
 from modscale.training import recipe
+from modscale.training.mask_scores import mask_loss, mean_iou, miou_error, tally_pixels
+from modscale.training.proxy_data import ProxyData
 from modscale.training.slices import Slices
 
-EVAL_BATCH = 250
-"""Validation images a forward pass."""
+EVAL_BATCH, EVAL_MASKS = 250, 25
+"""Validation images a forward pass, classified and segmented."""
 LEAST_WIDTH = 8
 """Channels below which no stage is thinned."""
 LAST_STEPS = 50
 """Steps over which the final training loss is averaged."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ProxyData:
-    """A data set as tensors on one device, prepared once for all trials; bytes, a quarter of the memory of floats."""
-
-    x_train: Tensor
-    """[N, C, R, R], uint8, in channels-last memory."""
-    y_train: Tensor
-    """[N], int64."""
-    x_val: Tensor
-    """[M, C, R, R], uint8, in channels-last memory."""
-    y_val: Tensor
-    """[M], int64."""
-    mean: Tensor
-    """[C, 1, 1], float32, over the training images."""
-    deviation: Tensor
-    """[C, 1, 1], float32, over the training images; at least 1, so that a constant channel stays finite."""
-    num_classes: int
-    """Outputs of the head."""
-    known: dict[Any, tuple[ProxyResult, ...]] = field(default_factory=dict)
-    """Trainings on these data whose results are wanted again, see `proxies.py`."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.x_train.device
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images [B, C, R, R], uint8, as float32: zero mean and unit deviation a channel over the training images."""
-        return (images.float() - self.mean) / self.deviation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,79 +46,27 @@ class ProxyResult:
     """What one proxy training gave, so far or at its end."""
 
     accuracy: float
-    """Share of the validation images classified correctly, 0 to 1."""
+    """Share of the validation images, of masks of their labelled pixels, classified correctly, 0 to 1."""
     correct: int
-    """Validation images classified correctly."""
+    """Validation images, or pixels, classified correctly."""
     val_images: int
     """Validation images."""
     val_loss: float
-    """Mean cross-entropy over the validation images, nats; without label smoothing."""
+    """Mean cross-entropy over the validation images or pixels, nats; without label smoothing."""
     val_loss_error: float
     """Its standard error over the validation images, nats."""
-    train_loss: float
+    miou: float | None = None
+    """Of masks the mean intersection by union over the classes, 0 to 1; None where images are classified."""
+    miou_error: float | None = None
+    """Its standard error over the validation images."""
+    train_loss: float = 0.0
     """Mean label-smoothed cross-entropy over the last `LAST_STEPS` steps."""
-    steps: int
+    steps: int = 0
     """Optimiser steps."""
-    seconds: float
+    seconds: float = 0.0
     """Wall time of training and validation, without the pauses."""
-    epoch_losses: tuple[float, ...]
+    epoch_losses: tuple[float, ...] = ()
     """Mean training loss of each epoch, of the last one as far as it has come."""
-
-
-def resolve_device(settings: ProxySettings) -> torch.device:
-    """The device to train on. Raises ProviderError where CUDA is asked for and absent."""
-    available = torch.cuda.is_available()
-    if settings.device == "cuda" and not available:
-        raise ProviderError("no CUDA device is available to torch", place="proxy.device", value="cuda")
-    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
-
-
-def describe_device(settings: ProxySettings) -> str:
-    """The device to train on, as in `cpu` or `cuda (NVIDIA H200)`. Raises ProviderError, see `resolve_device`."""
-    device = resolve_device(settings)
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-def prepare(dataset: Dataset, settings: ProxySettings) -> ProxyData:
-    """The data set as tensors on the settings' device. Raises ProviderError, see `resolve_device`."""
-    device = resolve_device(settings)
-    x_train, x_val = (
-        torch.from_numpy(x).to(device).permute(0, 3, 1, 2)  # [N, H, W, C] to [N, C, H, W], the memory as it was
-        for x in (dataset.x_train, dataset.x_val)
-    )
-    moments = [_moments(x_train[:, channel]) for channel in range(x_train.shape[1])]
-    mean, deviation = torch.tensor(moments, device=device)[..., None, None].unbind(1)
-    return ProxyData(
-        x_train=x_train,
-        y_train=torch.from_numpy(dataset.y_train).to(device),
-        x_val=x_val,
-        y_val=torch.from_numpy(dataset.y_val).to(device),
-        mean=mean,
-        deviation=deviation.clamp_min(1.0),
-        num_classes=dataset.num_classes,
-    )
-
-
-def _moments(channel: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of bytes [N, R, R], from how often each occurs: exact, without a copy as floats."""
-    counts = [0] * 256
-    for images in torch.split(channel, 1024):
-        found = torch.bincount(images.flatten(), minlength=256).tolist()
-        counts = [count + more for count, more in zip(counts, found, strict=True)]
-    total = sum(counts)
-    first = sum(count * value for value, count in enumerate(counts))
-    second = sum(count * value * value for value, count in enumerate(counts))
-    return first / total, math.sqrt((second * total - first * first) / total / max(1, total - 1))
-
-
-def release_memory(data: ProxyData) -> None:
-    """Frees what a training that has returned left in reference cycles, and gives it back to the GPU.
-
-    ONNX Runtime is timed there next.
-    """
-    gc.collect()
-    if data.device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def train_proxy(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, seed: int) -> ProxyResult:
@@ -195,7 +113,7 @@ def train_to_rungs(
 
 def _started(spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: int) -> nn.Module:
     """The network before its first step."""
-    network = build_network(spec, seed=seed)
+    network = _build(spec, settings, seed)
     if settings.replace_batch_norm:
         recipe.replace_batch_norm(network)
     recipe.rescale_weights(network)
@@ -208,26 +126,19 @@ def _legs(
 ) -> Iterator[ProxyResult]:
     """What stands at each rung, its seconds left open; draws from the global random state."""
     for losses in _train(network, data, settings, seed, rungs, slices):
-        correct, val_loss, val_loss_error = _evaluate(network, data, slices)
-        total = len(data.y_val)
-        yield ProxyResult(
-            accuracy=correct / total,
-            correct=correct,
-            val_images=total,
-            val_loss=val_loss,
-            val_loss_error=val_loss_error,
+        yield replace(
+            _evaluate(network, data, slices),
             train_loss=torch.cat(losses)[-LAST_STEPS:].mean().item(),
             steps=sum(map(len, losses)),
-            seconds=0.0,
             epoch_losses=tuple(torch.stack([epoch.mean() for epoch in losses]).tolist()),
         )
 
 
 def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> ModelSpec:
-    """The network that is trained in place of `spec`: the task's input and classes, the proxy's widths and LayerScale.
+    """The network that is trained in place of `spec`: the task's input, classes and head, the proxy's widths and scale.
 
     Raises:
-        TrialFailed: the stem's kernel is larger than the proxy's images.
+        TrialFailed: the proxy's images are smaller than the stem's kernel, or do not fit Semantic FPN.
     """
     channels, side = data.x_train.shape[1:3]
     small = replace(
@@ -236,15 +147,33 @@ def proxy_spec(spec: ModelSpec, data: ProxyData, settings: ProxySettings) -> Mod
         resolution=side,
         in_chans=channels,
         num_classes=data.num_classes,
+        head="semantic_fpn" if data.is_dense else "classifier",
         layer_scale=None if spec.layer_scale is None else settings.layer_scale,
     )
     if small.sides()[0] < 1:
         raise TrialFailed(f"the stem's {spec.stem.kernel_size} px kernel does not fit the proxy's {side} px images")
+    try:
+        check_head_fits(small, "proxy.resolution")
+    except InputError as error:
+        raise TrialFailed(str(error)) from error
     return small
 
 
+def _build(spec: ModelSpec, settings: ProxySettings, seed: int) -> nn.Module:
+    """The network of a proxy's spec; Semantic FPN is as thin as the stages."""
+    if spec.head == "classifier":
+        return build_network(spec, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SegmentingEfficientMod(spec, *(_thin(dim, settings) for dim in (FPN_DIM, SEMANTIC_DIM)))
+
+
+def _thin(dim: int, settings: ProxySettings) -> int:
+    return min(dim, max(LEAST_WIDTH, round(dim * settings.width_factor)))
+
+
 def _proxy_stage(stage: StageSpec, settings: ProxySettings) -> StageSpec:
-    thin = replace(stage, dim=min(stage.dim, max(LEAST_WIDTH, round(stage.dim * settings.width_factor))))
+    thin = replace(stage, dim=_thin(stage.dim, settings))
     if not settings.replace_attention:
         return thin
     return replace(thin, depth=stage.depth + stage.attention_depth, attention_depth=0)
@@ -273,9 +202,10 @@ def _train(
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * group["scale"] * factor
             rows = order[i * batch : (i + 1) * batch]
-            images = data.normalise(data.x_train[rows])
-            images = _flip(images, generator) if settings.flip else images
-            mean_loss = partial(_loss, network, images, data.y_train[rows], settings.label_smoothing)
+            images, answers = data.normalise(data.x_train[rows]), data.y_train[rows].long()
+            if settings.flip:
+                images, answers = _flip(images, answers, generator)
+            mean_loss = partial(_loss, network, images, answers, settings.label_smoothing)
             losses[epoch, i] = slices.learn(mean_loss)
             optimiser.step()
             reached = ends.count(step + 1)  # several, where there are fewer steps than rungs
@@ -286,25 +216,36 @@ def _train(
                 network.train()
 
 
-def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of the images [B, C, R, R] mirrored left to right with probability a half."""
+def _flip(images: Tensor, answers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each of the images [B, C, R, R] mirrored left to right with probability a half, its mask [B, R, R] with it."""
     mirrored = torch.rand(len(images), generator=generator).lt(0.5).to(images.device)
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if answers.ndim == 3:
+        answers = torch.where(mirrored[:, None, None], answers.flip(2), answers)
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images), answers
 
 
-def _loss(network: nn.Module, images: Tensor, labels: Tensor, smoothing: float, rows: slice) -> Tensor:
-    """Mean cross-entropy over these rows of a batch."""
-    return F.cross_entropy(network(images[rows]), labels[rows], label_smoothing=smoothing)
+def _loss(network: nn.Module, images: Tensor, answers: Tensor, smoothing: float, rows: slice) -> Tensor:
+    """Mean cross-entropy over these rows of a batch, or their labelled pixels."""
+    mean_loss = mask_loss if answers.ndim == 3 else F.cross_entropy
+    return mean_loss(network(images[rows]), answers[rows], label_smoothing=smoothing)
 
 
-def _evaluate(network: nn.Module, data: ProxyData, slices: Slices) -> tuple[int, float, float]:
-    """How many validation images it gets right, the mean cross-entropy over them, and its standard error."""
+def _evaluate(network: nn.Module, data: ProxyData, slices: Slices) -> ProxyResult:
+    """What it is worth on the validation images."""
     network.eval()
+    if data.is_dense:
+        return _evaluate_masks(network, data)
     batches = [slice(first, first + EVAL_BATCH) for first in range(0, len(data.y_val), EVAL_BATCH)]
     found = list(slices.each(partial(_score, network, data), batches))
-    loss = torch.cat([losses for _, losses in found])
+    loss, total = torch.cat([losses for _, losses in found]), len(data.y_val)
     correct = sum(number for number, _ in found)
-    return correct, loss.mean().item(), (loss.std(correction=0) / math.sqrt(len(loss))).item()
+    return ProxyResult(
+        accuracy=correct / total,
+        correct=correct,
+        val_images=total,
+        val_loss=loss.mean().item(),
+        val_loss_error=(loss.std(correction=0) / math.sqrt(total)).item(),
+    )
 
 
 @torch.inference_mode()
@@ -319,6 +260,33 @@ def _score(network: nn.Module, data: ProxyData, rows: slice) -> tuple[int, Tenso
         raise TrialFailed("training diverged: the logits are not finite")
     correct = int((logits.argmax(1) == data.y_val[rows]).sum())
     return correct, F.cross_entropy(logits, data.y_val[rows], reduction="none").double()
+
+
+@torch.inference_mode()
+def _evaluate_masks(network: nn.Module, data: ProxyData) -> ProxyResult:
+    """As `_evaluate`; an image is what is drawn, its pixels are no draws of their own."""
+    tallies, losses = [], []
+    for first in range(0, len(data.y_val), EVAL_MASKS):
+        batch = slice(first, first + EVAL_MASKS)
+        masks = data.y_val[batch].long()
+        logits = network(data.normalise(data.x_val[batch]))
+        if not logits.isfinite().all():
+            raise TrialFailed("training diverged: the logits are not finite")
+        tallies.append(tally_pixels(masks, logits.argmax(1), data.num_classes))
+        loss = F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="none")
+        losses.append(loss.double().sum((1, 2)))
+    tally, loss = torch.cat(tallies), torch.cat(losses)
+    right, labelled = tally[:, 0].sum(1), tally[:, 1].sum(1)
+    mean = float(loss.sum() / labelled.sum())
+    return ProxyResult(
+        accuracy=float(right.sum() / labelled.sum()),
+        correct=int(right.sum()),
+        val_images=len(data.y_val),
+        val_loss=mean,
+        val_loss_error=float((loss - mean * labelled).square().sum().sqrt() / labelled.sum()),
+        miou=float(mean_iou(tally.sum(0))),
+        miou_error=miou_error(tally),
+    )
 
 
 @contextmanager

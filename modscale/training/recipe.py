@@ -26,6 +26,15 @@ LINEAR_DEVIATION = 0.02
 """Of the linear layers' initial weights as `models/efficientmod.py` draws them (contract)."""
 
 
+def stages_of(network: nn.Module) -> nn.Module:
+    """What of a network the rules below are made for: all of a classifier, and the stages below Semantic FPN."""
+    if not hasattr(network, "fpn"):
+        return network
+    return nn.ModuleDict(
+        {"patch_embed": network.get_submodule("patch_embed"), "layers": network.get_submodule("layers")}
+    )
+
+
 def parameter_groups(network: nn.Module, settings: ProxySettings) -> list[dict[str, object]]:
     """AdamW's groups: learning rate by fan-in and LayerScale's share, no weight decay on vectors (biases, norms)."""
     damped = set(branch_ends(network))
@@ -67,7 +76,7 @@ def rescale_weights(network: nn.Module) -> None:
     The authors' 0.02 leaves a block's branch, a product of four such layers, near zero; a short training then spends
     most of its steps on leaving the plateau, and scores how fast a network does so rather than what it can learn.
     """
-    for module in network.modules():
+    for module in stages_of(network).modules():
         if isinstance(module, nn.Linear) and module is not getattr(network, "head", None):
             module.weight.mul_(1 / (LINEAR_DEVIATION * math.sqrt(module.in_features)))
         elif isinstance(module, nn.Conv2d) and module.groups == 1:

@@ -26,6 +26,7 @@ from modscale.errors import TrialFailed
 from modscale.specs.spec import ModelSpec, check_head_fits
 from modscale.training.augmentation import jitter_colours
 from modscale.training.joint_augmentation import crop_scene
+from modscale.training.mask_scores import mask_loss, mean_iou
 from modscale.training.masked_images import Scene, open_scenes
 from modscale.training.place import Place
 from modscale.training.settings import TrainSettings
@@ -105,6 +106,7 @@ class Segmentation(Task):
 
     def _batch(self, scenes: list[Scene], rng: np.random.Generator) -> MaskBatch:
         s, device = self.settings, self.place.device
+        assert s.scales is not None  # noqa: S101  # resolved
         mean, _ = s.normalisation
         crops = [
             crop_scene(
@@ -119,12 +121,8 @@ class Segmentation(Task):
         return MaskBatch(images=self.normalised(images), masks=masks)
 
     def loss(self, outputs: Tensor, batch: MaskBatch) -> Tensor:
-        """Mean cross-entropy of logits [B, K, R, R] over the pixels that are labelled; 0 where none is."""
-        smoothing = self.settings.label_smoothing or 0.0
-        total = F.cross_entropy(
-            outputs.float(), batch.masks, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
-        )
-        return total / (batch.masks != IGNORED).sum().clamp(min=1)
+        """See `mask_loss`."""
+        return mask_loss(outputs.float(), batch.masks, self.settings.label_smoothing or 0.0)
 
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
         """`miou`, `accuracy` (of pixels) and `val_loss` over the validation images, or the first `limit`.
@@ -136,7 +134,7 @@ class Segmentation(Task):
         """
         confusion, loss = self.judge(network, limit)
         return {
-            "miou": mean_iou(confusion),
+            "miou": float(mean_iou(torch.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)]))),
             "accuracy": float(confusion.trace()) / float(confusion.sum()),
             "val_loss": loss,
         }
@@ -170,10 +168,3 @@ def confusion_of(masks: Tensor, answers: Tensor, classes: int) -> Tensor:
     known = masks != IGNORED
     pairs = masks[known] * classes + answers[known]
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes).double()
-
-
-def mean_iou(confusion: Tensor) -> float:
-    """Mean over the classes that are there, or were answered, of intersection by union (0 to 1)."""
-    hits = confusion.diagonal()
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    return float((hits[union > 0] / union[union > 0]).mean())

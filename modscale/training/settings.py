@@ -12,8 +12,8 @@ A setting that is None follows from the others, the number of images and the len
 - the batch, a power of two that leaves a hundred steps an epoch; the rate, from the paper's by the square root of the
   batch's share, as is usual for Adam (`rate_scaling: linear` is the other rule);
 - warm-up and EMA keep the paper's shares of the whole training, but no fewer steps than they need;
-- the augmentations are carried out as often as in the paper times `strength`, which is 1 from 100 epochs on and less in
-  proportion below: a short training never sees enough of the images to need them all.
+- the augmentations are carried out as often as in the paper (scenes are cut as widely) times `strength`, which is 1
+  from 100 epochs on and less in proportion below: a short training never sees enough of the images to need them all.
 """
 
 from __future__ import annotations
@@ -131,8 +131,11 @@ class TrainSettings:
     """Alpha of cutmix's; where there are both, a batch has one of them, at even odds."""
     mix_probability: float | None = None
     """Share of the batches that are mixed."""
-    scales: tuple[float, float] = (0.5, 2.0)
-    """Segmentation: least and largest size of a scene before a square of the network's side is cut out of it."""
+    scales: tuple[float, float] | None = None
+    """Segmentation: least and largest size of a scene before a square of the network's side is cut out of it.
+
+    None takes a half and twice raised to `strength`, so that a short training cuts less.
+    """
     reduce_zero_label: bool = True
     """Segmentation: 0 in a mask is a pixel without a label, 1 to K are classes; else 0 to K - 1 are."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
@@ -213,7 +216,7 @@ def parse_train(document: object, place: str = "") -> TrainSettings:
         mixup=s.number("mixup", default.mixup, low=0, high=100),
         cutmix=s.number("cutmix", default.cutmix, low=0, high=100),
         mix_probability=maybe("mix_probability", low=0, high=1),
-        scales=_scales(s.raw("scales"), s.at("scales"), default.scales),
+        scales=_scales(s.raw("scales"), s.at("scales")),
         reduce_zero_label=_switch(s.raw("reduce_zero_label"), s.at("reduce_zero_label"), default.reduce_zero_label),
         distillation=_parse_distillation(s.raw("distillation"), s.at("distillation")),
         read_side=maybe_whole("read_side", low=8, high=8192),
@@ -318,6 +321,7 @@ def resolved(
         ema_decay=_or(settings.ema_decay, min(PAPER_EMA_DECAY, 1 - 1 / horizon)),
         strength=strength,
         label_smoothing=_or(settings.label_smoothing, 0.0 if is_dense else PAPER_SMOOTHING),
+        scales=_or(settings.scales, (2.0**-strength, 2.0**strength)),
         crop=_or(settings.crop, 1.0 if is_dense else 1 - (1 - PAPER_CROP) * strength),
         **{
             key: _or(getattr(settings, key), 0.0 if is_dense and key in OF_WHOLE_IMAGES else value * strength)
@@ -361,9 +365,9 @@ def _check_task(settings: TrainSettings, section: Section) -> None:
         raise InputError("is not for task: segmentation; scales is", place=section.at("crop"), value=settings.crop)
 
 
-def _scales(value: object, place: str, default: tuple[float, float]) -> tuple[float, float]:
+def _scales(value: object, place: str) -> tuple[float, float] | None:
     if value is None:
-        return default
+        return None
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise InputError("must be a list of the least and the largest size", place=place, value=value)
     low, high = (check_number(one, f"{place}[{i}]", low=0.1, high=10) for i, one in enumerate(value))

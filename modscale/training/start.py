@@ -35,7 +35,7 @@ def started(spec: ModelSpec, settings: TrainSettings, seed: int) -> nn.Module:
     """The network as it starts, on the CPU; Semantic FPN starts by its own rules whatever the stages do."""
     network = build_network(spec, seed=seed)
     if settings.start == "transferred":
-        recipe.rescale_weights(_learnt_by_proxy(network))
+        recipe.rescale_weights(network)
         recipe.damp_branches(network, _transferred(settings).layer_scale)
     return network
 
@@ -45,7 +45,7 @@ def parameter_groups(network: nn.Module, settings: TrainSettings) -> list[dict[s
     groups: list[dict[str, Any]] = []
     rest = list(network.parameters())
     if settings.start == "transferred":
-        stages = _learnt_by_proxy(network)
+        stages = recipe.stages_of(network)
         groups = recipe.parameter_groups(stages, _transferred(settings))
         taken = {id(parameter) for parameter in stages.parameters()}
         rest = [parameter for parameter in rest if id(parameter) not in taken]
@@ -54,15 +54,6 @@ def parameter_groups(network: nn.Module, settings: TrainSettings) -> list[dict[s
         if parameters:
             groups.append({"params": parameters, "lr": settings.learning_rate, "weight_decay": decay})
     return groups
-
-
-def _learnt_by_proxy(network: nn.Module) -> nn.Module:
-    """What of a network the proxy's recipe is made for: all of a classifier, and the stages below Semantic FPN."""
-    if not hasattr(network, "fpn"):
-        return network
-    return nn.ModuleDict(
-        {"patch_embed": network.get_submodule("patch_embed"), "layers": network.get_submodule("layers")}
-    )
 
 
 def _transferred(settings: TrainSettings) -> ProxySettings:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from fake_runs import fake_trials, remeasured
 
-from modscale.analysis.proxy_ranking import check_ranking, published_top1
+from modscale.analysis.proxy_ranking import check_ranking, published_figure
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.trials import Trial
 from modscale.specs.published import published
@@ -31,7 +31,7 @@ def test_the_papers_own_accuracies_agree_with_themselves() -> None:
         check = check_ranking(references({name: 0.5 + sign * (top1 - 78) / 100 for name, top1 in TABLE_2.items()}))
         assert check is not None
         assert (check.pairs, check.as_published, check.reversed, check.tau) == (6, agreeing, 6 - agreeing, tau)
-    assert [published_top1(trial) for trial in references(dict.fromkeys(TABLE_2, 0.5))] == list(TABLE_2.values())
+    assert [published_figure(trial) for trial in references(dict.fromkeys(TABLE_2, 0.5))] == list(TABLE_2.values())
 
 
 @pytest.mark.parametrize(("images", "clear"), [(100, 0), (1_000, 0), (10_000, 1), (1_000_000, 3)])

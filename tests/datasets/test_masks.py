@@ -7,37 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from masked_folders import SIZE, furnish, write_mask
 from PIL import Image
 
 from modscale.datasets.masks import open_masks, resize_mask, to_classes
 from modscale.errors import DataError
-
-SIZE = (24, 16)
-"""Width and height."""
-
-
-def write_mask(file: Path, numbers: np.ndarray, palette: bool = False) -> None:
-    image = Image.fromarray(numbers.astype(np.uint8))
-    if palette:
-        image = Image.frombytes("P", image.size, image.tobytes())
-        image.putpalette([value for i in range(256) for value in (255 - i, i, i // 2)])
-    image.save(file)
-
-
-def furnish(root: Path, train: int = 3, val: int = 2, classes: int = 3) -> Path:
-    """Images whose red is 50 times the number in their mask, in columns of one number each."""
-    rng = np.random.default_rng(0)
-    for split, count in (("training", train), ("validation", val)):
-        for kind in ("images", "annotations"):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            columns = rng.permutation(np.arange(SIZE[0]) % (classes + 1))
-            numbers = np.tile(columns, (SIZE[1], 1))
-            pixels = np.zeros((SIZE[1], SIZE[0], 3), dtype=np.uint8)
-            pixels[..., 0] = numbers * 50
-            Image.fromarray(pixels).save(root / "images" / split / f"{i}.png")
-            write_mask(root / "annotations" / split / f"{i}.png", numbers, palette=i == 1)
-    return root
 
 
 def test_a_mask_has_the_classes_of_its_image(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def refusal(**changes: object) -> str:
         ),
         ({"bands": {"xs": {"seed": 3}}}, "bands.xs.seed: unknown key; it is a key of search; allowed: accuracy"),
         ({"stages": [{"stride": 3}]}, "stages[0].stride: unknown key; it is a key of base.stem; allowed: dim, depth"),
-        ({"objectives": {}}, "objectives: must name at least one of accuracy, latency_ms, params, flops"),
+        ({"objectives": {}}, "objectives: must name at least one of accuracy, miou, latency_ms, params, flops"),
         ({"objectives": None}, "objectives: must be a mapping (metric to direction), got None"),
         ({"objectives": ["accuracy"]}, "objectives: must be a mapping (metric to direction), got ['accuracy']"),
         ({"objectives": {"accuracy": "minimize"}}, "objectives.accuracy: must be one of maximize, got 'minimize'"),
@@ -262,3 +262,62 @@ def test_each_device_is_a_metric_of_its_own():
 )
 def test_devices_that_are_refused(changes, message):
     assert message in refusal(**changes)
+
+
+MASKS = {
+    "base": {"resolution": 64},
+    "stages": [{"dim": [16, 32], "depth": 1}, {"dim": 32, "depth": 1}],
+    "proxy": {"task": "segmentation"},
+    "search": {"references": []},
+}
+
+
+def test_a_search_for_masks_has_their_head_and_their_metric() -> None:
+    """Semantic FPN where the space states no head, mIoU where it states no objectives; and so it comes back."""
+    found = parse_experiment(MASKS)
+    assert found.space.base.head == "semantic_fpn"
+    assert found.objectives == {"miou": "maximize", "latency_ms": "minimize"}
+    plain = parse_experiment(MASKS | {"base": {"head": "classifier", "resolution": 50}})
+    assert plain.space.base.head == "classifier"
+    for one in (found, plain):
+        assert parse_experiment(parse_yaml(dump_yaml(experiment_to_dict(one)))) == one
+    assert experiment().space.base.head == "classifier"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"objectives": {"accuracy": "maximize"}},
+            "objectives: is told by proxy: {task: classification}; with task: segmentation it is miou, got 'accuracy'",
+        ),
+        ({"bands": {"a": {"accuracy": {"min": 0.5}}}}, "bands.a: is told by proxy: {task: classification}; with"),
+        (
+            {"proxy": {}, "objectives": {"miou": "maximize"}},
+            "objectives: is told by proxy: {task: segmentation}; with task: classification it is accuracy, got 'miou'",
+        ),
+        (
+            {"proxy": {}, "base": {"head": "semantic_fpn"}},
+            "base.head: goes with proxy: {task: segmentation}, got 'semantic_fpn'",
+        ),
+        ({"base": {"resolution": 60}}, "base.resolution: must be a multiple of 8 for head: semantic_fpn, got 60"),
+        (
+            {"proxy": {"task": "segmentation", "resolution": 36}},
+            "proxy.resolution: must be a multiple of 8 for head: semantic_fpn, got 36",
+        ),
+        (
+            {"base": {"resolution": 48}, "search": {"references": ["xs"]}},
+            "search.references[0]: for xs base.resolution must be a multiple of 32 for head: semantic_fpn, got 48",
+        ),
+        ({"proxy": {"task": "masks"}}, "proxy.task: must be one of classification, segmentation, got 'masks'"),
+        ({"proxy": {"task": "segmentation", "method": "train"}}, "proxy.method: must be one of thin, got 'train'"),
+        ({"proxy": {"task": "segmentation", "val_split": 0.1}}, "proxy.val_split: is not for task: segmentation"),
+        ({"base": {"head": "masks"}}, "base.head: must be one of classifier, semantic_fpn, got 'masks'"),
+        ({"base": [1]}, "base: must be a mapping (fields of a model spec), got [1]"),
+    ],
+)
+def test_what_does_not_go_with_masks_is_refused_in_a_line(changes: dict[str, object], message: str) -> None:
+    """With what would go in its place."""
+    with pytest.raises(InputError) as caught:
+        parse_experiment(MASKS | changes)
+    assert str(caught.value).startswith(message)

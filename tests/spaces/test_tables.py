@@ -49,6 +49,15 @@ def test_counts_equal_the_closed_form_of_each_architecture(tables: SpaceTables) 
     assert [(c.params, c.flops) for c in counts] == list(zip(params, flops, strict=True))
 
 
+def test_counts_with_semantic_fpn_equal_the_closed_form_too() -> None:
+    """A lateral a stage, by its width, and what no width changes, once."""
+    base = {"resolution": 64, "num_classes": 7, "head": "semantic_fpn", "stem": {"kernel_size": 7, "stride": 4}}
+    tables = build_tables(parse_space(MIXED | {"base": base, "constraints": {}}))
+    rows = every_row(tables)[::29]
+    counts = [count_model(tables.spec(row)) for row in rows]
+    assert [(c.params, c.flops) for c in counts] == list(zip(*tables.count(rows), strict=True))
+
+
 def test_options_stand_in_the_order_of_itertools_product(space: Space, tables: SpaceTables) -> None:
     """Option i of a stage is the i-th combination of its parameters."""
     for i, stage in enumerate(tables.stages):

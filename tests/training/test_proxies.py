@@ -12,13 +12,14 @@ import pytest
 
 from modscale.datasets.dataset import Dataset
 from modscale.errors import InputError, TrialFailed
-from modscale.settings import PROXIES, ProxySettings, parse_proxy
+from modscale.settings import PROXIES, TASK_PROXIES, ProxySettings, parse_proxy
 from modscale.specs.published import published
 from modscale.specs.spec import ModelSpec, StageSpec
 from modscale.training import proxy
 from modscale.training.estimate import ANCHOR, WEIGHTS, estimate_accuracy
 from modscale.training.proxies import SCORES, ProxyScore, score_network, score_to_rungs
-from modscale.training.proxy import prepare, train_proxy
+from modscale.training.proxy import train_proxy
+from modscale.training.proxy_data import prepare
 
 SETTINGS = ProxySettings(resolution=16, epochs=1, batch_size=8, device="cpu", threads=1)
 SMALL = ModelSpec(name="small", stages=(StageSpec(dim=8, depth=1),))
@@ -33,10 +34,11 @@ def two_colours(count: int) -> Dataset:
 
 def test_every_proxy_has_its_settings_and_what_it_does() -> None:
     """A name in one table is a name in the other, and its settings are those of a space that names it."""
-    assert list(SCORES) == list(PROXIES)
-    for name, settings in PROXIES.items():
-        assert settings == parse_proxy({"method": name}, "proxy")
-        assert name in WEIGHTS.evidence
+    assert {task: list(scores) for task, scores in SCORES.items()} == {t: list(p) for t, p in TASK_PROXIES.items()}
+    for task, proxies in TASK_PROXIES.items():
+        for name, settings in proxies.items():
+            assert settings == parse_proxy({"task": task, "method": name}, "proxy")
+    assert set(PROXIES) == set(WEIGHTS.evidence)
     assert PROXIES["thin"] == ProxySettings()
     with pytest.raises(InputError, match=r"proxy.method: must be one of thin, train, got 'guess'"):
         parse_proxy({"method": "guess"}, "proxy")
@@ -105,7 +107,9 @@ def test_a_score_is_given_at_each_rung_and_no_further_than_asked_for(monkeypatch
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_a_failure(monkeypatch: pytest.MonkeyPatch, score: float) -> None:
     """Of whatever proxy: there is no place for it in an order."""
-    monkeypatch.setitem(SCORES, "thin", lambda *arguments: iter([ProxyScore(score=score, standard_error=None)]))
+    monkeypatch.setitem(
+        SCORES["classification"], "thin", lambda *arguments: iter([ProxyScore(score=score, standard_error=None)])
+    )
     with pytest.raises(TrialFailed, match=r"the proxy thin gave no finite score: (nan|inf)"):
         score_network(SMALL, None, SETTINGS, seed=0)  # type: ignore[arg-type]
 

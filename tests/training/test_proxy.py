@@ -15,13 +15,8 @@ from modscale.settings import ProxySettings, parse_proxy
 from modscale.specs.block_kinds import BLOCKS
 from modscale.specs.spec import ModelSpec, StageSpec, StemSpec
 from modscale.training import proxy
-from modscale.training.proxy import (
-    ProxyData,
-    prepare,
-    resolve_device,
-    train_proxy,
-    train_to_rungs,
-)
+from modscale.training.proxy import train_proxy, train_to_rungs
+from modscale.training.proxy_data import ProxyData, prepare, resolve_device
 from modscale.training.slices import Slices
 
 SETTINGS = ProxySettings(resolution=16, epochs=2, batch_size=8, device="cpu", threads=1)
@@ -144,13 +139,13 @@ def test_held_out_loss_is_the_mean_cross_entropy(data: ProxyData) -> None:
     spec = proxy.proxy_spec(small_spec(), data, SETTINGS)
     network = EfficientMod(spec)
     with Slices(network, spec, items=8, threads=2) as slices:
-        correct, loss, error = proxy._evaluate(network, many, slices)
+        found = proxy._evaluate(network, many, slices)
     logits = network(many.normalise(many.x_val)).detach().double().numpy()
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     losses = -np.log(shares[np.arange(280), many.y_val.numpy()])
-    assert loss == pytest.approx(losses.mean(), abs=1e-6)
-    assert error == pytest.approx(losses.std() / 280**0.5, abs=1e-6)
-    assert correct == (logits.argmax(1) == many.y_val.numpy()).sum()
+    assert found.val_loss == pytest.approx(losses.mean(), abs=1e-6)
+    assert found.val_loss_error == pytest.approx(losses.std() / 280**0.5, abs=1e-6)
+    assert found.correct == (logits.argmax(1) == many.y_val.numpy()).sum()
 
 
 def test_divergence_is_seen_at_a_rung(data: ProxyData) -> None:
@@ -281,9 +276,10 @@ def test_missing_cuda_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_flip_mirrors_about_half_of_the_images() -> None:
-    """Each image is itself or its mirror image, and only where the settings say so."""
+    """Each image is itself or its mirror image, a mask goes with it, and only where the settings say so."""
     images = torch.arange(200 * 4.0).reshape(200, 1, 1, 4)
-    flipped = proxy._flip(images, torch.Generator().manual_seed(0))
+    flipped, masks = proxy._flip(images, images[:, 0].long(), torch.Generator().manual_seed(0))
+    assert torch.equal(flipped[:, 0].long(), masks)
     mirrored = (flipped == images.flip(3)).all(3).flatten()
     assert ((flipped == images).all(3).flatten() ^ mirrored).all()
     assert 70 < mirrored.sum() < 130

@@ -17,7 +17,7 @@ from modscale.errors import InputError
 from modscale.specs.spec import parse_spec
 from modscale.training.full import FullTraining
 from modscale.training.job import BEST_FILE, LAST_FILE, TrainJob, best_scores
-from modscale.training.segmentation import MaskBatch, Segmentation, confusion_of, mean_iou
+from modscale.training.segmentation import MaskBatch, Segmentation
 from modscale.training.settings import TrainSettings, parse_train, resolved
 
 SPEC = parse_spec({
@@ -64,15 +64,6 @@ def train(job: TrainJob) -> list[dict[str, Any]]:
     while not training.advance(1000.0).is_over:
         pass
     return [{key: value for key, value in row.items() if key != "seconds"} for row in training.rows]
-
-
-def test_the_mean_of_intersection_by_union_by_hand() -> None:
-    """Class 0: 2 of 4 pixels; class 1: 1 of 3; class 2 is nowhere; the unlabelled pixel counts for nothing."""
-    masks = torch.tensor([0, 0, 0, 1, 1, -1])
-    answers = torch.tensor([0, 0, 1, 1, 0, 1])
-    confusion = confusion_of(masks, answers, 3)
-    assert confusion.tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 0]]
-    assert mean_iou(confusion) == pytest.approx((2 / 4 + 1 / 3) / 2)
 
 
 def test_the_score_is_that_of_the_pixels_of_the_validation_images(tmp_path: Path) -> None:
@@ -156,7 +147,10 @@ def test_what_would_leave_a_mask_behind_is_not_done(tmp_path: Path) -> None:
         parse_train({"task": "segmentation"}), epochs=300, batch=8, train_images=100, channels=3, resolution=32
     )
     assert (found.randaugment_probability, found.erasing, found.mix_probability) == (0.0, 0.0, 0.0)
-    assert (found.crop, found.label_smoothing, found.jitter) == (1.0, 0.0, 0.4)
+    assert (found.crop, found.label_smoothing, found.jitter, found.scales) == (1.0, 0.0, 0.4, (0.5, 2.0))
+    short = {"epochs": 10, "batch": 8, "train_images": 100, "channels": 3, "resolution": 32}
+    assert resolved(parse_train({"task": "segmentation"}), **short).scales == pytest.approx((2**-0.1, 2**0.1))
+    assert resolved(parse_train({"task": "segmentation", "scales": [0.7, 2]}), **short).scales == (0.7, 2.0)
     for key, value in (("erasing", 0.2), ("mix_probability", 1), ("val_split", 0.1), ("crop", 0.5)):
         with pytest.raises(InputError, match=rf"{key}: is not for task: segmentation"):
             parse_train({"task": "segmentation", key: value})

@@ -16,7 +16,9 @@ def search(
     data: Annotated[
         str,
         option(
-            "`synthetic`, a folder with train/CLASS/* and val/CLASS/*, or a .npz.", metavar="DATA", parser=user_text
+            "`synthetic`, a folder with train/CLASS/* and val/CLASS/* (of masks: ADE20K's), or a .npz.",
+            metavar="DATA",
+            parser=user_text,
         ),
     ] = "synthetic",
     trials: Annotated[int | None, option("Finished trials, failed ones included.", low=1)] = None,

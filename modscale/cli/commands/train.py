@@ -62,10 +62,11 @@ def train(
 
     if hours is not None:
         check_number(hours, "--hours", above=0, high=100_000)
+    spec = at_resolution(choose_spec(model, pick=pick, trial=trial), resolution)
     job = TrainJob(
-        spec=at_resolution(choose_spec(model, pick=pick, trial=trial), resolution),
+        spec=spec,
         source=data,
-        settings=choose_settings(settings, epochs=epochs, hours=hours),
+        settings=choose_settings(settings, epochs=epochs, hours=hours, head=spec.head),
         seed=seed,
         folder=out,
         teacher=teacher,
