@@ -56,7 +56,8 @@ def fidelity_sentence(run: Run) -> str:
         return (
             f"The proxy {run.experiment.proxy.method} of segmentation: how it ranks backbones HAS NOT BEEN MEASURED"
             " against published results. The paper has the mIoU of two of these networks alone, s (46.0) and s_conv"
-            " (43.5); with search: {references: [s, s_conv]} a report says in which order the run puts them."
+            " (43.5), and the default settings put them THE OTHER WAY ROUND on generated scenes (docs/dense.md); with"
+            " search: {references: [s, s_conv]} a report says in which order the run puts them."
         )
     return record_sentence(run.experiment.proxy, _data_name(run)) if _is_estimate(run) else ""
 
