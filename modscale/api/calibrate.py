@@ -40,7 +40,7 @@ from modscale.settings import LatencySettings
 from modscale.spaces.space import Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
-from modscale.specs.pieces import Piece, network_pieces
+from modscale.specs.pieces import Piece, piece_keys
 from modscale.specs.spec import ModelSpec
 
 DRAWN = 3000
@@ -148,13 +148,13 @@ def _calibrate(
 ) -> dict[str, Any]:
     start = time.monotonic()
     drawn = draw_networks(experiment.space, DRAWN, seed=0)
-    pieces: set[Piece] = set()
+    pieces: set[tuple[Piece, bool]] = set()
     for spec in plan_exports(drawn):
         if pieces and time.monotonic() - start > EXPORT_SHARE * limit_s:
             break
         check_stop()
         composer.add(spec)
-        pieces.update(network_pieces(spec))
+        pieces.update(piece_keys(spec))
     chosen = list(islice(plan_networks(drawn, pieces), most))
     say(f"{len(pieces)} pieces exported in {time.monotonic() - start:.0f} s; timing networks put together of them")
     flops = [count_model(spec).flops for spec in chosen]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from modscale.deploy import onnx_graph
 from modscale.deploy.export import export_onnx, fresh_network
 from modscale.errors import MismatchError
 from modscale.files import scratch_folder, write_whole
-from modscale.specs.pieces import Piece, network_pieces, placed_pieces
+from modscale.specs.pieces import Piece, piece_keys, placed_pieces
 from modscale.specs.spec import ModelSpec
 
+LAYOUT = ("Reshape", "Transpose")
 Place = tuple[str | int, ...]
 
 STEM = re.compile(r"patch_embed\b")
@@ -61,9 +63,16 @@ def cut_graph(model: onnx_graph.Graph) -> dict[Place, Cut]:
             continue  # prepares weights for whoever reads them
         moving.update(node.output)
         place = _place(node, stored) or (groups[-1][0] if groups else ("stem",))
+        if any(place == closed for closed, _ in groups[:-1]):  # what is made of an earlier piece's result, here
+            place = groups[-1][0]
         if not groups or place != groups[-1][0]:
             groups.append((place, []))
         groups[-1][1].append(node)
+    for (_, nodes), (_, after) in pairwise(groups):
+        while (
+            nodes[-1].op_type in LAYOUT and len(nodes) > 1
+        ):  # what only turns a result for the next piece is the next's
+            after.insert(0, nodes.pop())
     cuts: dict[Place, Cut] = {}
     source = graph.input[0].name
     for i, (place, nodes) in enumerate(groups):
@@ -118,7 +127,7 @@ class Composer:
     """What the process does: it exports networks, keeps their pieces, and puts others together of them."""
 
     def __init__(self) -> None:
-        self.pieces: dict[Piece, Cut] = {}
+        self.pieces: dict[tuple[Piece, bool], Cut] = {}
         self.like: onnx_graph.Graph | None = None
 
     def add(self, spec: ModelSpec) -> None:
@@ -133,14 +142,14 @@ class Composer:
         cuts, placed = cut_graph(model), dict(placed_pieces(spec))
         if set(cuts) != set(placed):
             raise MismatchError(f"the exported graph has {len(cuts)} pieces where its spec has {len(placed)}")
-        for place, piece in placed.items():
-            self.pieces.setdefault(piece, cuts[place])
+        for place, key in zip(placed, piece_keys(spec), strict=True):
+            self.pieces.setdefault(key, cuts[place])
         self.like = self.like or model
 
     def compose(self, spec: ModelSpec) -> onnx_graph.Graph:
         """A network put together. Raises MismatchError where a piece of it was not exported."""
-        pieces = network_pieces(spec)
-        absent = [piece for piece in pieces if piece not in self.pieces]
+        pieces = piece_keys(spec)
+        absent = [piece for piece, first in pieces if (piece, first) not in self.pieces]
         if absent or self.like is None:
             raise MismatchError(f"{spec.name} cannot be put together: {absent[0].name} was not exported")
         return join_cuts([self.pieces[piece] for piece in pieces], self.like)

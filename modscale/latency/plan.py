@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from modscale.specs.pieces import Piece, network_pieces
+from modscale.specs.pieces import Piece, piece_keys
 from modscale.specs.spec import ModelSpec, StageSpec
 
 LOOKED_AT = 400
@@ -20,7 +20,7 @@ def shrunk(spec: ModelSpec) -> ModelSpec:
 
 def plan_exports(specs: Sequence[ModelSpec]) -> Iterator[ModelSpec]:
     """Few small networks that have every piece of `specs` among them; the one with the most that is new comes next."""
-    left = {spec: set(network_pieces(spec)) for spec in dict.fromkeys(map(shrunk, specs))}
+    left = {spec: set(piece_keys(spec)) for spec in dict.fromkeys(map(shrunk, specs))}
     while left:
         best = max(left, key=lambda spec: len(left[spec]))
         taken = left.pop(best)
@@ -30,14 +30,14 @@ def plan_exports(specs: Sequence[ModelSpec]) -> Iterator[ModelSpec]:
         left = {spec: pieces - taken for spec, pieces in left.items() if pieces - taken}
 
 
-def plan_networks(specs: Sequence[ModelSpec], pieces: set[Piece]) -> Iterator[ModelSpec]:
+def plan_networks(specs: Sequence[ModelSpec], pieces: set[tuple[Piece, bool]]) -> Iterator[ModelSpec]:
     """Those of `specs` that can be put together of `pieces`: the next in line and a rare one, in turn.
 
     A rare one is that whose pieces were seen least. Only the former would leave rare pieces out; only the latter would
     hardly take small networks, without which what two pieces take that are seldom apart is not told apart.
     """
-    possible = [(spec, set(found)) for spec in specs if (found := network_pieces(spec)) and pieces.issuperset(found)]
-    seen: Counter[Piece] = Counter()
+    possible = [(spec, set(found)) for spec in specs if (found := piece_keys(spec)) and pieces.issuperset(found)]
+    seen: Counter[tuple[Piece, bool]] = Counter()
     for turn in range(len(possible)):
         some = possible[: LOOKED_AT if turn % 2 else 1]
         best = max(range(len(some)), key=lambda i: sum(1 / (1 + seen[p]) for p in some[i][1]) / len(some[i][1]))
@@ -47,5 +47,6 @@ def plan_networks(specs: Sequence[ModelSpec], pieces: set[Piece]) -> Iterator[Mo
 
 
 def _shrunk_stage(stage: StageSpec) -> StageSpec:
-    ratios = tuple(dict.fromkeys(stage.block_ratios()))
+    first, *later = stage.block_ratios()
+    ratios = (first, *dict.fromkeys(later))
     return replace(stage, depth=len(ratios), mlp_ratios=ratios, attention_depth=min(1, stage.attention_depth))

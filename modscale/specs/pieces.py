@@ -68,6 +68,11 @@ def network_pieces(spec: ModelSpec) -> list[Piece]:
     return [piece for _, piece in placed_pieces(spec)]
 
 
+def piece_keys(spec: ModelSpec) -> list[tuple[Piece, bool]]:
+    """The same, each with whether it opens its stage: what opens one takes a map, and what follows its tokens."""
+    return [(piece, place[0] == "block" and place[2] == 0) for place, piece in placed_pieces(spec)]
+
+
 def placed_pieces(spec: ModelSpec) -> Iterator[tuple[tuple[str | int, ...], Piece]]:
     """The same, each with its place: ("stem",), ("block", stage, block), ("downsample", stage) or ("head",)."""
     if spec.head != "classifier":
