@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -28,10 +29,13 @@ from modscale.specs.spec import ModelSpec
     ids=["classifier", "masks"],
 )
 def test_a_file_of_ours_counts_as_its_spec(tmp_path: Path, spec: ModelSpec) -> None:
-    """Convs, linear layers, attention's products, both norms, resizing and the pooling: to the unit."""
+    """Convs, linear layers, attention's products, both norms, resizing and the pooling, to the unit; no LayerScale.
+
+    That is folded into the linear layers.
+    """
     file = tmp_path / "model.onnx"
     export_onnx(fresh_network(spec, seed=0), spec, file)
-    expected = count_model(spec)
+    expected = count_model(replace(spec, layer_scale=None))
     found = count_file(file, (1, spec.in_chans, spec.resolution, spec.resolution))
     assert found == GraphCount(params=expected.params, flops=expected.flops)
 

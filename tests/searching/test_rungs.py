@@ -204,7 +204,7 @@ def test_a_search_stops_by_what_stands_in_its_file(tmp_path: Path) -> None:
             assert "accuracy" not in one.results
         else:
             assert one.rungs[-1].share == 1
-    assert [reference.state for reference in outcome.references] == ["complete"] * 2
+    assert [reference.state for reference in outcome.references.trials] == ["complete"] * 2
 
 
 @pytest.mark.parametrize("dies_at", [5, 24])

@@ -24,7 +24,8 @@ from modscale.specs.spec import ModelSpec, StageSpec, parse_spec
 from modscale.training import proxy, slices
 from modscale.training.full import FullTraining
 from modscale.training.job import LAST_FILE
-from modscale.training.proxy import prepare, train_proxy
+from modscale.training.proxy import train_proxy
+from modscale.training.proxy_data import prepare
 from modscale.training.slices import Slices, is_separable, slice_rows
 
 ITEMS = 11
