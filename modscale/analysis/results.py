@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ class Run:
     """Published networks, and others that have a spec, measured the same way."""
     rivals: tuple[MeasuredRival, ...] = ()
     """Networks that have none: counted and timed as they are."""
-    timed_again: frozenset[int] = frozenset()
-    """Numbers of the trials whose latency is that of the session at the end of the run."""
+    timed_again: Mapping[int, float] = field(default_factory=dict)
+    """By number, the trials whose latency is that of the session at the end of the run: how many times their first."""
 
     @cached_property
     def front(self) -> Front:
@@ -122,13 +122,17 @@ def load_run(folder: str | Path) -> Run:
     experiment = run_experiment(document, folder)
     compared = read_references(folder / REFERENCES_FILE)
     finals = read_finals(folder)
-    trials = with_finals(read_run_trials(folder, experiment.space), finals)
+    tried = read_run_trials(folder, experiment.space)
     return Run(
         folder=folder,
         document=document,
         experiment=experiment,
-        trials=trials,
+        trials=with_finals(tried, finals),
         references=tuple(compared.trials),
         rivals=tuple(compared.rivals),
-        timed_again=frozenset(trial.number for trial in complete_trials(trials) if trial.number in finals),
+        timed_again={
+            trial.number: finals[trial.number]["latency_ms"] / trial["latency_ms"]
+            for trial in complete_trials(tried)
+            if "latency_ms" in finals.get(trial.number, {})
+        },
     )

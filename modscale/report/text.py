@@ -108,16 +108,27 @@ def _rivals_results(run: Run) -> list[Results]:
     return [rival.results for rival in run.rivals if rival.state == "complete"]
 
 
+SPEED_CHANGE = 0.05
+"""How far a latency may move within a run before the report says that the machine's speed changed."""
+
+
 def _again_note(run: Run) -> str:
     """Which latencies are those of the session at the end; empty where none is."""
     front = {trial.number for trial in run.front.members}
     if not run.timed_again:
         return ""
-    shown = len(front & run.timed_again)
-    return (
+    shown = len(front & run.timed_again.keys())
+    said = (
         f"The latency of {shown} of {len(front)} networks on the front was taken at the end of the run, where"
         f" {len(run.timed_again)} took turns; trials.jsonl has what each had when it was tried."
     )
+    least, most = min(run.timed_again.values()), max(run.timed_again.values())
+    if max(most - 1, 1 - least) > SPEED_CHANGE:
+        said += (
+            f" They took {least:.2f} to {most:.2f} times as long as then: the speed of the machine changed during the"
+            " run, so a difference of that size from a network that was timed only once may be the machine's."
+        )
+    return said
 
 
 def _spared_sentence(trials: Sequence[Trial]) -> str:
