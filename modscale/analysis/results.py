@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from modscale.errors import InputError, RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.finals import read_finals, with_finals
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
+from modscale.runs.machine_speed import slow_marks
 from modscale.runs.metrics import Metric, metrics_among
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials
@@ -123,13 +124,16 @@ def load_run(folder: str | Path) -> Run:
     compared = read_references(folder / REFERENCES_FILE)
     finals = read_finals(folder)
     tried = read_run_trials(folder, experiment.space)
+    trials = with_finals(tried, finals)
+    measured = [trial.results for trial in (*trials, *compared.trials)] + [rival.results for rival in compared.rivals]
+    marks = iter(slow_marks(measured))  # taken in the same order
     return Run(
         folder=folder,
         document=document,
         experiment=experiment,
-        trials=with_finals(tried, finals),
-        references=tuple(compared.trials),
-        rivals=tuple(compared.rivals),
+        trials=tuple(replace(trial, results={**trial.results, **next(marks)}) for trial in trials),
+        references=tuple(replace(trial, results={**trial.results, **next(marks)}) for trial in compared.trials),
+        rivals=tuple(replace(rival, results={**rival.results, **next(marks)}) for rival in compared.rivals),
         timed_again={
             trial.number: finals[trial.number]["latency_ms"] / trial["latency_ms"]
             for trial in complete_trials(tried)

@@ -188,6 +188,7 @@ def _milliseconds(value: float, exact: bool) -> str:
 LATENCY_DOUBTS = {
     "wide": ("wide", "with an interval that stayed wider than asked"),
     "busy": ("busy", "taken while the machine was busy and other processes had the cores"),
+    "slow": ("slow", "taken while the machine itself was slower than at other times of the run"),
 }
 """What may speak against a latency: a word, and a clause after a number."""
 
@@ -232,6 +233,7 @@ def _latency_metric(device: str = "") -> Metric:
         details={
             interval: partial(check_number, low=0),
             error: partial(check_number, low=0),
+            f"{prefix}_reference_ms": partial(check_number, above=0),
             **dict.fromkeys(doubts, check_flag),
         },
         doubts=doubts,

@@ -99,13 +99,16 @@ def time_file(bench: Bench, model: Path | OnnxModel, told: Mapping[str, Any], an
 def latency_results(device: str, latency: Latency) -> dict[str, float]:
     """The metric of a device, and the further keys that belong to it, as measured."""
     prefix = target_metric(device).name.removesuffix("_ms")
-    return {
+    found = {
         f"{prefix}_ms": latency.median_ms,
         f"{prefix}_ci95_ms": latency.ci95_ms,
         f"{prefix}_standard_error_ms": latency.standard_error_ms,
         f"{prefix}_wide": latency.wide,
         f"{prefix}_busy": latency.busy,
     }
+    if latency.reference_ms is not None:
+        found[f"{prefix}_reference_ms"] = latency.reference_ms
+    return found
 
 
 def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
