@@ -19,13 +19,12 @@ from statistics import median
 import numpy as np
 
 from modscale.interrupts import check_stop
+from modscale.latency.summary import BEST
 
 BATCH = 4
 """Networks between two references."""
 SLOWER = 1.08
 """Times the machine's best from which a reference is slow."""
-BEST = 0.25
-"""Quantile of the references that stands for the machine's best."""
 SLOW = 1.3
 """Times what is usual for a network's FLOPs from which a take is doubted."""
 USUAL = 0.3

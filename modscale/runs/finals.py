@@ -34,12 +34,12 @@ def read_finals(folder: Path) -> dict[int, Results]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise RunError("cannot be read as JSON", file=file) from error
-    rules = result_rules()
     try:
         found: dict[int, Results] = {}
         lines = Section(document, ["finals"], what="finals").raw("finals", [])
         if not isinstance(lines, list):
             raise InputError("must be a list", place="finals", value=lines)
+        rules = result_rules(str(key) for line in lines if isinstance(line, Mapping) for key in line)
         for i, line in enumerate(lines):
             section = Section(line, ("number", *rules), place=f"finals[{i}]", what="a trial's results")
             results = {key: rules[key](section.values[key], section.at(key)) for key in section.values if key in rules}

@@ -191,6 +191,8 @@ LATENCY_DOUBTS = {
     "slow": ("slow", "taken while the machine itself was slower than at other times of the run"),
 }
 """What may speak against a latency: a word, and a clause after a number."""
+TOLD_BY_THE_RUN = ("slow",)
+"""Of these what only the other measurements of a run tell: worked out when it is read, and written nowhere."""
 
 TARGET_METRIC = re.compile(r"latency_([a-z][a-z0-9_]*)_ms")
 """The latency on a device of `latency.targets`, by its name."""
@@ -234,7 +236,7 @@ def _latency_metric(device: str = "") -> Metric:
             interval: partial(check_number, low=0),
             error: partial(check_number, low=0),
             f"{prefix}_reference_ms": partial(check_number, above=0),
-            **dict.fromkeys(doubts, check_flag),
+            **{f"{prefix}_{key}": check_flag for key in LATENCY_DOUBTS if key not in TOLD_BY_THE_RUN},
         },
         doubts=doubts,
         text=_milliseconds,
