@@ -187,7 +187,7 @@ class Section:
             raise InputError(f"must be a mapping{f' ({what})' if what else ''}", place=place, value=value)
         for key in value:
             if key not in self.allowed:
-                at = self.at(_key_text(key))
+                at = self.at(key_text(key))
                 raise InputError(_unknown(key, self.allowed, elsewhere.get(at, elsewhere.get(key, ""))), place=at)
         self.values: Mapping[str, object] = value
 
@@ -229,10 +229,7 @@ class Section:
         return check_choice(self._required(key), self.at(key), options)
 
     def text(self, key: str, default: str) -> str:
-        value = self.values.get(key, default)
-        if not isinstance(value, str) or not value.strip() or len(value) > 200 or not value.isprintable():
-            raise InputError("must be a line of text of 1 to 200 characters", place=self.at(key), value=value)
-        return value
+        return check_text(self.values.get(key, default), self.at(key))
 
     def sequence(self, key: str, *, most: int) -> Sequence[object]:
         """A required list of 1 to `most` items."""
@@ -308,20 +305,27 @@ def check_flag(value: object, place: str) -> bool:
     return value
 
 
+def check_text(value: object, place: str) -> str:
+    """`value` as a line of text that may be shown."""
+    if not isinstance(value, str) or not value.strip() or len(value) > 200 or not value.isprintable():
+        raise InputError("must be a line of text of 1 to 200 characters", place=place, value=value)
+    return value
+
+
 def check_choice(value: object, place: str, options: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in options:
         raise InputError(f"must be one of {', '.join(options)}", place=place, value=value)
     return value
 
 
-def _key_text(key: object) -> str:
+def key_text(key: object) -> str:
     """A key as a place names it: as it stands where that is short and printable."""
     return key if isinstance(key, str) and len(key) <= 60 and key.isprintable() else shorten(key)
 
 
 def _unknown(key: object, allowed: Sequence[str], belongs: str) -> str:
     """The message for a key that is not allowed, with its nearest match and what is said of where it belongs."""
-    near = difflib.get_close_matches(_key_text(key), allowed, n=1, cutoff=0.75 if belongs else 0.5)
+    near = difflib.get_close_matches(key_text(key), allowed, n=1, cutoff=0.75 if belongs else 0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     guess += f"{belongs}; " if belongs else ""
     return f"unknown key; {guess}allowed: {', '.join(allowed)}"

@@ -205,6 +205,8 @@ def _document(place: Path) -> str:
         return ""
     if isinstance(document.get("space"), Mapping) or "hypervolume" in document:
         return "run file"
+    if isinstance(document.get("extends"), str):
+        return "space"
     if not isinstance(document.get("stages"), list):
         return ""
     stages = [stage for stage in document["stages"] if isinstance(stage, Mapping)]

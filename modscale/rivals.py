@@ -13,7 +13,8 @@ nothing here has measured it. What cannot be trained as the candidates are, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,30 @@ def reference_to_plain(reference: str | Rival) -> str | dict[str, Any]:
     stated = {"accuracy": reference.accuracy, "resolution": reference.resolution}
     known = {key: value for key, value in stated.items() if value is not None}
     return {reference.kind: reference.source, "name": reference.name, **known}
+
+
+def moved_references(document: object, origin: Path, home: Path) -> object:
+    """References that stand in a file of the folder `origin`, their own files as paths from `home`.
+
+    What is no reference is left as it is, for `parse_references` to refuse.
+    """
+    if not isinstance(document, list):
+        return document
+    return [_moved(entry, lambda file: os.path.relpath(origin / file, home)) for entry in document]
+
+
+def _moved(entry: object, move: Callable[[Path], str]) -> object:
+    if isinstance(entry, str):
+        is_file = not entry.startswith(TIMM) and entry.lower().endswith((".onnx", *SPEC_SUFFIXES))
+        return move(Path(entry)) if is_file and _is_relative(entry) else entry
+    if not isinstance(entry, dict):
+        return entry
+    files = {key: entry[key] for key in ("onnx", "spec") if isinstance(entry.get(key), str)}
+    return entry | {key: move(Path(file)) for key, file in files.items() if _is_relative(file)}
+
+
+def _is_relative(file: str) -> bool:
+    return bool(file) and not Path(file).expanduser().is_absolute()
 
 
 def _parse(entry: object, place: str, published: Sequence[str]) -> str | Rival:

@@ -56,6 +56,8 @@ def test_each_kind_is_known(places):
     assert {name: kind and kind.name for name, kind in kinds.items()} == EXPECTED
     assert what_is(places["run"] / "run.yaml").name == "run file"
     assert what_is("nowhere") is None
+    places["space.yaml"].write_text("extends: mobile\n")
+    assert what_is(places["space.yaml"]).name == "space"
 
 
 def test_no_path_is_of_no_kind(places, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 | section | says |
 |---|---|
+| `extends` | the file whose values hold where this one says none (`spaces/extends.py`) |
 | `name`, `base`, `stages`, `constraints` | the space (`spaces/space.py`) |
 | `objectives`, `bands` | what is sought, and what a report picks of it |
 | `proxy`, `latency`, `search` | how a candidate is measured, and how the next one is chosen (`settings.py`) |
@@ -15,8 +16,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from modscale.document import Section, check_choice, key_places, read_yaml
-from modscale.errors import InputError, naming_file
+from modscale.document import Section, check_choice, key_places
+from modscale.errors import InputError
 from modscale.rivals import reference_to_plain
 from modscale.runs.metrics import LATENCY, LEARNT, METRICS, target_metric
 from modscale.settings import (
@@ -29,6 +30,7 @@ from modscale.settings import (
     parse_proxy,
     parse_search,
 )
+from modscale.spaces.extends import EXTENDS, read_layers
 from modscale.spaces.space import (
     DATA_KEYS,
     SECTIONS,
@@ -47,6 +49,8 @@ from modscale.specs.spec import ModelSpec, check_head_fits, check_stem_fits
 HEADS = {"segmentation": "semantic_fpn"}
 """Task to the head of its networks, where that is no classifier's."""
 EXPERIMENT_KEYS = (*SPACE_KEYS, "objectives", "bands", *SETTINGS)
+FILE_KEYS = (*EXPERIMENT_KEYS, EXTENDS)
+"""What may stand at the top of a file."""
 LIMITED = (LATENCY.name,)
 """What is measured and may be constrained, with the latency on each further device: known before a candidate trains."""
 BAND_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
@@ -84,17 +88,23 @@ def load_experiment(file: str | Path) -> Experiment:
     >>> experiment.space.size(), list(experiment.objectives)
     (378470400, ['accuracy', 'latency_ms'])
 
+    Where it extends another (`spaces/extends.py`), of both. Instead of a file it may be the name of a space that
+    comes with modscale, as in `mobile`.
+
     Raises:
-        InputError: with file, place, rule and value.
+        InputError: with the file in which the value stands, place, rule and value.
     """
-    with naming_file(file):
-        return parse_experiment(read_yaml(file))
+    layers = read_layers(file)
+    with layers.naming():
+        return parse_experiment(layers.merged())
 
 
 def parse_experiment(document: object) -> Experiment:
-    """An experiment from the plain values of a YAML document. Raises InputError."""
+    """An experiment from the plain values of a YAML document, which extends none. Raises InputError."""
     places = _key_places()
-    top = Section(document, EXPERIMENT_KEYS, what="a search space", elsewhere=places)
+    top = Section(document, FILE_KEYS, what="a search space", elsewhere=places)
+    if top.has(EXTENDS):
+        raise InputError("is for a space's own file, in which another one is named", place=EXTENDS)
     latency = parse_latency(top.raw("latency"), "latency", places)
     devices = tuple(target_metric(target.name).name for target in latency.targets)
     metrics = (*METRICS, *devices)
@@ -161,7 +171,7 @@ def mismatch_note(base: ModelSpec, data: Mapping[str, Any]) -> str | None:
 def _key_places() -> dict[str, str]:
     """Where the keys of an experiment's file belong, in words, those of today's metrics among them."""
     places = key_places({
-        **SECTIONS, "the top level": EXPERIMENT_KEYS, "objectives": METRICS, "bands.NAME": METRICS,
+        **SECTIONS, "the top level": FILE_KEYS, "objectives": METRICS, "bands.NAME": METRICS,
         **{name: [f.name for f in fields(kind)] for name, kind in SETTINGS.items()},
     })  # fmt: skip
     for metric in METRICS.values():
