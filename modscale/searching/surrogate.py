@@ -16,12 +16,12 @@ Shapes: N trials, C candidates, M objectives, D features, L directions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from modscale.arrays import FloatArray, IntArray
+from modscale.arrays import FloatArray, IntArray, one_blas_thread
 from modscale.pareto import REFERENCE_MARGIN, pareto_front
 from modscale.searching.draws import Draws
 from modscale.spaces.tables import SpaceTables
@@ -44,6 +44,27 @@ DIRECTIONS = 128
 """Over which a hypervolume is a mean."""
 DRAWS = 16
 """Values drawn of each candidate's measured objectives."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Every architecture of one list beside every one of another: what their kernels are made of, computed once."""
+
+    distances: FloatArray
+    """[N, K] between their features, times the square root of 5."""
+    products: FloatArray
+    """[N, K] of what the linear kernel sees, a sum over its numbers."""
+    width: int
+    """How many numbers these are."""
+    materns: dict[float, FloatArray] = field(default_factory=dict)
+    """Length scale to [N, K] Matern kernel, for those that were asked for."""
+
+    def kernel(self, scale: float, linear: float) -> FloatArray:
+        """[N, K] the kernel of the model."""
+        if scale not in self.materns:
+            far = self.distances / scale
+            self.materns[scale] = (1 + far + far**2 / 3) * np.exp(-far)
+        return linear * self.products / self.width + (1 - linear) * self.materns[scale]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,9 +92,15 @@ class Process:
     logarithmic: bool
     """Whether the values are logarithms."""
 
-    def draw(self, features: FloatArray, slopes: FloatArray, normal: FloatArray) -> FloatArray:
-        """[draws, C] values of candidates without noise, each drawn from its own normal; `normal` is [draws, C]."""
-        across = _kernel(features, slopes, self.features, self.slopes, self.scale, self.linear)
+    def draw(
+        self, features: FloatArray, slopes: FloatArray, normal: FloatArray, pairs: Pairs | None = None
+    ) -> FloatArray:
+        """[draws, C] values of candidates without noise, each drawn from its own normal; `normal` is [draws, C].
+
+        `pairs` are the candidates beside the trials, where somebody has them.
+        """
+        pairs = pairs or pairs_of(features, slopes, self.features, self.slopes)
+        across = pairs.kernel(self.scale, self.linear)
         centre = across @ (self.inverse @ self.values)
         own = self.linear * (slopes**2).mean(axis=1) + 1 - self.linear
         left = own - ((across @ self.inverse) * across).sum(axis=1)
@@ -106,8 +133,10 @@ class Surrogate:
         features, logs = self._described(rows[kept])
         self.centre, self.spread = logs.mean(axis=0), np.maximum(logs.std(axis=0), 1e-9)
         slopes = self._slopes(rows[kept], features, logs)
+        self.described = features, slopes
+        pairs = pairs_of(features, slopes, features, slopes)
         self.processes = [
-            None if column is not None else fit_process(features, slopes, losses[kept, i], logarithmic=costs[i])
+            None if column is not None else fit_process(features, slopes, losses[kept, i], pairs, logarithmic=costs[i])
             for i, column in enumerate(counts)
         ]
         self.best = losses.min(axis=0)
@@ -120,12 +149,13 @@ class Surrogate:
         """[C] the expected gain in hypervolume of each candidate [C, S], up to one factor for all."""
         features, logs = self._described(rows)
         slopes = self._slopes(rows, features, logs)
+        pairs = pairs_of(features, slopes, *self.described)
         values = np.empty((DRAWS, len(rows), len(self.counts)))
         for i, (column, process) in enumerate(zip(self.counts, self.processes, strict=True)):
             if process is None:
                 values[:, :, i] = np.exp(logs[:, column])
             else:
-                values[:, :, i] = process.draw(features, slopes, rng.standard_normal((DRAWS, len(rows))))
+                values[:, :, i] = process.draw(features, slopes, rng.standard_normal((DRAWS, len(rows))), pairs)
         directions = np.abs(rng.standard_normal((DIRECTIONS, len(self.counts))))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         power = len(self.counts)
@@ -165,11 +195,12 @@ def propose(
 
     The trials so far are given as to `Surrogate`.
     """
-    surrogate = Surrogate(draws.tables, rows, losses, counts=counts, costs=costs)
     front = rows[pareto_front(losses, ["minimize"] * losses.shape[1])]
     drawn = np.concatenate([draws.rows(rng, CANDIDATES), draws.neighbours(rng, front, NEIGHBOURS)])
     candidates = rng.permutation(np.unique(drawn, axis=0))  # equal gains in no order
-    for best in np.argsort(-surrogate.gains(candidates, rng), kind="stable"):
+    with one_blas_thread():  # the matrices are small: threads that wait for each other on a busy machine take minutes
+        gains = Surrogate(draws.tables, rows, losses, counts=counts, costs=costs).gains(candidates, rng)
+    for best in np.argsort(-gains, kind="stable"):
         options = draws.tables.choice(candidates[best])
         if draws.is_new(options):
             return options
@@ -215,8 +246,20 @@ def describe_slopes(tables: SpaceTables, rows: IntArray, features: FloatArray, s
     )
 
 
-def fit_process(features: FloatArray, slopes: FloatArray, values: FloatArray, *, logarithmic: bool) -> Process:
-    """The most likely process of the grid for `values` [N] at architectures of these features and slopes."""
+def pairs_of(features: FloatArray, slopes: FloatArray, others: FloatArray, other_slopes: FloatArray) -> Pairs:
+    """[N] architectures beside [K] others, from the features [., D] and slopes [., L] of both."""
+    squares = (features**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * features @ others.T
+    return Pairs(np.sqrt(5 * np.maximum(squares, 0.0)), slopes @ other_slopes.T, slopes.shape[1])
+
+
+def fit_process(
+    features: FloatArray, slopes: FloatArray, values: FloatArray, pairs: Pairs | None = None, *, logarithmic: bool
+) -> Process:
+    """The most likely process of the grid for `values` [N] at architectures of these features and slopes.
+
+    `pairs` are the architectures beside themselves, where somebody has them.
+    """
+    pairs = pairs or pairs_of(features, slopes, features, slopes)
     logarithmic = logarithmic and bool((values > 0).all())
     values = np.log(values) if logarithmic else values
     mean, deviation = float(values.mean()), float(values.std()) or 1.0
@@ -226,7 +269,7 @@ def fit_process(features: FloatArray, slopes: FloatArray, values: FloatArray, *,
     best, chosen = np.inf, None
     for scale in SCALES:
         for linear in LINEAR_SHARES:
-            kernel = _kernel(features, slopes, features, slopes, scale * unit, linear)
+            kernel = pairs.kernel(scale * unit, linear)
             # The factor of a matrix bordered by the values has in its last row what solves for them.
             bordered = np.zeros((len(NOISES), count + 1, count + 1))
             bordered[:, :count, :count] = kernel
@@ -255,13 +298,3 @@ def fit_process(features: FloatArray, slopes: FloatArray, values: FloatArray, *,
         deviation=deviation,
         logarithmic=logarithmic,
     )
-
-
-def _kernel(
-    features: FloatArray, slopes: FloatArray, others: FloatArray, other_slopes: FloatArray, scale: float, linear: float
-) -> FloatArray:
-    """[N, K] the kernel between two lists of architectures."""
-    squares = (features**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * features @ others.T
-    far = np.sqrt(5 * np.maximum(squares, 0.0)) / scale
-    matern = (1 + far + far**2 / 3) * np.exp(-far)
-    return linear * (slopes @ other_slopes.T) / slopes.shape[1] + (1 - linear) * matern
