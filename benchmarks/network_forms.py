@@ -8,7 +8,11 @@ torch's own threads. The straightforward form permutes and copies around every c
 torch's own convs and its default AdamW. All have the same weights; the steps alternate within one run, and the order
 within a round alternates too. Threads wait as in a search's own children.
 
+`--profile` prints instead where the time of a step goes: torch's operations by the time in each itself, for `whole` and
+the straightforward form.
+
 Usage: python benchmarks/network_forms.py [--model xxs] [--resolution 64] [--batch-size 64] [--pairs 20] [--threads N]
+           [--profile]
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ import argparse
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import fmean, median, stdev
 
 from modscale.processes import PASSIVE
@@ -27,6 +33,7 @@ os.environ |= PASSIVE  # before torch is loaded
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from modscale.machine import available_cores
 from modscale.models.blocks import ContextLayer, ModulationMlp
@@ -97,6 +104,17 @@ def outputs_of(network: nn.Module, images, rows: tuple[slice, ...]):
     return torch.cat(parts)
 
 
+def print_profile(step: Callable[[], object], *, steps: int = 4, rows: int = 12) -> None:
+    """The operations that take most of a step, in milliseconds of their own and calls a step."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(steps):
+            step()
+    found = sorted(((event.self_cpu_time_total, event) for event in seen.key_averages()), key=lambda row: -row[0])
+    for microseconds, event in found[:rows]:
+        print(f"{microseconds / steps / 1e3:8.1f} ms {event.count / steps:6.0f} {event.key}")
+    print(f"{sum(microseconds for microseconds, _ in found) / steps / 1e3:8.1f} ms in all")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xxs")
@@ -104,6 +122,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -146,6 +165,12 @@ def main() -> None:
         optimisers[name].step()
         return time.perf_counter() - start
 
+    if options.profile:
+        for name in ("whole", "plain"):
+            step(name)
+            print(f"{options.model}, {name}, a step of {options.batch_size} images, {options.threads} threads")
+            print_profile(partial(step, name))
+        return
     for pair in range(-2, options.pairs):  # two rounds to warm up
         for name in forms if pair % 2 == 0 else reversed(forms):
             duration = step(name)
