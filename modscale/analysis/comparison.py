@@ -19,6 +19,7 @@ from modscale.rivals import Rival
 from modscale.runs.metrics import ACCURACY, METRICS, Z95, Results
 from modscale.runs.references import MeasuredRival
 from modscale.runs.trials import Trial
+from modscale.specs.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,8 @@ class Compared:
     """As those of a trial; `accuracy` is the estimate, or of a rival what is stated."""
     top1: float | None
     """Published or stated top-1 in %; None where there is neither."""
+    spec: ModelSpec | None = None
+    """What it is; None of a rival that has none."""
     rival: MeasuredRival | None = None
     """What was measured of a network without a spec; None of another."""
     reason: str | None = None
@@ -65,7 +68,8 @@ def compare_references(
     for trial in references:
         accuracy = told.get(trial.number)
         top1 = published_figure(trial) if accuracy is None else 100 * accuracy
-        found.append(Compared(name=trial.spec.name, results=trial.results, top1=top1, reason=_why_not(trial)))
+        name, why = trial.spec.name, _why_not(trial)
+        found.append(Compared(name=name, results=trial.results, top1=top1, spec=trial.spec, reason=why))
     for rival in rivals:
         accuracy = told.get(rival.number)
         results = rival.results if accuracy is None else {**rival.results, ACCURACY.name: accuracy}

@@ -44,6 +44,8 @@ class Pick:
     """Why this one, or why none."""
     ties: tuple[int, ...] = ()
     """Numbers of the trials within the limits that noise does not tell from the pick."""
+    runner_up: Trial | None = None
+    """The second best of the front trials within the limits; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +158,7 @@ def pick_band(
     fitting = [trial for trial in members if _meets(trial, limits)]
     if not fitting:
         return Pick(trial=None, reason=_why_none(limits, members, dominated))
-    best = min(fitting, key=_preference)
+    best, *others = sorted(fitting, key=_preference)
     asked = limits_text(limits)
     within = f" with {asked}" if asked else ""
     learnt = learnt_of(objectives) or learnt_of(best.results)
@@ -164,7 +166,9 @@ def pick_band(
     many = f"the {which} of {len(fitting)} front trials{within}"
     reason = many if len(fitting) > 1 else f"the only front trial{within}"
     ties = tied_with(best, [trial for trial in (*members, *dominated) if _meets(trial, limits)], objectives)
-    return Pick(trial=best, reason=reason, ties=tuple(trial.number for trial in ties))
+    return Pick(
+        trial=best, reason=reason, ties=tuple(trial.number for trial in ties), runner_up=others[0] if others else None
+    )
 
 
 def front_probability(

@@ -21,13 +21,14 @@ from modscale.files import read_plain, sweep_halves, write_whole
 from modscale.report.figures import draw_front, draw_reading
 from modscale.report.growth import draw_growth
 from modscale.report.pages import render_page, to_json
+from modscale.report.table import MOST_ROWS
 from modscale.report.text import write_context
 from modscale.runs.experiment import BAND_NAME
 from modscale.runs.folder import section
 from modscale.specs.spec import spec_to_yaml
 
-MOST_ROWS = {"html": 200, "md": 40}
-"""Rows after which a table of the report is cut short; `trials.jsonl` has them all."""
+MOST_IN_MARKDOWN = 40
+"""Rows after which a table of report.md is cut short; `trials.jsonl` has them all."""
 
 
 def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
@@ -46,13 +47,13 @@ def build_report(run: Run, *, draws: int = DRAWS) -> dict[str, Path]:
     reading = read_design(run.experiment, run.trials, seed=run.experiment.search.seed, draws=draws)
     reading_picture = draw_reading(reading) if reading.parameters else None
     growth_picture = None if run.growth is None else draw_growth(run.growth)
-    context = write_context(run, picture, reading, reading_picture, growth_picture)
+    context = write_context(run, reading, reading_picture)
     files = {
         "design_reading": ("design_reading.json", to_json(asdict(reading))),
         "front": ("front.json", to_json(front_to_json(front, run.growth))),
         "pareto": ("pareto.png", picture.png),
-        "markdown": ("report.md", render_page("report.md.j2", context, MOST_ROWS["md"])),
-        "html": ("report.html", render_page("report.html.j2", context, MOST_ROWS["html"])),
+        "markdown": ("report.md", render_page("report.md.j2", context, MOST_IN_MARKDOWN)),
+        "html": ("report.html", render_page("report.html.j2", context, MOST_ROWS)),
     }
     if reading_picture is not None:
         files["design_reading_plot"] = ("design_reading.png", reading_picture.png)

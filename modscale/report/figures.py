@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -24,9 +23,11 @@ from modscale.analysis.comparison import Compared
 from modscale.analysis.design_reading import DesignReading, ParameterReading, is_number, learnt_split, split_noun
 from modscale.analysis.front import Front
 from modscale.errors import printable
+from modscale.report.chart import LOG_RATIO, staircase
+from modscale.report.front_chart import MOST_NUMBERS, is_drawn, plot_axes
+from modscale.report.references import reference_kind
 from modscale.runs.metrics import METRICS, Z95, is_doubtful
 from modscale.runs.trials import Trial
-from modscale.specs.published import is_published
 
 COLOURS = {
     "front": "#0b5fa5",
@@ -36,10 +37,6 @@ COLOURS = {
     "ink": "#1f2933",
     "grid": "#e5e9ed",
 }
-LOG_RATIO = 12
-"""Largest over smallest value from which an axis is logarithmic."""
-MOST_NUMBERS = 14
-"""Front trials up to which each is labelled with its number; beyond it only the picks are."""
 MOST_MARKS = 2000
 """Dominated trials up to which they are drawn as shapes; beyond it as one picture inside the SVG."""
 MOST_PARAMETERS = 24
@@ -67,15 +64,6 @@ class Picture:
     """For the HTML page."""
 
 
-def plot_axes(objectives: Sequence[str]) -> tuple[str, str]:
-    """The metrics on the x and the y axis: the first two objectives, what is learnt upwards, or one against size."""
-    if len(objectives) == 1:
-        only = objectives[0]
-        return ("flops" if only == "params" else "params", only)
-    first, second = objectives[:2]
-    return (first, second) if METRICS[second].task else (second, first)
-
-
 def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[str, str], *, title: str) -> Picture:
     """The front with 95 % intervals, dominated trials behind it, what it is compared with; what is in doubt crossed.
 
@@ -84,19 +72,20 @@ def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[s
     x, y = plot_axes(list(objectives))
     with open_figure(8.4, 5.4) as figure:
         axes = figure.subplots()
-        members = [t for t in front.members if _is_drawn(t, x, y)]
-        dominated = [t for t in front.dominated if _is_drawn(t, x, y)]
-        shown = [t for t in compared if t.rival is None and _is_drawn(t, x, y)]
-        rivals = [t for t in compared if t.rival is not None and _is_drawn(t, x, y)]
+        members = [t for t in front.members if is_drawn(t, x, y)]
+        dominated = [t for t in front.dominated if is_drawn(t, x, y)]
+        shown = [t for t in compared if t.rival is None and is_drawn(t, x, y)]
+        rivals = [t for t in compared if t.rival is not None and is_drawn(t, x, y)]
         tied = {number for numbers in front.ties.values() for number in numbers}
         near = [t for t in dominated if t.number in tied]
         far = [t for t in dominated if t.number not in tied]
         _dots(axes, far, x, y, "dominated", facecolor=COLOURS["dominated"], alpha=0.75)
         _dots(axes, near, x, y, "dominated, tied with the front", facecolor="white", edgecolor=COLOURS["front"])
         if len(objectives) == 2 and members:
-            axes.plot(*_staircase(members, x, y, objectives), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
+            points = staircase([_point(t, x, y) for t in members], falls_to_left=objectives[x] == "maximize")
+            axes.plot(*zip(*points, strict=True), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
         _with_intervals(axes, members, x, y, "front", marker="o", label="Pareto front, 95 % intervals")
-        _with_intervals(axes, shown, x, y, "reference", marker="D", label=_reference_label(shown))
+        _with_intervals(axes, shown, x, y, "reference", marker="D", label=reference_kind(compared))
         as_stated = ", accuracy as stated" if "accuracy" in (x, y) else ""
         _with_intervals(axes, rivals, x, y, "rival", marker="s", label=f"rival{as_stated}")
         _lines_across(axes, compared, x, y)
@@ -119,10 +108,10 @@ def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[s
         labels = [(t, _front_label(t, front), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
             labels = [label for label in labels if front.bands_of(label[0].number)]
-        points = [(*_point(t, x, y), text, colour) for t, text, colour in labels]
-        points += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["reference"]) for t in shown]
-        points += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["rival"]) for t in rivals]
-        place_labels(figure, axes, points)
+        named = [(*_point(t, x, y), text, colour) for t, text, colour in labels]
+        named += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["reference"]) for t in shown]
+        named += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["rival"]) for t in rivals]
+        place_labels(figure, axes, named)
         return render_figure(figure)
 
 
@@ -213,10 +202,6 @@ def render_figure(figure: Figure) -> Picture:
     return Picture(png=png.getvalue(), svg=svg.getvalue())
 
 
-def _is_drawn(trial: Trial | Compared, x: str, y: str) -> bool:
-    return trial.value(x) is not None and trial.value(y) is not None
-
-
 def _point(trial: Trial | Compared, x: str, y: str) -> tuple[float, float]:
     """Its place in the axes' units."""
     return (trial.value(x) or 0.0) * METRICS[x].axis_factor, (trial.value(y) or 0.0) * METRICS[y].axis_factor
@@ -243,10 +228,6 @@ def _with_intervals(
             points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
             elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
         )  # fmt: skip
-
-
-def _reference_label(shown: Sequence[Compared]) -> str:
-    return "published network" if all(is_published(one.name) for one in shown) else "network for comparison"
 
 
 def _lines_across(axes: Axes, compared: Sequence[Compared], x: str, y: str) -> None:
@@ -284,19 +265,6 @@ def _crosses(axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str) -> 
         axes.scatter(
             points[:, 0], points[:, 1], marker="x", s=60, lw=1.1, color=COLOURS["ink"], zorder=3.5, label="in doubt"
         )
-
-
-def _staircase(
-    members: Sequence[Trial], x: str, y: str, objectives: Mapping[str, str]
-) -> tuple[list[float], list[float]]:
-    """The border of what the front dominates: from each point along x, then to the next point's y."""
-    # Walk from the best x to the worst: each next point is better in y, and rules from its own x on.
-    points = sorted((_point(t, x, y) for t in members), reverse=objectives[x] == "maximize")
-    xs, ys = [points[0][0]], [points[0][1]]
-    for (_, y0), (x1, y1) in pairwise(points):
-        xs += [x1, x1]
-        ys += [y0, y1]
-    return xs, ys
 
 
 def _scale(axes: Axes, axis: str, trials: Sequence[Trial | Compared], metric: str) -> None:

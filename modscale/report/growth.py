@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from modscale.analysis.growth import Growth
+from modscale.report.chart import Chart, Mark, lay_out
 from modscale.report.figures import COLOURS, Picture, open_figure, render_figure
+from modscale.report.front_chart import SIZES
 from modscale.runs.metrics import METRICS
 
 STEP_MARKS = 32
@@ -43,6 +45,25 @@ def draw_growth(growth: Growth) -> Picture:
             handletextpad=0.4,
         )  # fmt: skip
         return render_figure(figure)
+
+
+def growth_charts(growth: Growth) -> dict[str, Chart]:
+    """The same as charts of a page, a form for each of `SIZES`."""
+    percent = {
+        name: [(float(n), 100 * share) for n, share in zip(growth.trials, getattr(growth, name), strict=True)]
+        for name in ("run", "random_mean", "random_low", "random_high")
+    }
+    band = [*percent["random_low"], *reversed(percent["random_high"])]
+    dots = percent["run"] if len(growth.trials) <= STEP_MARKS else []
+    return {
+        name: lay_out(
+            [Mark(kind="grown", x=x, y=y) for x, y in dots],
+            x_label="complete trials", y_label="hypervolume, % of the final one", width=width,
+            height=280, logs=(False, False), reach=[(float(growth.trials[0]), 0.0), *band, *percent["run"]],
+            stairs=[("grown-band", band), ("grown-mean", percent["random_mean"]), ("grown", percent["run"])],
+        )
+        for name, (width, _) in SIZES.items()
+    }  # fmt: skip
 
 
 def growth_text(growth: Growth, objectives: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +14,14 @@ import jinja2
 from markupsafe import Markup
 
 from modscale.errors import one_line, printable
+
+SCRIPT = Path(__file__).with_name("page.js")
+"""What a page runs; nothing else in it may run."""
+
+
+def base64_text(text: str) -> str:
+    """As a data address has it."""
+    return base64.b64encode(text.encode()).decode()
 
 
 def to_json(document: object) -> bytes:
@@ -30,6 +40,9 @@ def render_page(template: str, context: Mapping[str, Any], most: int) -> bytes:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    script = SCRIPT.read_text()
+    digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+    environment.globals |= {"script": Markup(script), "script_digest": digest}  # noqa: S704  # our own
     environment.filters["verbatim"] = lambda text: Markup(printable(text))  # noqa: S704  # for Markdown alone
     return environment.get_template(template).render(**context, most=most).encode()
 

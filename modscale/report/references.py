@@ -50,7 +50,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 def reference_row(one: Compared, columns: Sequence[Metric]) -> dict[str, Any]:
     """A row of the table."""
-    cells = [_cell(one, metric) for metric in columns]
+    cells = [metric_cell(one, metric) for metric in columns]
     missing = [i for i, metric in enumerate(columns) if metric.name not in one.results]
     if one.reason is not None and missing:  # why stands where the first result would
         cells[missing[0]] = one.reason
@@ -63,13 +63,20 @@ def reference_row(one: Compared, columns: Sequence[Metric]) -> dict[str, Any]:
     }
 
 
-def _cell(one: Compared, metric: Metric) -> str:
+def metric_cell(one: Compared, metric: Metric) -> str:
+    """As `Metric.cell`, and of a rival what is to be said of it there."""
     rival = one.rival
     if rival is not None and metric is ACCURACY:
         return "none stated" if one.top1 is None else "as stated"
     if rival is not None and metric is FLOPS and rival.not_counted:
         return f"not counted ({', '.join(rival.not_counted)})"
     return metric.cell(one.results)
+
+
+def reference_kind(compared: Sequence[Compared]) -> str:
+    """What a mark on the plot stands for that is no candidate's."""
+    ours = all(is_published(one.name) for one in compared if one.rival is None)
+    return "published network" if ours else "network for comparison"
 
 
 def reference_title(compared: Sequence[Compared]) -> str:
@@ -96,7 +103,7 @@ def rival_note(compared: Sequence[Compared], objectives: Mapping[str, str]) -> s
     rivals = [one for one in compared if one.rival is not None and one.reason is None]
     if not rivals:
         return ""
-    takes = _listed([_input_text(one) for one in rivals])
+    takes = _listed([f"{one.name}{f' ({told})' if (told := input_text(one)) else ''}" for one in rivals])
     note = f"{takes}: timed and counted as {'it is' if len(rivals) == 1 else 'they are'}, and not trained."
     if ACCURACY.name not in objectives:
         return note
@@ -115,11 +122,12 @@ def rival_note(compared: Sequence[Compared], objectives: Mapping[str, str]) -> s
     return note
 
 
-def _input_text(one: Compared) -> str:
-    assert one.rival is not None  # noqa: S101  # asked of rivals alone
+def input_text(one: Compared) -> str:
+    """Of a network without a spec, what it is and what it takes; empty where that is not known."""
+    if one.rival is None or not one.rival.input:
+        return ""
     what = "" if one.rival.rival.kind == "timm" else f"{Path(one.rival.rival.source).name}, "
-    size = " x ".join(map(str, one.rival.input[1:]))
-    return f"{one.name} ({what}input {size})" if size else one.name
+    return f"{what}input {' x '.join(map(str, one.rival.input[1:]))}"
 
 
 def reference_note(references: Sequence[Trial]) -> str:

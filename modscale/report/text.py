@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,38 +9,54 @@ from pathlib import Path
 from typing import Any
 
 from modscale import __version__
-from modscale.analysis.design_reading import DesignReading, Half, Interval, ParameterReading, is_number, split_noun
+from modscale.analysis.design_reading import DesignReading
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import Front, limits_text
 from modscale.analysis.proxy_ranking import check_ranking
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
+from modscale.report.architecture import draw_stages
 from modscale.report.figures import Picture
-from modscale.report.growth import growth_text
+from modscale.report.front_chart import front_charts, is_drawn, plot_axes
+from modscale.report.growth import growth_charts, growth_text
 from modscale.report.proxy_text import all_results, fidelity_sentence, headline_doubt, noise_note, proxy_sentence
+from modscale.report.reading import reading_view
 from modscale.report.references import (
     beaten_sentence,
     numbers_text,
+    reference_kind,
     reference_note,
     reference_row,
     reference_title,
     rival_note,
     top1_heading,
 )
+from modscale.report.table import table_columns, table_rows
 from modscale.rivals import reference_name
 from modscale.runs.experiment import mismatch_note
 from modscale.runs.folder import section
-from modscale.runs.metrics import LEARNT, METRICS, Metric, Results, doubts_text, metric_text, metrics_among
+from modscale.runs.metrics import (
+    ACCURACY,
+    LEARNT,
+    METRICS,
+    Metric,
+    Results,
+    doubts_text,
+    is_doubtful,
+    metric_text,
+    metrics_among,
+)
 from modscale.runs.trials import Trial
 from modscale.specs.spec import architecture_text
+
+KINDS = (("front", "front"), ("compared", "for comparison"), ("dominated", "dominated"))
+"""Of the rows of the table, by which it is filtered, and what the page calls them."""
 
 
 def write_context(
     run: Run,
-    picture: Picture,
     reading: DesignReading,
     reading_picture: Picture | None,
-    growth_picture: Picture | None,
 ) -> dict[str, Any]:
     """Everything the templates print, as text."""
     experiment, front, columns = run.experiment, run.front, run.columns
@@ -50,6 +65,7 @@ def write_context(
     ranking = check_ranking(run.references, learnt.name)
     compared = run.compared
     rows = {t.number: _row(t, front, columns) for t in (*front.members, *front.dominated)}
+    networks, left_out = table_rows(run, columns)
     return {
         "name": experiment.space.name,
         "learnt": {key: getattr(learnt, key) for key in ("noun", "superlative", "plural")},
@@ -81,7 +97,7 @@ def write_context(
         "hypervolume": f"{front.hypervolume:.6g}",
         "hypervolume_share": f"{100 * front.hypervolume_share:.1f} %",
         "growth": "" if run.growth is None else growth_text(run.growth, len(experiment.objectives)),
-        "growth_plot": "" if growth_picture is None else _base64(growth_picture.svg),
+        "growth_charts": None if run.growth is None else growth_charts(run.growth),
         "reference_point": [f"{METRICS[m].noun} {metric_text(m, v)}" for m, v in front.reference.items()],
         "settings": _settings(run),
         "machine": _pairs(section(run.document, "machine")),
@@ -89,11 +105,14 @@ def write_context(
         "data": _data_pairs(run),
         "command": _command(run),
         "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
-        "reading": _reading_view(reading, reading_picture),
+        "reading": reading_view(reading, reading_picture),
         "doubts": list(
             filter(None, (doubts_text(metric, [*all_results(run), *_rivals_results(run)]) for metric in columns))
         ),
-        "plot": _base64(picture.svg),
+        "table": {"columns": table_columns(run, columns), "rows": networks, "left_out": left_out},
+        "kinds": [kind for kind in KINDS if any(row.kind == kind[0] for row in networks)],
+        "charts": front_charts(front, compared, experiment.objectives, {row.key: row for row in networks}),
+        "legend": _legend(run),
         "plot_note": _plot_note(list(experiment.objectives)),
         "plot_text": f"{len(front.members)} trials on the Pareto front, {len(front.dominated)} dominated behind it",
     }
@@ -198,6 +217,24 @@ def _row(trial: Trial, front: Front, columns: Sequence[Metric]) -> dict[str, Any
     }
 
 
+def _legend(run: Run) -> list[tuple[str, str]]:
+    """Kind of mark to what it is, of those on the plot."""
+    axes, tied = plot_axes(list(run.experiment.objectives)), {n for ties in run.front.ties.values() for n in ties}
+    shown = [one for one in run.compared if is_drawn(one, *axes)]
+    near = [t for t in run.front.dominated if t.number in tied]
+    stated = ", accuracy as stated" if ACCURACY.name in axes else ""
+    items = [
+        ("front", "Pareto front, 95 % intervals", bool(run.front.members)),
+        ("near", "dominated, tied with the front", bool(near)),
+        ("far", "dominated", len(near) < len(run.front.dominated)),
+        ("reference", reference_kind(run.compared), any(one.rival is None for one in shown)),
+        ("rival", f"rival{stated}", any(one.rival is not None for one in shown)),
+    ]
+    results = [t.results for t in (*run.front.members, *run.front.dominated)] + [one.results for one in shown]
+    in_doubt = any(is_doubtful(METRICS[metric], each) for metric in axes for each in results)
+    return [(kind, text) for kind, text, has_any in (*items, ("cross", "in doubt", in_doubt)) if has_any]
+
+
 def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:
     pick = front.picks[band]
     return {
@@ -205,7 +242,15 @@ def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str,
         "limits": limits_text(run.experiment.bands[band]) or "no limits",
         "trial": None if pick.trial is None else rows[pick.trial.number],
         "reason": pick.reason,
+        "runner_up": ""
+        if pick.runner_up is None
+        else f"Next is trial {pick.runner_up.number}: {', '.join(_measured(pick.runner_up)[:2])}.",
         "ties": numbers_text(pick.ties),
+        "stages": None if pick.trial is None else draw_stages(pick.trial.spec),
+        "command": [
+            *("modscale", "export", shlex.quote(_portable(str(run.folder)))),
+            *_options({"--pick": band, "--out": band}),
+        ],
     }
 
 
@@ -246,13 +291,16 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _command(run: Run) -> str:
-    """What makes a run like this one, wherever the run's folder has been moved to."""
+def _command(run: Run) -> list[str]:
+    """What makes a run like this one, wherever the run's folder has been moved to, in parts that are kept together."""
     search = run.experiment.search
-    words = ["modscale", "search", _portable(str(run.document.get("space_file", "SPACE.yaml"))), "--data", _source(run)]
-    return shlex.join(
-        [*words, "--trials", str(search.trials), "--seed", str(search.seed), "--out", run.folder.resolve().name]
-    )
+    words = ["modscale", "search", _portable(str(run.document.get("space_file", "SPACE.yaml")))]
+    options = {"--data": _source(run), "--trials": search.trials, "--seed": search.seed}
+    return [*map(shlex.quote, words), *_options({**options, "--out": run.folder.resolve().name})]
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {shlex.quote(str(value))}" for name, value in options.items()]
 
 
 def _data_pairs(run: Run) -> list[tuple[str, str]]:
@@ -267,61 +315,3 @@ def _source(run: Run) -> str:
 def _portable(path: str) -> str:
     """A path as it was given, and of one that holds on this machine alone its last part."""
     return Path(path).name if Path(path).is_absolute() or path.startswith("~") else path
-
-
-def _reading_view(reading: DesignReading, picture: Picture | None) -> dict[str, Any]:
-    """The design reading as the templates print it."""
-    first = reading.parameters[0] if reading.parameters else None
-    return {
-        "summary": reading.summary,
-        "plot": None if picture is None else _base64(picture.svg),
-        "metrics": [METRICS[metric].noun for metric in first.importance] if first else [],
-        "splits": [split_noun(split) for split in first.better] if first else [],
-        "rows": [
-            {
-                "name": parameter.name,
-                "options": _options_text(parameter),
-                "importances": [
-                    (_interval_text(i.share, percent=True), _chance_text(i.chance), i.share.value > i.chance)
-                    for i in parameter.importance.values()
-                ],
-                "halves": [
-                    (_half_text(parameter.better[split]), _half_text(parameter.worse[split]))
-                    for split in parameter.better
-                ],
-            }
-            for parameter in reading.parameters
-        ],
-    }
-
-
-def _chance_text(chance: float) -> str:
-    return f"{100 * chance:.0f} %" if chance < 1 else "over 100 %"
-
-
-def _options_text(parameter: ParameterReading) -> str:
-    if is_number(parameter) and len(parameter.options) > 6:
-        numbers = sorted(float(option) for option in parameter.options)
-        return f"{numbers[0]:g} to {numbers[-1]:g}"
-    return ", ".join(map(str, parameter.options))
-
-
-def _half_text(half: Half) -> str:
-    if half.low is None or half.median is None or half.high is None:
-        shares = sorted((half.shares or {}).items(), key=lambda item: -item[1].value)
-        return ", ".join(f"{label} {_interval_text(share, percent=True)}" for label, share in shares)
-    ends = f"{_interval_text(half.low)} to {_interval_text(half.high)}"
-    return f"{ends}, median {_interval_text(half.median)}"
-
-
-def _interval_text(interval: Interval, *, percent: bool = False) -> str:
-    """The estimate, then its interval in brackets where it has any width."""
-    factor, unit = (100, " %") if percent else (1, "")
-    value, low, high = (
-        f"{round(factor * v, 0 if percent else 2):g}" for v in (interval.value, interval.low, interval.high)
-    )
-    return f"{value}{unit}" if low == high else f"{value}{unit} [{low}, {high}]"
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()

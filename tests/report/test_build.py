@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from fake_runs import SPACE, fake_references, fake_trials, read_json, remeasured, write_run
 from PIL import Image
@@ -25,7 +27,7 @@ from modscale.analysis.results import load_run
 from modscale.api.session import report_run
 from modscale.errors import RunError
 from modscale.report.build import build_report
-from modscale.report.figures import plot_axes
+from modscale.report.front_chart import plot_axes
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.trials import Rung, Trial
 from modscale.specs.counts import count_model
@@ -172,16 +174,63 @@ def test_every_file_of_the_contract_is_there(run: Path) -> None:
 
 
 def test_html_opens_offline(run: Path) -> None:
-    """One file: every source is inside it, and nothing in it runs."""
+    """One file: what it points to is inside it, and nothing in it runs but the one script that it has the digest of."""
     html = (run / "report.html").read_text()
     page = Page(html)
-    sources = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "srcset")]
-    assert len(sources) == 3
-    assert len(html) < 400_000
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = [attrs["href"] for _, attrs in page.tags if "href" in attrs]
+    assert len(links) > 80
+    assert {link.removeprefix("#") for link in links if link is not None} <= set(ids)
+    sources = [
+        value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "srcset", "xlink:href")
+    ]
     assert all(source is not None and source.startswith("data:image/svg+xml;base64,") for source in sources)
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    assert len(html) < 400_000
     assert "@import" not in html
     assert "url(" not in html
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+
+
+def test_every_network_has_a_point_and_a_row(run: Path) -> None:
+    """The front, what it is compared with and the dominated, each of them once, with the values of the raw files."""
+    page = Page((run / "report.html").read_text())
+    raw = {f"t{t['number']}": t for t in raw_trials(run) if t["state"] == "complete"}
+    lines = (run / "references.jsonl").read_text().splitlines()
+    raw |= {f"r{i}": json.loads(line) for i, line in enumerate(lines)}
+    rows = {attrs["id"]: attrs["data-kind"] for tag, attrs in page.tags if tag == "tr" and "id" in attrs}
+    assert rows.keys() == raw.keys()
+    front = {f"t{number}" for number in read_json(run / "front.json")["front"]}
+    assert {key for key, kind in rows.items() if kind == "front"} == front
+    assert {key for key, kind in rows.items() if kind == "compared"} == {"r0", "r1", "r2", "r3"}
+    points = [attrs for tag, attrs in page.tags if tag == "a" and str(attrs.get("class")).startswith("point")]
+    assert sorted(attrs["href"] for attrs in points) == sorted([f"#{key}" for key in raw] * 2)  # wide and narrow
+    assert {attrs["id"] for attrs in points if "id" in attrs} == {f"p-{key}" for key in raw}
+    values = [
+        attrs.get("data-value") for tag, attrs in page.tags if tag == "td" and attrs.get("data-label") == "latency"
+    ]
+    assert sorted(map(float, filter(None, values))) == pytest.approx(sorted(t["latency_ms"] for t in raw.values()))
+
+
+def test_a_card_has_its_network_as_a_picture_and_a_command(run: Path) -> None:
+    """One bar a block of the pick's spec, those that attend apart, and the line that exports it."""
+    html = (run / "report.html").read_text()
+    cards = {card.split("</h3>")[0].split("<h3>")[1]: card for card in html.split('<div class="card">')[1:]}
+    assert list(cards) == list(SPACE["bands"])
+    for band, number in read_json(run / "front.json")["bands"].items():
+        card = cards[band].split("<h2>")[0]
+        assert ("<svg" in card) == (number is not None)
+        if number is not None:
+            stages = load_spec(run / "models" / f"{band}.yaml").stages
+            assert card.count('<rect class="block"') == sum(stage.depth for stage in stages)
+            assert card.count('<rect class="attends"') == sum(stage.attention_depth for stage in stages)
+            assert f"modscale export {run.name} --pick {band} --out {band}" in " ".join(Page(card).text.split())
+            assert f'href="#t{number}"' in card
 
 
 def test_both_reports_say_what_matters(run: Path) -> None:
@@ -269,16 +318,9 @@ def test_latencies_in_doubt_are_marked(tmp_path: Path) -> None:
         assert "2 taken while the machine was busy" in text
         assert "in doubt" not in (sure / name).read_text()
     assert (doubtful / "pareto.png").read_bytes() != (sure / "pareto.png").read_bytes()
-    drawn, plain = (_plot_in_html(folder) for folder in (doubtful, sure))
-    assert "in doubt" in drawn
-    assert "in doubt" not in plain
-
-
-def _plot_in_html(folder: Path) -> str:
-    """The SVG of the front, in which every text stands as a comment."""
-    found = re.search(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", (folder / "report.html").read_text())
-    assert found is not None
-    return base64.b64decode(found[1]).decode()
+    for folder, crosses in ((doubtful, 3), (sure, 0)):
+        wide = (folder / "report.html").read_text().split('<svg class="chart narrow"')[0]
+        assert wide.split('<svg class="chart wide"')[1].count('class="cross"') == crosses
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -291,8 +333,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", trials, [reference], space=space, machine={"cpu": HOSTILE}, started=HOSTILE)
     build_report(load_run(folder), draws=2)
     page = Page((folder / "report.html").read_text())
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 2  # the front and the growth
-    assert page.text.count(HOSTILE) == 4
+    assert [tag for tag, _ in page.tags if tag in ("img", "script")] == ["script"]
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    assert page.text.count(HOSTILE) == 5
     assert name in page.text
     tables = (folder / "report.md").read_text().replace("\\|", "").split("\n\n")
     for table in (text for text in tables if text.startswith("|")):
@@ -324,10 +367,11 @@ def test_no_report_holds_a_sign_that_steers_or_hides(tmp_path: Path) -> None:
         text = (folder / name).read_text()
         assert {c for c in text if not c.isprintable()} <= {"\n"}, name
     page = Page((folder / "report.html").read_text())
-    assert not {"script", "a"} & {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags if tag == "script"] == ["script"]
+    assert {str(attrs["href"])[:1] for tag, attrs in page.tags if tag == "a"} == {"#"}
     assert page.text.count(r"\x1b]0;pwned\x07\u202e <script>") + page.text.count(r"\u2028<script>") >= 8
-    svg = base64.b64decode(re.search('base64,([^"]*)', (folder / "report.html").read_text())[1]).decode()
-    ElementTree.fromstring(svg)  # noqa: S314  # our own
+    for svg in re.findall("<svg.*?</svg>", (folder / "report.html").read_text(), re.DOTALL):
+        ElementTree.fromstring(svg)  # noqa: S314  # our own
     outside_code = [line for line in (folder / "report.md").read_text().splitlines() if not line.startswith("    ")]
     for sign in ("<script", "|`", "`x`", "$\\frac", "https://", "www.evil", "[a](b)", " # "):
         assert not any(sign in line.replace("\\|", "") for line in outside_code if "pwned" in line), sign
@@ -484,15 +528,32 @@ def test_what_was_trained_and_what_was_counted_is_told(tmp_path: Path) -> None:
 
 
 def test_long_tables_are_cut_with_a_note(tmp_path: Path) -> None:
-    """Of 600 trials the page lists 200 dominated ones and says where the rest stand."""
+    """Of 6,000 trials the page lists 120 dominated ones, draws all, says where the rest stand and stays small."""
     folder = write_run(tmp_path / "run", [], [])
-    lines = [json.dumps(_bare(number)) for number in range(600)]
+    lines = [json.dumps(_bare(number) | {"accuracy": 0.9 - number / 10000}) for number in range(6000)]
     (folder / "trials.jsonl").write_text("\n".join(lines) + "\n")
-    build_report(load_run(folder))
+    build_report(load_run(folder), draws=2)
     html = (folder / "report.html").read_text()
-    assert html.count("<tr>") < 450
-    assert "399 more are left out here" in html
-    assert "559 more are left out here" in (folder / "report.md").read_text()
+    assert len(re.findall("<tr[ >]", html)) < 200
+    assert "5879 more are left out here" in html
+    assert len(html) < 400_000
+    assert "5959 more are left out here" in (folder / "report.md").read_text()
+
+
+def test_what_mattered_is_one_line_where_nothing_did(tmp_path: Path) -> None:
+    """Trials whose accuracy and latency are noise: no table, no figure; and where size rules, both are there."""
+    rng = np.random.default_rng(1)
+    noise = [remeasured(t, accuracy=rng.uniform(0.3, 0.5), latency_ms=rng.uniform(3, 9)) for t in fake_trials(FAKE, 16)]
+    folder = write_run(tmp_path / "noise", noise, [])
+    build_report(load_run(folder), draws=8)
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text().replace("\\", "")
+        said = text.split("What mattered in this space")[1].split("<h2>")[0].split("\n## ")[0].strip()
+        assert "Nothing stands out from chance for accuracy or latency in 16 trials" in said
+        assert len(said.splitlines()) <= 4
+    plain = write_run(tmp_path / "size", fake_trials(FAKE, 150), [])
+    build_report(load_run(plain), draws=8)
+    assert "Importance is Optuna" in (plain / "report.html").read_text()
 
 
 def _bare(number: int) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from modscale.analysis.results import load_run
 from modscale.cli.progress import describe_trial
 from modscale.document import check_number
 from modscale.report.build import build_report
-from modscale.report.figures import draw_front, plot_axes
+from modscale.report.figures import draw_front
+from modscale.report.front_chart import plot_axes
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text, metrics_among
 from modscale.runs.trials import Rung, Trial
