@@ -42,7 +42,11 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 LIGHT = ("specs.", "spaces.", "runs.", "pareto", "analysis.front", "latency.settings", "training.settings")
 HEAVY = {"torch", "optuna", "onnxruntime", "onnx", "fvcore", "rich", "typer", "matplotlib", "PIL", "safetensors"}
 SHARED = {"torch", "numpy"}  # the two array libraries; every other one has a module to itself
-TOOLS = ("onnxruntime.quantization", "onnxruntime.transformers")  # libraries that come in another's package
+TOOLS = (
+    "onnxruntime.quantization",
+    "onnxruntime.transformers",
+    "optuna.storages",
+)  # libraries that come in another's package
 
 
 def module_name(path: Path) -> str:

@@ -24,10 +24,12 @@ def search(
     out: str | Path | None = None,
     trials: int | None = None,
     seed: int | None = None,
+    storage: str | None = None,
 ) -> Run:
     """Runs or resumes a whole search, as `modscale search` does, and reads the run; nothing is printed.
 
-    `space` is a space's file, or what `load_space` gave; `out` the run's folder, `reports/NAME` by default.
+    `space` is a space's file, or what `load_space` gave; `out` the run's folder, `reports/NAME` by default;
+    `storage` the URL of an Optuna storage that is to have a copy of the study.
 
     >>> import modscale
     >>> run = modscale.search(tiny_space, out=folder, trials=1)
@@ -47,8 +49,9 @@ def search(
     folder = Path("reports") / experiment.space.name if out is None else Path(out).expanduser()
     file = experiment.space.name if isinstance(space, Experiment) else str(space)
     search_space(
-        replace(experiment, search=settings), space_file=file, source=str(data), folder=folder, watcher=Silence()
-    )
+        replace(experiment, search=settings), space_file=file, source=str(data), folder=folder, watcher=Silence(),
+        storage=storage,
+    )  # fmt: skip
     return load_run(folder)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import find_front
@@ -25,7 +25,7 @@ from modscale.report.build import build_report, front_to_json
 from modscale.report.proxy_text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
-from modscale.runs.experiment import Experiment, mismatch_note
+from modscale.runs.experiment import Experiment, experiment_to_dict, mismatch_note
 from modscale.runs.finals import read_finals, with_finals, write_finals
 from modscale.runs.folder import (
     REFERENCES_FILE,
@@ -39,6 +39,7 @@ from modscale.runs.folder import (
     read_run,
     read_run_trials,
     section,
+    storage_study,
     update_run,
     write_run,
 )
@@ -58,6 +59,9 @@ from modscale.spaces.space import Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.published import is_published, published, resolve_model
 from modscale.specs.spec import ModelSpec, load_spec
+
+if TYPE_CHECKING:  # SQLAlchemy takes a while to import, and is there for whoever asks for a storage
+    from modscale.searching.storage import Storage
 
 
 class Watcher(Protocol):
@@ -93,9 +97,12 @@ def search_space(
     source: str,
     folder: Path,
     watcher: Watcher | None = None,
+    storage: str | None = None,
     debug: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns what `report_run` does.
+
+    `storage` is the URL of an Optuna storage, in which a copy of the study is kept.
 
     Raises:
         InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
@@ -103,6 +110,7 @@ def search_space(
         KeyboardInterrupt: after the report of what stands was written.
     """
     watcher = watcher or Silence()
+    there = _check_storage(storage, folder)
     experiment = _resolve(experiment)
     begun = check_folder(folder, experiment)
     resumed, experiment = begun is not None, begun or experiment
@@ -117,7 +125,10 @@ def search_space(
         with hearing_stops():
             stop: BaseException | None = None
             try:
-                _search(experiment, space_file, source, folder, watcher, resumed=resumed, done=done, debug=debug)
+                _search(
+                    experiment, space_file, source, folder, watcher,
+                    storage=there, resumed=resumed, done=done, debug=debug,
+                )  # fmt: skip
                 check_stop()
             except (KeyboardInterrupt, AllTrialsFailed) as error:
                 stop = error
@@ -207,6 +218,7 @@ def _search(
     folder: Path,
     watcher: Watcher,
     *,
+    storage: Storage | None,
     resumed: bool,
     done: int,
     debug: bool,
@@ -221,7 +233,8 @@ def _search(
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
-        StudyMirror(folder / STUDY_FILE, experiment, say).update(trials)
+        with _mirrored(folder, experiment, storage, say) as mirror:
+            mirror(trials)
         require_complete(trials)
         return
     if resumed and not is_over:
@@ -261,7 +274,10 @@ def _search(
             allows=make_screen(predictor, experiment.limits),
         )
         done, limit = done + finished, experiment.search.trials
-        with watcher.searching(done=done, limit=limit, references=len(references)) as progress:
+        with (
+            _mirrored(folder, experiment, storage, say) as mirror,
+            watcher.searching(done=done, limit=limit, references=len(references)) as progress,
+        ):
             outcome = run_search(
                 study,
                 evaluator,
@@ -274,11 +290,51 @@ def _search(
                     evaluator.bench, rival, announce, number=number, folder=home, resolution=side
                 ),
                 judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
-                mirror=StudyMirror(folder / STUDY_FILE, experiment, say).update,
+                mirror=mirror,
             )
         _time_again(folder, experiment, evaluator, say)
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+
+
+def _check_storage(url: str | None, folder: Path) -> Storage | None:
+    """The storage of a URL, checked. Raises InputError."""
+    if url is None:
+        return None
+    from modscale.searching.storage import Storage
+
+    return Storage(url, folder / STUDY_FILE)
+
+
+@contextmanager
+def _mirrored(
+    folder: Path, experiment: Experiment, storage: Storage | None, say: Callable[[str], None]
+) -> Iterator[Callable[[Sequence[Trial]], None]]:
+    """Gives what takes the finished trials to the copies of the study: `study.db`, and the storage, if there is one."""
+    file = StudyMirror(folder / STUDY_FILE, experiment, say)
+    if storage is None:
+        yield file.update
+        return
+    from modscale.searching.storage import StorageMirror
+
+    run, study = read_run(folder), storage_study(folder, str(storage))
+    data, machine = section(run, "data"), section(run, "machine")
+    attributes = {
+        "modscale": run.get("modscale"), "space": experiment.space.name, "run": str(folder.resolve()),
+        "started": run.get("started"), "seed": experiment.search.seed, "trials": experiment.search.trials,
+        "sampler": experiment.search.sampler, "data": data.get("source"), "proxy": experiment.proxy.method,
+        "processor": machine.get("cpu"), "bands": experiment_to_dict(experiment)["bands"],
+    }  # fmt: skip
+    there = StorageMirror(storage, study, experiment, say, attributes=attributes)
+
+    def update(trials: Sequence[Trial]) -> None:
+        file.update(trials)
+        there.update(trials)
+
+    try:
+        yield update
+    finally:
+        there.close()
 
 
 def _time_again(folder: Path, experiment: Experiment, evaluator: Evaluator, say: Callable[[str], None]) -> None:

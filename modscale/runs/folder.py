@@ -7,6 +7,7 @@ run in `timings.jsonl` (latency/raw.py), and what report/build.py builds from th
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ OUTPUTS = frozenset({
     "design_reading.png", "hypervolume.png", FINALS_FILE,
 })  # fmt: skip
 """What is written whole into a run's folder."""
+MOST_STUDY_CHARS = 400
+"""Of the name of a study in a storage; Optuna takes 512."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -178,6 +181,24 @@ def update_run(folder: Path, experiment: Experiment, notes: Sequence[str] | None
         run |= {"trials": experiment.search.trials, "space": new, "data": data}
         write_whole(folder / RUN_FILE, dump_yaml(run))
     return changed
+
+
+def storage_study(folder: Path, storage: str) -> str:
+    """The name of a run's study in a storage, which `run.yaml` keeps, with the storage as `storage` shows it.
+
+    Raises:
+        RunError: `run.yaml` cannot be read.
+        InputError: it cannot be written.
+    """
+    run = read_run(folder)
+    before = section(run, "storage")
+    study = before.get("study")
+    if not isinstance(study, str) or not 0 < len(study) <= MOST_STUDY_CHARS:
+        study = f"{folder.resolve().name[:100]}-{secrets.token_hex(4)}"
+    now = {"url": storage, "study": study}
+    if before != now:
+        write_whole(folder / RUN_FILE, dump_yaml(run | {"storage": now}))
+    return study
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -27,6 +28,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
+    json_to_distribution,
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -45,6 +47,8 @@ from modscale.specs.counts import COUNT_METRICS
 from modscale.specs.spec import ModelSpec, spec_to_dict
 
 STUDY_NAME = "modscale"
+METRIC_NAMES = "study:metric_names"
+"""Under which Optuna keeps the names of a study's objectives in a storage."""
 TPE_ATTEMPTS = 64
 """Draws from the sampler before a candidate is drawn uniformly from the feasible ones."""
 MAX_MISSING = 1000
@@ -101,7 +105,7 @@ class SearchStudy:
         self.sampler = _FeasibleSampler(experiment, self.draws)
         self.distributions = self.sampler.distributions
         self.study = optuna.create_study(
-            directions=[StudyDirection[direction.upper()] for direction in self.objectives.values()],
+            directions=directions_of(self.objectives),
             sampler=self.sampler,
         )
 
@@ -180,17 +184,35 @@ def stored_trials(experiment: Experiment, finished: Sequence[Trial]) -> list[Sto
     return stored
 
 
+def frozen_trial(stored: StoredTrial) -> FrozenTrial:
+    """A stored trial as Optuna's storages take it; it ends now."""
+    distributions = {name: json_to_distribution(text) for name, _, text in stored.params}
+    ended = datetime.now()  # Optuna's times are local and have no zone
+    trial = create_trial(
+        state=TrialState[stored.state],
+        values=list(stored.values) or None,
+        params={name: distributions[name].to_external_repr(value) for name, value, _ in stored.params},
+        distributions=distributions,
+        user_attrs={name: json.loads(text) for name, text in stored.attributes},
+    )
+    trial.datetime_start = ended - timedelta(seconds=min(stored.seconds, 86_400.0))
+    trial.datetime_complete = ended
+    return trial
+
+
+def directions_of(objectives: Mapping[str, str]) -> list[StudyDirection]:
+    """Of metrics to directions, as Optuna has them."""
+    return [StudyDirection[direction.upper()] for direction in objectives.values()]
+
+
 @cache
 def empty_study(objectives: tuple[tuple[str, str], ...]) -> bytes:
     """A SQLite database as Optuna makes it for a study of these metrics, each named, that has no trials yet."""
     database = sqlite3.connect(":memory:", check_same_thread=False)
     storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: database})
     try:
-        directions = [StudyDirection[direction.upper()] for _, direction in objectives]
-        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([metric for metric, _ in objectives])
+        study = storage.create_new_study(directions_of(dict(objectives)), STUDY_NAME)
+        storage.set_study_system_attr(study, METRIC_NAMES, [metric for metric, _ in objectives])
         storage.remove_session()
         return database.serialize()
     finally:

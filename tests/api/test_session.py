@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 
@@ -72,6 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [
         sys.executable, "-m", "modscale", "search", str(folder / "space.yaml"),
         "--data", str(folder / "data.npz"), "--out", str(folder / "run"),
+        "--storage", f"sqlite:///{folder / 'studies.db'}?password=hunter2",
     ]  # fmt: skip
     trials = folder / "run" / "trials.jsonl"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
@@ -107,6 +109,32 @@ def test_no_finished_trial_was_lost_and_the_total_was_kept(run: Path) -> None:
         assert [stage.dim for stage in spec.stages] == sorted(stage.dim for stage in spec.stages)
         assert 0 <= trial["accuracy"] <= 1
         assert trial["latency_ms"] > 0
+
+
+def test_the_storage_has_the_run_that_was_killed_and_resumed(run: Path) -> None:
+    """One study under the name that run.yaml keeps, with each trial once; its URL there has no password."""
+    kept = yaml.safe_load((run / "run.yaml").read_text())["storage"]
+    assert kept["url"] == f"sqlite:///{run.parent / 'studies.db'}?password=***"
+    assert "hunter2" not in (run / "run.yaml").read_text()
+    storage = optuna.storages.RDBStorage(f"sqlite:///{run.parent / 'studies.db'}")
+    (name,) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    storage.engine.dispose()
+    assert (name, study.user_attrs["space"], study.user_attrs["run"]) == (kept["study"], "small", str(run.resolve()))
+    assert [trial.values for trial in study.trials] == [[t["accuracy"], t["latency_ms"]] for t in read_trials(run)]
+
+
+def test_a_storage_that_is_out_ends_no_search(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two lines, and exit code 0; what is no storage at all is one line, and exit code 2."""
+    command = ["search", str(run.parent / "space.yaml"), "--data", str(run.parent / "data.npz"), "--out", str(run)]
+    assert main([*command, "--storage", "sqlite:////nowhere/at/all.db"]) == 0
+    notes = [line for line in capsys.readouterr().err.replace("\n  ", " ").splitlines() if "nowhere" in line]
+    assert len(notes) == 2
+    assert "unable to open database file" in notes[0]
+    assert main([*command, "--storage", "postgresql://me:hunter2@host:port/db"]) == 2
+    error = capsys.readouterr().err
+    assert "--storage: must be a URL such as" in error
+    assert "hunter2" not in error
 
 
 def test_the_front_is_what_brute_force_finds(run: Path) -> None:

@@ -30,6 +30,10 @@ def search(
         Path | None,
         option("Screen candidates by a file of `modscale calibrate`.", metavar="FILE", parser=user_path),
     ] = None,
+    storage: Annotated[
+        str | None,
+        option("Keep a copy of the study in this Optuna storage, for a dashboard.", metavar="URL"),
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -52,6 +56,7 @@ def search(
         source=data,
         folder=Path("reports") / experiment.space.name if out is None else out,
         watcher=Terminal(),
+        storage=storage,
         debug=debug,
     )
 
