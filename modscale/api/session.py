@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import find_front
+from modscale.analysis.overlay import check_distinct, lay_over
 from modscale.analysis.results import Run, load_run
 from modscale.errors import AllTrialsFailed, InputError, RunError, TrialFailed, naming_file
 from modscale.files import file_digest, path_text
@@ -22,6 +23,7 @@ from modscale.latency.calibration import load_predictor
 from modscale.latency.predictor import Predictor
 from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
+from modscale.report.overlay import write_overlay
 from modscale.report.proxy_text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
@@ -161,6 +163,24 @@ def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
         **front_to_json(run.front, run.growth),
         "proxy_fidelity": fidelity_sentence(run),
     }
+
+
+def report_runs(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
+    """Lays several runs over each other, by default in `reports/A+B`; returns what stands in `comparison.json`.
+
+    Raises:
+        RunError: a folder is no run, or is broken; they have no objective in common; `out` is of something else.
+        InputError: a run stands twice, or they are too many.
+    """
+    names = [folder.resolve().name for folder in folders]
+    names = [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
+    runs = []
+    for folder in folders:
+        with naming_kind(folder, "run"):
+            runs.append(load_run(folder))
+    check_distinct(runs, names)
+    place = out or Path("reports") / "+".join(folder.resolve().name for folder in folders)[:120]
+    return write_overlay(lay_over(runs, names), place)
 
 
 def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None) -> ModelSpec:

@@ -231,6 +231,23 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     note(f"report: {summary['files']['html']} (opens in a browser, offline)")
 
 
+def show_overlay(summary: Mapping[str, Any]) -> None:
+    """Runs laid over each other, a row each, and where the report lies."""
+    joint = [member["run"] for member in summary["front"]]
+    rows = []
+    for run in summary["runs"]:
+        share = run["hypervolume_share"]
+        known = ("", "") if share is None else (str(joint.count(run["name"])), f"{share:.0%}")
+        rows.append((run["name"], str(run["trials"]), str(len(run["front"])), *known))
+    figures = ("trials", "own front", "on front of all", "hypervolume of all")
+    headings: list[Column | str] = ["run", *map(_figures, figures)]
+    show_table("Runs laid over each other", headings, rows)
+    note(summary["headline"])
+    for metric, why in summary["not_comparable"].items():
+        note(f"{METRICS[metric].noun} is not comparable: {why}")
+    note(f"report: {summary['files']['report.html']} (opens in a browser, offline)")
+
+
 def show_next(summary: Mapping[str, Any], *, searched: bool) -> None:
     """What to type next: how to export a pick, or a trial of the front, and after a search how to report it again."""
     run = summary["run"]

@@ -24,7 +24,7 @@ from modscale.analysis.design_reading import DesignReading, ParameterReading, is
 from modscale.analysis.front import Front
 from modscale.errors import printable
 from modscale.report.chart import LOG_RATIO, staircase
-from modscale.report.front_chart import MOST_NUMBERS, is_drawn, plot_axes
+from modscale.report.front_chart import MOST_NUMBERS, is_drawn, plot_axes, point_of
 from modscale.report.references import reference_kind
 from modscale.runs.metrics import METRICS, Z95, is_doubtful
 from modscale.runs.trials import Trial
@@ -41,6 +41,9 @@ MOST_MARKS = 2000
 """Dominated trials up to which they are drawn as shapes; beyond it as one picture inside the SVG."""
 MOST_PARAMETERS = 24
 """Parameters in the plot of the design reading, the most important first."""
+RUN_COLOURS = ("#0b5fa5", "#b93a09", "#7e22ce", "#0f766e", "#a3195b", "#6b5900")
+RUN_MARKS = "o^so^s"
+"""Of runs that are laid over each other, as a page has them."""
 LEGEND_COLUMNS = 4
 LEGEND_ROW = 16
 """Height of one row, points."""
@@ -82,7 +85,7 @@ def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[s
         _dots(axes, far, x, y, "dominated", facecolor=COLOURS["dominated"], alpha=0.75)
         _dots(axes, near, x, y, "dominated, tied with the front", facecolor="white", edgecolor=COLOURS["front"])
         if len(objectives) == 2 and members:
-            points = staircase([_point(t, x, y) for t in members], falls_to_left=objectives[x] == "maximize")
+            points = staircase([point_of(t, x, y) for t in members], falls_to_left=objectives[x] == "maximize")
             axes.plot(*zip(*points, strict=True), color=COLOURS["front"], lw=1.2, alpha=0.6, zorder=2)
         _with_intervals(axes, members, x, y, "front", marker="o", label="Pareto front, 95 % intervals")
         _with_intervals(axes, shown, x, y, "reference", marker="D", label=reference_kind(compared))
@@ -108,10 +111,31 @@ def draw_front(front: Front, compared: Sequence[Compared], objectives: Mapping[s
         labels = [(t, _front_label(t, front), COLOURS["front"]) for t in members]
         if len(members) > MOST_NUMBERS:
             labels = [label for label in labels if front.bands_of(label[0].number)]
-        named = [(*_point(t, x, y), text, colour) for t, text, colour in labels]
-        named += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["reference"]) for t in shown]
-        named += [(*_point(t, x, y), printable(t.name)[:24], COLOURS["rival"]) for t in rivals]
+        named = [(*point_of(t, x, y), text, colour) for t, text, colour in labels]
+        named += [(*point_of(t, x, y), printable(t.name)[:24], COLOURS["reference"]) for t in shown]
+        named += [(*point_of(t, x, y), printable(t.name)[:24], COLOURS["rival"]) for t in rivals]
         place_labels(figure, axes, named)
+        return render_figure(figure)
+
+
+def draw_fronts(fronts: Sequence[Sequence[Trial]], names: Sequence[str], objectives: Sequence[str]) -> Picture:
+    """The fronts of several runs with 95 % intervals, a colour and a mark each."""
+    x, y = plot_axes(objectives)
+    with open_figure(8.4, 5.4) as figure:
+        axes = figure.subplots()
+        every = [[t for t in front if is_drawn(t, x, y)] for front in fronts]
+        for i, (front, name) in enumerate(zip(every, names, strict=True)):
+            _with_intervals(axes, front, x, y, RUN_COLOURS[i], marker=RUN_MARKS[i], label=printable(name)[:40])
+            if len(objectives) == 2 and front:
+                is_larger_better = METRICS[x].direction == "maximize"
+                points = staircase([point_of(t, x, y) for t in front], falls_to_left=is_larger_better)
+                axes.plot(*zip(*points, strict=True), color=RUN_COLOURS[i], lw=1.2, alpha=0.6, zorder=2)
+        for axis, metric in (("x", x), ("y", y)):
+            _scale(axes, axis, [t for front in every for t in front], metric)
+        axes.grid(color=COLOURS["grid"], lw=0.8)
+        axes.margins(0.07)
+        if any(every):
+            _legend_above(axes)
         return render_figure(figure)
 
 
@@ -202,14 +226,9 @@ def render_figure(figure: Figure) -> Picture:
     return Picture(png=png.getvalue(), svg=svg.getvalue())
 
 
-def _point(trial: Trial | Compared, x: str, y: str) -> tuple[float, float]:
-    """Its place in the axes' units."""
-    return (trial.value(x) or 0.0) * METRICS[x].axis_factor, (trial.value(y) or 0.0) * METRICS[y].axis_factor
-
-
 def _dots(axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str, label: str, **style: Any) -> None:
     if trials:
-        points = np.array([_point(t, x, y) for t in trials])
+        points = np.array([point_of(t, x, y) for t in trials])
         size = 26 if len(trials) <= 200 else 8
         many = len(trials) > MOST_MARKS
         style = {"edgecolor": "none", "linewidth": 1.1, **style}
@@ -220,13 +239,13 @@ def _with_intervals(
     axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str, colour: str, *, marker: str, label: str
 ) -> None:
     if trials:
-        points = np.array([_point(t, x, y) for t in trials])
+        points = np.array([point_of(t, x, y) for t in trials])
         half = np.array(
             [[Z95 * METRICS[m].standard_error(t.results) * METRICS[m].axis_factor for t in trials] for m in (x, y)]
         )
         axes.errorbar(
-            points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS[colour], ms=6.5,
-            elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
+            points[:, 0], points[:, 1], xerr=half[0], yerr=half[1], fmt=marker, color=COLOURS.get(colour, colour),
+            ms=6.5, elinewidth=1, capsize=2, alpha=0.95, zorder=3, label=label, mec="white", mew=0.6,
         )  # fmt: skip
 
 
@@ -261,7 +280,7 @@ def _lines_across(axes: Axes, compared: Sequence[Compared], x: str, y: str) -> N
 def _crosses(axes: Axes, trials: Sequence[Trial | Compared], x: str, y: str) -> None:
     """Over the marks of trials whose place is in doubt."""
     if trials:
-        points = np.array([_point(t, x, y) for t in trials])
+        points = np.array([point_of(t, x, y) for t in trials])
         axes.scatter(
             points[:, 0], points[:, 1], marker="x", s=60, lw=1.1, color=COLOURS["ink"], zorder=3.5, label="in doubt"
         )

@@ -52,7 +52,7 @@ def front_charts(
         if is_drawn(one, x, y):
             kind = "reference" if one.rival is None else "rival"
             marks.append(_mark(one, x, y, kind=kind, key=f"r{i}", rows=rows, label=one.name))
-    members = [(_at(t, x), _at(t, y)) for t in front.members if is_drawn(t, x, y)]
+    members = [point_of(t, x, y) for t in front.members if is_drawn(t, x, y)]
     line = staircase(members, falls_to_left=METRICS[x].direction == "maximize") if len(objectives) == 2 else []
     return charts(marks, x, y, stairs=[("front", line)] if line else [], lines=_lines(compared, x, y))
 
@@ -96,6 +96,11 @@ def is_drawn(one: Trial | Compared, x: str, y: str) -> bool:
 
 def _mark(one: Trial | Compared, x: str, y: str, *, key: str, rows: Mapping[str, Row], **style: Any) -> Mark:
     return make_mark(one, x, y, key=key, title=rows[key].title if key in rows else "", **style)
+
+
+def point_of(one: Trial | Compared, x: str, y: str) -> tuple[float, float]:
+    """Its place in the axes' units."""
+    return _at(one, x), _at(one, y)
 
 
 def _at(one: Trial | Compared, metric: str) -> float:
