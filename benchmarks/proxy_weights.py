@@ -11,6 +11,9 @@ Of each row the held-out losses of the network and of the anchor are taken; its 
   is another. `halves`: on a random half of the networks the best of all sums that heed the training is chosen by tau,
   and ranks the other half; the mean over 400 of them, that of the sum in use and that of params there.
 - The record of the weights in use for `analysis/proxy_records.yaml`, for DATA as the name of the data.
+  In it `pair_error` is the standard error, points, of a difference between two networks under which so many pairs are
+  ordered as published is likeliest; `seed_noise` comes from the second seed of `proxy_pilots.jsonl` (generated images
+  alone), `LOSS_SPREAD` was measured by `training.proxy.train_proxy` of xxs with the settings of the record.
 - Without arguments, what both trainings would give together, on photographs and on the generated images.
 """
 
@@ -22,8 +25,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from math import log
+from math import log, sqrt
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +57,33 @@ EXPONENTS = (0.0, 0.1, 0.2)
 ONE_WEIGHT = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0)
 TWO_WEIGHTS = ((0.05, 0.7), (0.1, 0.5), (0.1, 0.7), (0.1, 1.0), (0.15, 0.7), (0.25, 0.7))
 TOLERANCES = (0.02, 0.035, 0.05, 0.07, 0.1)
+LOSS_SPREAD = {"tiny-imagenet-20": 0.2685, "synthetic": 0.3304}
+"""`val_loss_error` of xxs times the square root of its validation images over `val_loss`, seed 0."""
 RIDGE = 1e-3
 """Of the weights but the intercept, against their own variance: a few rows must not make a weight large."""
+
+
+def pair_error(scores: Floats, truth: Floats) -> float:
+    """The e under which the order of all pairs is likeliest, where a pair d apart is right with Phi(d / e)."""
+    i, j = np.triu_indices(len(truth), 1)
+    gaps, signs = np.abs(truth[i] - truth[j]), np.sign(truth[i] - truth[j])
+    right = (scores[i] - scores[j]) * signs > 0
+    likely = {}
+    for error in np.arange(0.1, 10, 0.01):
+        chances = np.array([NormalDist(0, error).cdf(gap) for gap in gaps[signs != 0]]).clip(1e-9, 1 - 1e-9)
+        likely[float(error)] = float(np.where(right[signs != 0], np.log(chances), np.log(1 - chances)).sum())
+    return max(likely, key=lambda error: likely[error])
+
+
+def seed_noise(rows: Path) -> float | None:
+    """Standard deviation of the logarithm of the held-out loss between the seeds of the pilots and those of `rows`."""
+    if rows.name != GENERATED:
+        return None
+    one = {row["name"]: log(row["results"]["val_loss"]) for row in map(json.loads, rows.read_text().splitlines())}
+    pilots = map(json.loads, (Path(__file__).parent / "proxy_pilots.jsonl").read_text().splitlines())
+    wanted = ("synthetic", "plain", 1)
+    two = {r["name"]: log(r["val_loss"]) for r in pilots if (r["data"], r["variant"], r["seed"]) == wanted}
+    return float(np.std([one[name] - two[name] for name in one.keys() & two.keys()], ddof=1) / sqrt(2))
 
 
 def group_of(name: str) -> str:
@@ -206,6 +235,10 @@ def main() -> None:
         "halves_tau": float(by_halves[0]),
         "halves_params_tau": float(by_halves[2]),
         "measured": "2026-11-25",
+        "pair_error": pair_error(1 / (1 + np.exp(-WEIGHTS.intercept - score)), top1),
+        "val_images": json.loads(file.read_text().splitlines()[0])["results"]["val_images"],
+        "loss_spread": LOSS_SPREAD[data],
+        "seed_noise": seed_noise(file),
     }
     print(dump_yaml([{key: rounded(value) for key, value in record.items()}]))
     if len(sys.argv) == 1:

@@ -53,6 +53,14 @@ class ProxyRecord:
     """Of params, on the same halves."""
     measured: str
     """The day."""
+    pair_error: float | None = None
+    """Points of top-1: the error of a difference between two networks under which its pairs are likeliest."""
+    val_images: int | None = None
+    """Validation images behind each score."""
+    loss_spread: float | None = None
+    """Standard deviation of the held-out loss from image to image, over its mean, of the published xxs."""
+    seed_noise: float | None = None
+    """Standard deviation of the logarithm of the held-out loss from seed to seed, on the same images."""
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear"]:

@@ -72,8 +72,13 @@ class Watcher(Protocol):
     def say(self, text: str) -> None:
         """A line of what is going on."""
 
-    def searching(self, *, done: int, limit: int, references: int) -> AbstractContextManager[Observer]:
-        """The loop begins, with so many trials and references of so many finished; gives who watches it."""
+    def searching(
+        self, *, done: int, limit: int, references: int, pace_s: float | None
+    ) -> AbstractContextManager[Observer]:
+        """The loop begins, with so many trials and references of so many finished; gives who watches it.
+
+        `pace_s` is what each of those took, on the average; None where there is none.
+        """
 
 
 class Silence:
@@ -82,7 +87,7 @@ class Silence:
     def say(self, text: str) -> None: ...
 
     @contextmanager
-    def searching(self, *, done: int, limit: int, references: int) -> Iterator[Observer]:
+    def searching(self, *, done: int, limit: int, references: int, pace_s: float | None) -> Iterator[Observer]:
         yield self
 
     def started(self, label: str, spec: ModelSpec | None) -> None: ...
@@ -113,7 +118,7 @@ def search_space(
     """
     watcher = watcher or Silence()
     there = _check_storage(storage, folder)
-    experiment = _resolve(experiment)
+    experiment = resolve_experiment(experiment)
     begun = check_folder(folder, experiment)
     resumed, experiment = begun is not None, begun or experiment
     if not experiment.space.from_data:
@@ -244,12 +249,12 @@ def _search(
     debug: bool,
 ) -> None:
     say = watcher.say
-    predictor = _load_predictor(experiment, folder)
+    predictor = load_run_predictor(experiment, folder)
     compared, home = read_references(folder / REFERENCES_FILE), Path(space_file).parent
     finished = len(compared.numbers)
     is_over = resumed and done >= experiment.search.trials and finished >= len(experiment.search.references)
     check_unchanged(compared.rivals, home, folder)
-    is_over = is_over and not _finalists(folder, experiment)
+    is_over = is_over and not final_candidates(folder, experiment)
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
@@ -294,9 +299,10 @@ def _search(
             allows=make_screen(predictor, experiment.limits),
         )
         done, limit = done + finished, experiment.search.trials
+        pace_s = _pace(read_trials(folder / TRIALS_FILE))
         with (
             _mirrored(folder, experiment, storage, say) as mirror,
-            watcher.searching(done=done, limit=limit, references=len(references)) as progress,
+            watcher.searching(done=done, limit=limit, references=len(references), pace_s=pace_s) as progress,
         ):
             outcome = run_search(
                 study,
@@ -357,9 +363,14 @@ def _mirrored(
         there.close()
 
 
+def _pace(finished: Sequence[Trial]) -> float | None:
+    """Seconds that a trial took, on the average; None before the first."""
+    return sum(trial.seconds for trial in finished) / len(finished) if finished else None
+
+
 def _time_again(folder: Path, experiment: Experiment, evaluator: Evaluator, say: Callable[[str], None]) -> None:
     """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
-    while finalists := _finalists(folder, experiment):
+    while finalists := final_candidates(folder, experiment):
         check_stop()
         say(f"timing the {len(finalists)} networks of the front and the picks again, in turns")
         try:
@@ -371,7 +382,7 @@ def _time_again(folder: Path, experiment: Experiment, evaluator: Evaluator, say:
         write_finals(folder, {trial.number: results for trial, results in zip(finalists, again, strict=True)})
 
 
-def _finalists(folder: Path, experiment: Experiment) -> list[Trial]:
+def final_candidates(folder: Path, experiment: Experiment) -> list[Trial]:
     """The front and the picks of a run, where not all of them were timed again in one session; none where they were."""
     finals = read_finals(folder)
     trials = with_finals(complete_trials(read_trials(folder / TRIALS_FILE)), finals)
@@ -383,7 +394,7 @@ def _finalists(folder: Path, experiment: Experiment) -> list[Trial]:
     return [] if wanted <= finals.keys() else [trial for trial in trials if trial.number in wanted | finals.keys()]
 
 
-def _load_predictor(experiment: Experiment, folder: Path) -> Predictor | None:
+def load_run_predictor(experiment: Experiment, folder: Path) -> Predictor | None:
     """What predicts latencies in a search, where it has a calibration.
 
     Raises:
@@ -444,7 +455,7 @@ def as_candidate(spec: ModelSpec, space: Space) -> ModelSpec:
     )
 
 
-def _resolve(experiment: Experiment) -> Experiment:
+def resolve_experiment(experiment: Experiment) -> Experiment:
     """The experiment with every setting that depends on the machine filled in, as `run.yaml` records it."""
     return replace(
         experiment,

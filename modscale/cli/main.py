@@ -11,8 +11,10 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from modscale.cli.app import build_app, call_app
 from modscale.cli.commands.calibrate import calibrate
@@ -64,6 +66,7 @@ def run() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    called = _as_called() if arguments is None else ["modscale"]
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     _mend_surroundings()
@@ -72,13 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.stdout is not None:  # None where whoever called closed it
             sys.stdout.flush()
         if code == INTERRUPTED:  # typer's own answer to Ctrl-C inside a command
-            return _interrupted(arguments)
+            return _interrupted(called, arguments)
         return code if isinstance(code, int) else 0
     except UsageError as error:
         _complain(str(error), command=error.command)
         return error.exit_code
     except KeyboardInterrupt:
-        return _interrupted(arguments)
+        return _interrupted(called, arguments)
     except ModscaleError as error:
         if debug:
             raise
@@ -112,11 +115,21 @@ def _mend_surroundings() -> None:
             del os.environ[name]
 
 
-def _interrupted(arguments: list[str]) -> int:
+def _interrupted(called: list[str], arguments: list[str]) -> int:
     """The exit code after Ctrl-C; what can go on is told by which command."""
     if arguments[:1] in (["search"], ["fidelity"], ["train"]):
-        _complain(f"to go on: {shlex.join(['modscale', *arguments])}")
+        _complain(f"to go on: {shlex.join([*called, *arguments])}")
     return INTERRUPTED
+
+
+def _as_called() -> list[str]:
+    """The words by which this program was called, as they can be typed again."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py" and program.parent.name == "modscale":
+        return [sys.executable, "-m", "modscale"]
+    if program.name != "modscale" or shutil.which("modscale") == str(program):
+        return ["modscale"]
+    return [str(program)]
 
 
 def _let_go_of_output() -> None:

@@ -82,8 +82,10 @@ class Terminal:
         say(text)
 
     @contextmanager
-    def searching(self, *, done: int, limit: int, references: int) -> Iterator[WorkProgress]:
-        progress = search_progress(done=done, limit=limit, references=references)
+    def searching(
+        self, *, done: int, limit: int, references: int, pace_s: float | None = None
+    ) -> Iterator[WorkProgress]:
+        progress = search_progress(done=done, limit=limit, references=references, pace_s=pace_s)
         with progress.shown():
             yield progress
 
@@ -148,9 +150,13 @@ class WorkProgress:
         *,
         done: int,
         total: int,
+        pace_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`describe` makes the line of a finished one, by its label and what was measured."""
+        """`describe` makes the line of a finished one, by its label and what was measured.
+
+        `pace_s` is what one took in an earlier start: what the time left is told by until one is finished.
+        """
         # Drawing takes a core away from the model that is timed.
         self.bar = make_bar("done", "elapsed", "left", "stage", width=16, style="bold", per_second=1)
         self.to_do = total - done
@@ -158,7 +164,9 @@ class WorkProgress:
         self.describe = describe
         self.label = ""
         self.clock = clock
-        self.began, self.finished_here = clock(), 0
+        self.pace_s = pace_s
+        self.began = self.latest = clock()
+        self.finished_here = 0
         self.has_doubted = False
 
     def shown(self) -> AbstractContextManager[None]:
@@ -171,10 +179,11 @@ class WorkProgress:
 
     def stage(self, name: str) -> None:
         text = f"{self.label}: {name}" if name else self.label
-        self.bar.update(self.task, stage=as_shown(err, text))
+        self.bar.update(self.task, stage=as_shown(err, text), left=self.time_left())
 
     def finished(self, label: str, measured: Trial | MeasuredRival | Scored) -> None:
         self.finished_here += 1
+        self.latest = self.clock()
         self.bar.update(self.task, advance=1, left=self.time_left())
         say(self.describe(label, measured))
         if not self.has_doubted and any(
@@ -184,18 +193,34 @@ class WorkProgress:
             say("note: ? marks a latency whose interval stayed wide, or whose cores others had")
 
     def time_left(self) -> str:
-        """How long the rest takes at the pace of what was finished since the start; empty before the first."""
-        if not self.finished_here:
+        """How long the rest takes at the pace of what was finished since the start, or else earlier; empty before that.
+
+        What the one that is worked on has had already is taken off, as far as it is no more than one takes.
+        """
+        here = self.finished_here
+        pace_s = (self.latest - self.began) / here if here else self.pace_s
+        to_do = self.to_do - here
+        if pace_s is None or to_do <= 0:
             return ""
-        seconds = (self.clock() - self.began) / self.finished_here * max(self.to_do - self.finished_here, 0)
+        seconds = to_do * pace_s - min(self.clock() - self.latest, pace_s)
         return f"about {duration_text(seconds)} left"
 
 
 def search_progress(
-    *, done: int, limit: int, references: int, clock: Callable[[], float] = time.monotonic
+    *,
+    done: int,
+    limit: int,
+    references: int,
+    pace_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> WorkProgress:
-    """Follows a search of so many trials, and reference networks still to be measured."""
-    return WorkProgress("search", describe_trial, done=done, total=max(limit, done) + references, clock=clock)
+    """Follows a search of so many trials and reference networks, of which `done` are finished.
+
+    `pace_s` is the time that those took, each.
+    """
+    return WorkProgress(
+        "search", describe_trial, done=done, total=max(limit + references, done), pace_s=pace_s, clock=clock
+    )
 
 
 def duration_text(seconds: float) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modscale.errors import DataError, TrialFailed
+from modscale.machine import memory_in_use
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
 
 if TYPE_CHECKING:  # the latter loads torch
     from modscale.datasets.dataset import Dataset
+    from modscale.training.pace import Pace
     from modscale.training.proxies import ProxyScore
 
 
@@ -120,6 +122,17 @@ class Tasks:
         except BaseException:
             self.scores = None
             raise
+
+    def take_pace(self, spec: ModelSpec, seed: int) -> Pace:
+        """How fast a network trains here, from a few steps."""
+        from modscale.training.pace import take_pace
+
+        self.has_trained = True
+        return take_pace(spec, self.prepared, self.proxy, seed=seed)
+
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes that this process has held at most, and holds now."""
+        return memory_in_use()
 
     def drop_score(self) -> None:
         """The network that was begun does not go on."""

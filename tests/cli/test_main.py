@@ -159,6 +159,33 @@ def test_a_stopped_search_names_the_command_that_goes_on(
     assert shlex.split(last.partition(": to go on: ")[2]) == ["modscale", *arguments]
 
 
+@pytest.mark.parametrize(
+    ("typed", "again"),
+    [
+        ("/usr/bin/modscale", ["modscale"]),
+        (".venv/bin/modscale", [".venv/bin/modscale"]),
+        ("/my place/modscale", ["/my place/modscale"]),
+        ("/lib/modscale/__main__.py", [sys.executable, "-m", "modscale"]),
+        ("-c", ["modscale"]),
+    ],
+)
+def test_the_command_that_goes_on_begins_with_what_was_typed(
+    typed: str, again: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program on the PATH by its name, another one by its place, the module by its Python."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modscale.api.session.search_space", stop)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/modscale")
+    arguments = ["search", str(ROOT / "spaces" / "smoke.yaml")]
+    monkeypatch.setattr(sys, "argv", [typed, *arguments])
+    assert main() == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert shlex.split(last.partition(": to go on: ")[2]) == [*again, *arguments]
+
+
 def test_a_terminal_that_knows_only_ascii() -> None:
     """What it cannot show is escaped; the command does not fail for it."""
     command = [sys.executable, "-m", "modscale", "scale", "xxs", "--params", "4e6"]

@@ -75,6 +75,21 @@ def test_time_left_is_of_what_this_start_has_finished() -> None:
     assert progress.time_left() == "about 3 min left"  # 10 more, 20 s each
 
 
+def test_time_left_of_a_run_that_goes_on_is_told_at_once() -> None:
+    """By what a trial took before; what the present one has had is off, and its own pace counts once it is finished."""
+    now = [0.0]
+    progress = search_progress(done=13, limit=20, references=3, pace_s=30.0, clock=lambda: now[0])
+    assert progress.time_left() == "about 5 min left"  # 10 trials and references of 23
+    now[0] = 20.0
+    assert progress.time_left() == "about 5 min left"  # 280 s
+    now[0] = 1000.0  # one that takes far longer takes off no more than one
+    assert progress.time_left() == "about 4 min left"
+    progress.finished("trial 10", measured())
+    assert progress.time_left() == "about 2 h 30 min left"
+    over = search_progress(done=23, limit=20, references=3, pace_s=30.0, clock=lambda: now[0])
+    assert over.time_left() == ""
+
+
 def test_durations_have_two_units_at_most() -> None:
     """Seconds, minutes, hours or days."""
     texts = {0: "0 s", 59: "59 s", 60: "1 min", 3540: "59 min", 12000: "3 h 20 min", 187200: "2 d 4 h"}

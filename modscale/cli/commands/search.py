@@ -34,6 +34,9 @@ def search(
         str | None,
         option("Keep a copy of the study in this Optuna storage, for a dashboard.", metavar="URL"),
     ] = None,
+    dry_run: Annotated[
+        bool, option("Tell what the search would take here and could tell apart; begins nothing.", "--dry-run")
+    ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -50,11 +53,22 @@ def search(
     latency = experiment.latency
     if calibration is not None:
         latency = replace(latency, calibration=path_text(calibration))
+    experiment = replace(experiment, search=settings, latency=latency)
+    folder = Path("reports") / experiment.space.name if out is None else out
+    if dry_run:
+        from modscale.api.plan import plan_search, plan_to_json
+        from modscale.cli.plan_table import show_plan
+
+        fitted, plan = plan_search(
+            experiment, space_file=space_file, source=data, folder=folder, watcher=Terminal(), debug=debug
+        )
+        answer(plan_to_json(fitted, plan), as_json, lambda: show_plan(fitted, plan, experiment.space.name))
+        return
     run, summary = search_space(
-        replace(experiment, search=settings, latency=latency),
+        experiment,
         space_file=space_file,
         source=data,
-        folder=Path("reports") / experiment.space.name if out is None else out,
+        folder=folder,
         watcher=Terminal(),
         storage=storage,
         debug=debug,
