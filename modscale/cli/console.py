@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
@@ -104,6 +104,15 @@ def drawn(bar: Progress) -> Iterator[None]:
     finally:
         with suppress(OSError):
             bar.stop()
+
+
+@contextmanager
+def live_view(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Lines of a terminal that are drawn anew each time they are given; the last ones stay when it ends."""
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda lines: live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
 
 
 def as_shown(console: Console, text: str) -> str:

@@ -29,6 +29,7 @@ from modscale.cli.commands.scale import scale
 from modscale.cli.commands.search import search
 from modscale.cli.commands.space import space
 from modscale.cli.commands.train import train
+from modscale.cli.commands.watch import watch
 from modscale.cli.layout import ENCODING_ERRORS
 from modscale.errors import ModscaleError, UsageError, one_line
 
@@ -42,6 +43,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     latency: "modscale latency xxs s_conv --threads 2 --runs 400",
     calibrate: "modscale calibrate spaces/mobile.yaml --out mobile.json",
     report: "modscale report reports/mobile",
+    watch: "modscale watch reports/mobile",
     train: "modscale train xs --data photos --hours 2 --out trained",
     export: "modscale export reports/mobile --pick xs --out backbone",
     context: "modscale context trained photos/val/cat/1.jpg --out seen",

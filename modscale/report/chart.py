@@ -138,8 +138,8 @@ def lay_out(
     left, top, right, bottom = 52.0, 12.0, width - 14.0, height - 46.0
     xs = [m.x for m in marks] + [at for _, at in across] + [at for at, _ in reach]
     ys = [m.y for m in marks] + [at for _, at in along] + [at for _, at in reach]
-    x = _scale(xs, [m.x_error for m in marks], left, right, may_log=logs[0])
-    y = _scale(ys, [m.y_error for m in marks], bottom, top, may_log=logs[1])
+    x = fit_scale(xs, [m.x_error for m in marks], left, right, may_log=logs[0])
+    y = fit_scale(ys, [m.y_error for m in marks], bottom, top, may_log=logs[1])
     placed = [_place(mark, x, y) for mark in marks if mark.key]
     return Chart(
         width=width, height=height, left=left, top=top, right=right, bottom=bottom, x_label=x_label, y_label=y_label,
@@ -165,7 +165,7 @@ def staircase(points: Iterable[tuple[float, float]], *, falls_to_left: bool) -> 
     return line
 
 
-def _scale(values: Sequence[float], errors: Sequence[float], start: float, end: float, *, may_log: bool) -> Scale:
+def fit_scale(values: Sequence[float], errors: Sequence[float], start: float, end: float, *, may_log: bool) -> Scale:
     """With room for the intervals of the first so many values."""
     if not values:
         return Scale(low=0.0, high=1.0, start=start, end=end)

@@ -12,7 +12,14 @@ from filelock import FileLock, Timeout
 from modscale.errors import RunError
 from modscale.files import sweep_halves
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
 LOCK_FILE = ".lock"
+LOOK_S = 0.3
+"""Seconds that a lock is waited for: `is_locked` has it for less than one of them."""
 
 
 @contextlib.contextmanager
@@ -30,7 +37,7 @@ def locked_folder(folder: Path, *, appended: Sequence[str], written: Collection[
         with tempfile.TemporaryFile(dir=folder):
             pass
         lock = FileLock(folder / LOCK_FILE)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_S)
     except Timeout as error:
         raise RunError(f"another {what} is running in this folder", file=folder) from error
     except OSError as error:
@@ -40,6 +47,25 @@ def locked_folder(folder: Path, *, appended: Sequence[str], written: Collection[
         yield
     finally:
         lock.release()
+
+
+def is_locked(folder: Path) -> bool | None:
+    """Whether a command is running in the folder; None where that cannot be told, on another system or without rights.
+
+    Writes nothing.
+    """
+    if fcntl is None:
+        return None
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False
 
 
 def refuse_links(folder: Path, *names: str) -> None:

@@ -1,0 +1,129 @@
+"""How far a run is, from its files alone: what is finished, its front so far, its pace. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modscale.analysis.comparison import Compared, compare_references
+from modscale.analysis.front import objective_values, pick_band
+from modscale.errors import RunError
+from modscale.pareto import pareto_front
+from modscale.runs.experiment import Experiment
+from modscale.runs.finals import read_finals, with_finals
+from modscale.runs.folder import REFERENCES_FILE, RUN_FILE, TRIALS_FILE, read_run, run_experiment
+from modscale.runs.locking import is_locked
+from modscale.runs.references import References, read_references
+from modscale.runs.trials import Trial, complete_trials, read_trials
+
+PACE = 8
+"""Finished networks, the last ones, by which the pace is told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunProgress:
+    """A run as its files have it now."""
+
+    folder: Path
+    is_running: bool | None
+    """Whether a search is at work in the folder; None where that cannot be told."""
+    experiment: Experiment
+    trials: tuple[Trial, ...]
+    """In the order in which they were finished."""
+    front: tuple[Trial, ...]
+    """Of the complete ones, fastest first along the first objective."""
+    compared: tuple[Compared, ...]
+    """References that are measured."""
+    picks: Mapping[str, int]
+    """Band to the trial that it would pick now; bands that nothing fits are left out."""
+    references: int
+    """References that are finished."""
+    seconds: tuple[float, ...]
+    """Of each finished network, references included, in the order of the files."""
+
+    @property
+    def limit(self) -> int:
+        """Trials that the run was asked for."""
+        return self.experiment.search.trials
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is measured that was asked for."""
+        return len(self.trials) >= self.limit and self.references >= len(self.experiment.search.references)
+
+    @property
+    def pace_s(self) -> float | None:
+        """Seconds a network, by the last few trials; None before the first."""
+        last = [trial.seconds for trial in self.trials if trial.seconds > 0][-PACE:]
+        return sum(last) / len(last) if last else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until all is measured, at that pace; None where the pace is not known."""
+        to_do = max(self.limit - len(self.trials), 0)
+        to_do += max(len(self.experiment.search.references) - self.references, 0)
+        return None if self.pace_s is None else self.pace_s * to_do
+
+
+def read_progress(folder: Path) -> RunProgress | None:
+    """A run's progress; None where a search has begun there and measured nothing yet.
+
+    Raises:
+        RunError: the folder is no run, or one of its files is broken.
+    """
+    is_running = is_locked(folder)  # before the files are read: what ends after this is seen the next time
+    if is_running and not (folder / RUN_FILE).exists():
+        return None
+    experiment = run_experiment(read_run(folder), folder)
+    finished, known = read_trials(folder / TRIALS_FILE), read_references(folder / REFERENCES_FILE)
+    trials = with_finals(finished, read_finals(folder))
+    complete = complete_trials(trials)
+    front = find_members(complete, experiment.objectives, folder)
+    objectives, stated = experiment.objectives, experiment.search.references
+    picks = {band: pick_band(limits, front, (), objectives).trial for band, limits in experiment.bands.items()}
+    return RunProgress(
+        folder=folder,
+        is_running=is_running,
+        experiment=experiment,
+        trials=trials,
+        front=tuple(front),
+        compared=tuple(compare_references(front, known.trials, known.rivals, objectives, stated)),
+        picks={band: trial.number for band, trial in picks.items() if trial is not None},
+        references=len(known.numbers),
+        seconds=tuple(one.seconds for one in (*trials, *_all(known))),
+    )
+
+
+def find_members(complete: Sequence[Trial], objectives: Mapping[str, str], folder: Path) -> list[Trial]:
+    """The complete trials that no other dominates. Raises RunError where one lacks an objective."""
+    try:
+        values = objective_values(complete, objectives)
+    except ValueError as error:
+        raise RunError(str(error), file=folder / TRIALS_FILE) from error
+    members = [complete[i] for i in pareto_front(values, list(objectives.values()))]
+    return sorted(members, key=lambda trial: (trial.value("latency_ms") or 0.0, trial["params"], trial.number))
+
+
+def progress_to_json(progress: RunProgress) -> dict[str, Any]:
+    """What `modscale watch --json` answers."""
+    states = [trial.state for trial in progress.trials]
+    return {
+        "run": str(progress.folder),
+        "running": progress.is_running,
+        "over": progress.is_over,
+        "trials": len(states),
+        "limit": progress.limit,
+        **{state: states.count(state) for state in ("complete", "failed", "stopped")},
+        "references": progress.references,
+        "seconds_per_trial": progress.pace_s,
+        "seconds_left": progress.left_s,
+        "measured_seconds": sum(progress.seconds),
+        "front": [trial.number for trial in progress.front],
+        "bands": {band: progress.picks.get(band) for band in progress.experiment.bands},
+    }
+
+
+def _all(known: References) -> list[Any]:
+    return [*known.trials, *known.rivals]
