@@ -13,6 +13,10 @@ for all of them:
 - errors raised on purpose cross as they are, with file, place, rule and value. Any other one is a `WorkerFault`, and
   the child is ended: after some of CUDA's, every later call in the process fails too;
 - if memory runs out it is the child that the kernel takes.
+
+A child that is made without waiting for it may be asked now and listened to later (`begin`, `finish`), so that several
+work side by side, and be made to stand still (`pause`). Then SIGIO, which a stopped process does not act upon, is not
+enough: the kernel kills it (`prctl`) as the thread that made it ends.
 """
 
 from __future__ import annotations
@@ -74,7 +78,9 @@ class Child:
         limit_s: float = math.inf,
         keeps_log: bool = False,
         debug: bool = False,
+        waits: bool = True,
     ) -> None:
+        """With `waits` false it is still being made; `finish` waits for that, before it is asked anything."""
         self.name = name
         self.limit_s = limit_s
         self.is_running = True
@@ -100,7 +106,9 @@ class Child:
             finally:
                 for handle in handles:
                     os.close(handle)
-            self._exchange((module, factory, arguments, debug))
+            self._put((module, factory, arguments, debug, not waits))
+            if waits:
+                self.finish()
         except BaseException:
             self.stop()
             raise
@@ -132,7 +140,29 @@ class Child:
             WorkerKilled: the child was ended by a signal, or took longer than its limit to answer.
             WorkerFault: it ended in another way, or the function raised what nobody foresaw; it is gone now.
         """
-        return self._exchange((function, arguments))
+        self.begin(function, *arguments)
+        return self.finish()
+
+    def begin(self, function: str, *arguments: Any) -> None:
+        """Asks for what `function` returns there, which `finish` gives; one thing at a time."""
+        self._put((function, arguments))
+
+    @property
+    def answers(self) -> int:
+        """The handle that can be read from as soon as there is something for `finish`."""
+        return self._answers
+
+    def pause(self) -> None:
+        """Makes it stand still, wherever it is."""
+        self._signal("SIGSTOP")
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        self._signal("SIGCONT")
+
+    def _signal(self, name: str) -> None:
+        if self.is_running and self._process is not None:
+            self._process.send_signal(signal.Signals[name])
 
     def stop(self) -> None:
         """Ends it, if it still runs."""
@@ -150,10 +180,17 @@ class Child:
             if self._process is not None and self._process.stdout is not None:
                 self._process.stdout.close()
 
-    def _exchange(self, question: object) -> Any:
+    def _put(self, question: object) -> None:
         try:
-            with contextlib.suppress(BrokenPipeError):  # it is gone; why, is found out below
+            with contextlib.suppress(BrokenPipeError):  # it is gone; why, is found out when it is to answer
                 _send(self._questions, question)
+        except BaseException:
+            self.stop()
+            raise
+
+    def finish(self) -> Any:
+        """The answer to what was begun. Raises as `ask` does."""
+        try:
             kind, value = self._receive()
         except BaseException:
             self.stop()  # an answer that comes now would be taken for another question's
@@ -235,7 +272,9 @@ def serve(questions: int, answers: int, lifeline: int) -> None:
             question = pickle.loads(content)  # noqa: S301  # from the process that started this one
             try:
                 if tasks is None:
-                    module, factory, arguments, debug = question
+                    module, factory, arguments, debug, may_pause = question
+                    if may_pause:
+                        _die_with_thread()
                     tasks = importlib.import_module(module)
                     tasks = getattr(tasks, factory)(*arguments) if factory else tasks
                     kind, value = "ok", None
@@ -286,6 +325,14 @@ def _end_with_parent(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:  # it was closed before anybody listened
         os._exit(1)
+
+
+def _die_with_thread() -> None:
+    """Has the kernel kill this process, also where it stands still, as the thread that made it ends: Linux can."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def child_environment(more: Mapping[str, str]) -> dict[str, str]:

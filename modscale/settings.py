@@ -22,6 +22,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 SAMPLERS = ("surrogate", "tpe", "random")
 MAX_THREADS = 1024
 CACHE_MIB = 2048
+MAX_WINDOW = 10_000
 RESERVED = ("ci95", "standard_error", "reference")
 """What no device's name ends in: a latency's details have these words in that place of their keys."""
 TARGET_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
@@ -153,6 +154,8 @@ class SearchSettings:
     """Shares of the proxy training, rising, after which a candidate may be stopped early; empty: none is."""
     finals: bool = True
     """Whether the front and the picks are timed again at the end, all of them in turns."""
+    window: int | None = None
+    """W, by which trial n is drawn knowing trials 0 to n - W; None follows from the number of workers."""
     keep: float = 0.5
     """Share of the candidates that a rung lets go on, at the least; see `searching/rungs.py`."""
     seed: int = 0
@@ -310,6 +313,7 @@ def parse_search(document: object, place: str, elsewhere: Mapping[str, str] = NO
         references=parse_references(section.raw("references", default.references), section.at("references"), PUBLISHED),
         rungs=_rungs(section, default.rungs),
         finals=_boolean(section, "finals", default.finals),
+        window=_optional_integer(section, "window", default.window, high=MAX_WINDOW),
         keep=section.number("keep", default.keep, above=0, high=1),
         seed=section.integer("seed", default.seed, low=0, high=2**32 - 1),
     )

@@ -25,11 +25,13 @@ def search(
     trials: int | None = None,
     seed: int | None = None,
     storage: str | None = None,
+    workers: int = 1,
 ) -> Run:
     """Runs or resumes a whole search, as `modscale search` does, and reads the run; nothing is printed.
 
     `space` is a space's file, or what `load_space` gave; `out` the run's folder, `reports/NAME` by default;
-    `storage` the URL of an Optuna storage that is to have a copy of the study.
+    `storage` the URL of an Optuna storage that is to have a copy of the study; so many `workers` evaluate candidates
+    side by side.
 
     >>> import modscale
     >>> run = modscale.search(tiny_space, out=folder, trials=1)
@@ -51,6 +53,7 @@ def search(
     search_space(
         replace(experiment, search=settings), space_file=file, source=str(data), folder=folder, watcher=Silence(),
         storage=storage,
+        workers=workers,
     )  # fmt: skip
     return load_run(folder)
 

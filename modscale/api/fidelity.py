@@ -28,8 +28,9 @@ from modscale.runs.fidelity_folder import (
 )
 from modscale.runs.scores import read_scored
 from modscale.searching.bench import Bench
-from modscale.searching.measures import time_latency
+from modscale.searching.measures import Subject, answer_request, time_latency
 from modscale.searching.scoring import Job, ScoringObserver, plan_jobs, run_jobs
+from modscale.searching.steps import take_steps
 from modscale.searching.worker import summary_to_dict
 from modscale.settings import PROXIES, LatencySettings, SearchSettings
 from modscale.specs.known import KnownNetwork
@@ -162,7 +163,9 @@ def _measure(
             return bench.ask("score", spec, seed)
 
         def time_one(spec: ModelSpec, announce: Callable[[str], None]) -> Any:
-            return time_latency(bench, spec, announce)
+            return take_steps(
+                time_latency(Subject(spec=spec)), lambda request: answer_request(bench, request, announce)
+            )
 
         with watcher.scoring(done=len(jobs) - len(waiting), total=len(jobs)) as observer:
             run_jobs(

@@ -22,9 +22,9 @@ from modscale.api.session import (
     Watcher,
     load_run_predictor,
     reference_network,
-    resolve_experiment,
     rival_spec,
 )
+from modscale.api.workers import resolve
 from modscale.errors import naming_file
 from modscale.files import path_text, scratch_folder
 from modscale.interrupts import hearing_stops
@@ -32,7 +32,14 @@ from modscale.latency.raw import read_measurements
 from modscale.machine import largest_child, memory_in_use
 from modscale.rivals import Rival
 from modscale.runs.experiment import Experiment
-from modscale.runs.folder import REFERENCES_FILE, TIMINGS_FILE, TRIALS_FILE, check_folder
+from modscale.runs.folder import (
+    REFERENCES_FILE,
+    RUN_FILE,
+    TIMINGS_FILE,
+    TRIALS_FILE,
+    check_folder,
+    read_run_experiment,
+)
 from modscale.runs.metrics import LATENCY
 from modscale.runs.references import read_references
 from modscale.runs.trials import read_trials
@@ -106,7 +113,8 @@ def plan_search(
     """
     watcher = watcher or Silence()
     began = time.monotonic()
-    experiment = resolve_experiment(experiment)
+    earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
+    experiment = resolve(experiment, earlier, 1)
     experiment = check_folder(folder, experiment) or experiment
     if not experiment.space.from_data:
         with naming_file(space_file):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,13 +16,13 @@ from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import find_front
 from modscale.analysis.overlay import check_distinct, lay_over
 from modscale.analysis.results import Run, load_run
+from modscale.api.workers import Workers, cores_each, make_engine, resolve
 from modscale.errors import AllTrialsFailed, InputError, RunError, TrialFailed, naming_file
 from modscale.files import file_digest, path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.latency.calibration import load_predictor
 from modscale.latency.predictor import Predictor
-from modscale.machine import available_cores
 from modscale.report.build import build_report, front_to_json
 from modscale.report.overlay import write_overlay
 from modscale.report.proxy_text import fidelity_sentence
@@ -39,6 +40,7 @@ from modscale.runs.folder import (
     check_machine,
     locked_run,
     read_run,
+    read_run_experiment,
     read_run_trials,
     section,
     storage_study,
@@ -48,8 +50,9 @@ from modscale.runs.folder import (
 from modscale.runs.metrics import LATENCY
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
+from modscale.searching.engine import Engine
 from modscale.searching.loop import Observer, require_complete, run_search
-from modscale.searching.measures import Evaluator
+from modscale.searching.measures import Evaluator, time_again
 from modscale.searching.mirror import StudyMirror
 from modscale.searching.rivals import check_rivals, check_unchanged, measure_rival
 from modscale.searching.rungs import make_judge
@@ -92,7 +95,7 @@ class Silence:
 
     def started(self, label: str, spec: ModelSpec | None) -> None: ...
 
-    def stage(self, name: str) -> None: ...
+    def stage(self, name: str, label: str = "") -> None: ...
 
     def finished(self, label: str, trial: Trial | MeasuredRival) -> None: ...
 
@@ -105,11 +108,13 @@ def search_space(
     folder: Path,
     watcher: Watcher | None = None,
     storage: str | None = None,
+    workers: Workers = 1,
     debug: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns what `report_run` does.
 
-    `storage` is the URL of an Optuna storage, in which a copy of the study is kept.
+    `storage` is the URL of an Optuna storage, in which a copy of the study is kept. So many `workers` evaluate
+    candidates side by side, or those of a Ray cluster, see `workers.py`.
 
     Raises:
         InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
@@ -118,7 +123,8 @@ def search_space(
     """
     watcher = watcher or Silence()
     there = _check_storage(storage, folder)
-    experiment = resolve_experiment(experiment)
+    earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
+    experiment = resolve(experiment, earlier, workers)
     begun = check_folder(folder, experiment)
     resumed, experiment = begun is not None, begun or experiment
     if not experiment.space.from_data:
@@ -134,7 +140,7 @@ def search_space(
             try:
                 _search(
                     experiment, space_file, source, folder, watcher,
-                    storage=there, resumed=resumed, done=done, debug=debug,
+                    storage=there, workers=workers, resumed=resumed, done=done, debug=debug,
                 )  # fmt: skip
                 check_stop()
             except (KeyboardInterrupt, AllTrialsFailed) as error:
@@ -244,6 +250,7 @@ def _search(
     watcher: Watcher,
     *,
     storage: Storage | None,
+    workers: Workers,
     resumed: bool,
     done: int,
     debug: bool,
@@ -272,7 +279,10 @@ def _search(
             rival_spec(rival, home, experiment.space)
         check_rivals([(i, rival) for i, rival in rivals if i not in compared.numbers], home, side)
     say(f"loading the data ({source})")
-    with Evaluator(experiment, source, debug=debug, note=say, timings=folder / TIMINGS_FILE) as evaluator:
+    with Evaluator(
+        experiment, source, cores=cores_each(workers), checks_devices=isinstance(workers, int), debug=debug, note=say,
+        timings=folder / TIMINGS_FILE,
+    ) as evaluator:  # fmt: skip
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             check_same_data(section(read_run(folder), "data"), data, folder / RUN_FILE)
@@ -299,26 +309,28 @@ def _search(
             allows=make_screen(predictor, experiment.limits),
         )
         done, limit = done + finished, experiment.search.trials
-        pace_s = _pace(read_trials(folder / TRIALS_FILE))
+        pace_s = _pace(read_trials(folder / TRIALS_FILE), workers)
+        window = experiment.search.window or 1
         with (
+            make_engine(evaluator, workers, window) as engine,
             _mirrored(folder, experiment, storage, say) as mirror,
-            watcher.searching(done=done, limit=limit, references=len(references), pace_s=pace_s) as progress,
         ):
-            outcome = run_search(
-                study,
-                evaluator,
-                progress,
-                limit=limit,
-                trials_file=folder / TRIALS_FILE,
-                references=references,
-                references_file=folder / REFERENCES_FILE,
-                measure_rival=lambda rival, number, announce: measure_rival(
-                    evaluator.bench, rival, announce, number=number, folder=home, resolution=side
-                ),
-                judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
-                mirror=mirror,
-            )
-        _time_again(folder, experiment, evaluator, say)
+            with watcher.searching(done=done, limit=limit, references=len(references), pace_s=pace_s) as progress:
+                outcome = run_search(
+                    study,
+                    evaluator.steps,
+                    progress,
+                    engine=engine,
+                    window=window,
+                    limit=limit,
+                    trials_file=folder / TRIALS_FILE,
+                    references=references,
+                    references_file=folder / REFERENCES_FILE,
+                    measure_rival=partial(measure_rival, folder=home, resolution=side),
+                    judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
+                    mirror=mirror,
+                )
+            _time_again(folder, experiment, engine, say)
     if outcome.exhausted:
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
 
@@ -363,18 +375,20 @@ def _mirrored(
         there.close()
 
 
-def _pace(finished: Sequence[Trial]) -> float | None:
-    """Seconds that a trial took, on the average; None before the first."""
-    return sum(trial.seconds for trial in finished) / len(finished) if finished else None
+def _pace(finished: Sequence[Trial], workers: Workers) -> float | None:
+    """Seconds from one finished trial to the next, as far as what each took tells it; None before the first."""
+    if not finished or isinstance(workers, str):
+        return None
+    return sum(trial.seconds for trial in finished) / len(finished) / workers
 
 
-def _time_again(folder: Path, experiment: Experiment, evaluator: Evaluator, say: Callable[[str], None]) -> None:
+def _time_again(folder: Path, experiment: Experiment, engine: Engine, say: Callable[[str], None]) -> None:
     """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
     while finalists := final_candidates(folder, experiment):
         check_stop()
         say(f"timing the {len(finalists)} networks of the front and the picks again, in turns")
         try:
-            again = evaluator.time_again([trial.spec for trial in finalists])
+            again = time_again(engine, [trial.spec for trial in finalists])
         except TrialFailed as error:
             check_stop()  # what was stopped has not failed
             say(f"note: not timed again: {error}")
@@ -452,13 +466,4 @@ def as_candidate(spec: ModelSpec, space: Space) -> ModelSpec:
         num_classes=base.num_classes,
         head=base.head,
         drop_path_rate=base.drop_path_rate,
-    )
-
-
-def resolve_experiment(experiment: Experiment) -> Experiment:
-    """The experiment with every setting that depends on the machine filled in, as `run.yaml` records it."""
-    return replace(
-        experiment,
-        latency=replace(experiment.latency, threads=experiment.latency.resolved_threads()),
-        proxy=replace(experiment.proxy, threads=experiment.proxy.threads or available_cores()),
     )

@@ -162,7 +162,8 @@ class WorkProgress:
         self.to_do = total - done
         self.task = self.bar.add_task(what, total=total, completed=done, stage="", left="")
         self.describe = describe
-        self.label = ""
+        self.stages: dict[str, str] = {}
+        """Of each that is being worked on, by its label, in the order in which they were begun."""
         self.clock = clock
         self.pace_s = pace_s
         self.began = self.latest = clock()
@@ -174,14 +175,21 @@ class WorkProgress:
         return drawn(self.bar)
 
     def started(self, label: str, spec: ModelSpec | None) -> None:
-        self.label = label
-        self.stage("")
+        self.stages[label] = ""
+        self._show(label)
 
-    def stage(self, name: str) -> None:
-        text = f"{self.label}: {name}" if name else self.label
+    def stage(self, name: str, label: str = "") -> None:
+        label = label or next(reversed(self.stages), "")
+        self.stages[label] = name
+        self._show(label)
+
+    def _show(self, label: str) -> None:
+        at_work = {label: stage for label, stage in self.stages.items() if stage}
+        text = describe_stages(at_work) if at_work else label
         self.bar.update(self.task, stage=as_shown(err, text), left=self.time_left())
 
     def finished(self, label: str, measured: Trial | MeasuredRival | Scored) -> None:
+        self.stages.pop(label, None)
         self.finished_here += 1
         self.latest = self.clock()
         self.bar.update(self.task, advance=1, left=self.time_left())
@@ -204,6 +212,16 @@ class WorkProgress:
             return ""
         seconds = to_do * pace_s - min(self.clock() - self.latest, pace_s)
         return f"about {duration_text(seconds)} left"
+
+
+def describe_stages(stages: Mapping[str, str]) -> str:
+    """What is done to each: `trial 3: training` where it is one, `training 3 4, export 5` where they are several."""
+    if len(stages) == 1:
+        return ": ".join(*stages.items())
+    groups: dict[str, list[str]] = {}
+    for label, stage in stages.items():
+        groups.setdefault(stage, []).append(label.removeprefix("trial "))
+    return ", ".join(f"{stage} {' '.join(labels)}" for stage, labels in groups.items())
 
 
 def search_progress(

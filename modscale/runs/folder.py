@@ -238,6 +238,7 @@ def _check_choice(trial: Trial, space: Space) -> None:
 def _held(document: dict[str, Any]) -> dict[str, Any]:
     """Of an experiment, what a run is held to: all but what only names, chooses, or says how long."""
     search = {key: value for key, value in document["search"].items() if key not in ("trials", "finals")}
+    search["window"] = search["window"] or 1  # older runs have none
     search["references"] = [  # what is stated of one is measured by nobody here, and may be put right
         {key: value for key, value in one.items() if key != "accuracy"} if isinstance(one, dict) else one
         for one in search["references"]

@@ -7,7 +7,8 @@ takes all the memory takes the worker with it, not the command: the worker is st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ from modscale.errors import InputError, MismatchError, TooLargeError, TrialFaile
 from modscale.latency.device import Device
 from modscale.latency.raw import known_devices
 from modscale.processes import Child
+from modscale.searching.steps import Work
 from modscale.searching.worker import DataSummary
 from modscale.settings import LatencySettings, ProxySettings
 
@@ -33,12 +35,12 @@ class Bench:
         latency: LatencySettings,
         *,
         seed: int,
-        rungs: Sequence[float] = (),
+        cores: int | None = None,
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
         timings: Path | None = None,
     ) -> None:
-        """`seed` draws the data, and is that of a search; at the `rungs` of a training a candidate may end.
+        """`seed` draws the data, and is that of a search; a worker trains on so many `cores` at once at most.
 
         Every timed run is kept in `timings`; raises RunError where that is broken.
         """
@@ -50,11 +52,13 @@ class Bench:
         self.devices = {name: Device(each, known.get(name)) for name, each in settings.items()}
         """By the names of `latency.targets`; the first one is what `latency` itself is about, and has none."""
         self.seed = seed
-        self.rungs = tuple(rungs)
+        self.cores = cores
         self.debug = debug
         self.note = note
         self.timings = timings
         self.worker: Child | None = None
+        self.shared: dict[Work, Any] = {}
+        """What was answered to requests that all candidates share."""
         self.summary: DataSummary
 
     def __enter__(self) -> Bench:
@@ -68,24 +72,41 @@ class Bench:
             self.worker.stop()
             self.worker = None
 
+    def answer(self, work: Work) -> Any:
+        """As `ask`; what is shared is asked once."""
+        if work.is_shared and work in self.shared:
+            return self.shared[work]
+        found = self.ask(work.function, *work.arguments)
+        if work.is_shared:
+            self.shared[work] = found
+        return found
+
     def ask(self, task: str, *arguments: Any) -> Any:
         """The worker's answer. What ended it, or was not foreseen, is this candidate's reason to fail."""
         if self.worker is None or not self.worker.is_running:
             self.worker = self._start()
-        try:
+        with failing(task):
             return self.worker.ask(task, *arguments)
-        except (MismatchError, TooLargeError, WorkerFault) as error:
-            raise TrialFailed(f"{task}: {error}") from error
+
+    def start(self) -> Child:
+        """A worker that is still being made, and then is to be asked to `load`."""
+        arguments = (self.source, self.proxy, self.seed, self.cores)
+        name = "the worker process"
+        return Child("modscale.searching.worker", "Tasks", arguments, name=name, debug=self.debug, waits=False)
+
+    def check(self, summary: DataSummary) -> None:
+        """As `check_same_summary`, beside the first worker's."""
+        check_same_summary(summary, self.summary)
 
     def _start(self) -> Child:
         """A worker with the data loaded: the same data, on the same device, as the one before it had."""
-        arguments = (self.source, self.proxy, self.seed)
         try:
-            worker = Child("modscale.searching.worker", "Tasks", arguments, name="the worker process", debug=self.debug)
+            worker = self.start()
             try:
+                worker.finish()
                 summary: DataSummary = worker.ask("load")
-                if self.worker is not None and summary != self.summary:
-                    raise InputError("the data or the device changed during the search", file=self.source)
+                if self.worker is not None:
+                    self.check(summary)
             except BaseException:
                 worker.stop()
                 raise
@@ -93,3 +114,18 @@ class Bench:
             raise InputError(f"loading the data: {error}", file=self.source) from error
         self.summary = summary
         return worker
+
+
+def check_same_summary(summary: DataSummary, expected: DataSummary) -> None:
+    """Raises InputError where a worker has loaded other data, or trains on another device, than the first one."""
+    if summary != expected:
+        raise InputError("the data or the device changed during the search", file=expected.source)
+
+
+@contextmanager
+def failing(task: str) -> Iterator[None]:
+    """What ends a worker in here, or was not foreseen, is the candidate's reason to fail."""
+    try:
+        yield
+    except (MismatchError, TooLargeError, WorkerFault) as error:
+        raise TrialFailed(f"{task}: {error}") from error

@@ -1,4 +1,4 @@
-"""What is measured of one candidate: a list of measures, cheapest first, taken on a bench (`bench.py`).
+"""What is measured of one candidate: a list of measures, cheapest first, as steps that an engine takes (`steps.py`).
 
 One more thing to measure is one more function here, named in `MEASURES`, and the rows of its metrics in
 `runs/metrics.py`.
@@ -6,9 +6,8 @@ One more thing to measure is one more function here, named in `MEASURES`, and th
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,27 +17,43 @@ from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import Results, learnt_of, target_metric
 from modscale.runs.trials import Rung
 from modscale.searching.bench import Bench
-from modscale.searching.worker import DataSummary
+from modscale.searching.engine import Announce, Engine, run_all
+from modscale.searching.steps import Request, Steps, Timing, Work, take_steps
+from modscale.searching.worker import DataSummary, Judge, Trained
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec, spec_to_dict
-from modscale.training.proxies import ProxyScore
 
 if TYPE_CHECKING:  # it knows how a device is reached
-    from modscale.latency.protocol import OnnxModel
     from modscale.latency.summary import Latency
 
 FINAL_PERCENT = 1.0
 """Half-width of the 95 % interval, as a percentage of the median, to which the front is timed at the end."""
-Announce = Callable[[str], None]
-"""Hears what is being done to a candidate."""
-Judge = Callable[[Results, Sequence[Rung]], str | None]
-"""After a measure, or at a rung of the training, by all that is known: why the candidate ends here, or None."""
-Reached = Callable[[Rung], None]
-"""Hears which rung a candidate has reached. Raises Stopped where it ends there."""
 
 
 class Stopped(Exception):  # a signal between the evaluator and its measures
     """The candidate ends here; its text is why."""
+
+
+def go_on(results: Results, rungs: Sequence[Rung]) -> str | None:
+    """A judge that ends nothing."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Subject:
+    """A candidate that is being measured, and what is known of it so far."""
+
+    spec: ModelSpec
+    """Its network."""
+    seed: int = 0
+    """Of the search."""
+    rungs: tuple[float, ...] = ()
+    """Shares of a training at which it may end."""
+    judge: Judge = go_on
+    """Who is asked there, and after each measure; it may be asked in another process."""
+    results: dict[str, float] = field(default_factory=dict)
+    """By the keys of `metrics.result_rules`."""
+    reached: list[Rung] = field(default_factory=list)
+    """The rungs of its training that it has reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +64,8 @@ class Measure:
     """What it is called."""
     needs: Literal["nothing", "quiet device", "training slot"]
     """What it must have to itself while it runs."""
-    run: Callable[[Bench, ModelSpec, Announce, Reached], Results]
-    """Gives its metrics, and the further keys that belong to them. Raises TrialFailed, and lets Stopped pass."""
+    take: Callable[[Subject], Steps[Results]]
+    """Gives its metrics, and the further keys that belong to them. Raises TrialFailed, and Stopped where it ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,40 +74,89 @@ class Evaluation:
 
     results: Results
     """By the keys of `metrics.result_rules`."""
-    seconds: float
-    """Wall time of the evaluation."""
     stopped: str | None = None
     """Why it ended before the last measure was taken to its end; None where it did not."""
     rungs: tuple[Rung, ...] = ()
     """The rungs of its training that it has reached."""
 
 
-def count(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
+def count(subject: Subject) -> Steps[Results]:
     """Params and FLOPs in closed form."""
-    counted = count_model(spec)
+    counted = count_model(subject.spec)
     return {"params": counted.params, "flops": counted.flops}
+    yield  # it asks for nothing
 
 
-def time_latency(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached = lambda rung: None) -> Results:
+def time_latency(subject: Subject) -> Steps[Results]:
     """ONNX Runtime latency of the exported and verified network at full resolution, on each device."""
+    spec = subject.spec
     with scratch_folder() as folder:
         file = folder / "model.onnx"
-        announce("export")
-        bench.ask("export", spec, file)
-        return time_file(bench, file, {"name": spec.name, "spec": spec_to_dict(spec)}, announce)
+        yield Work(stage="export", function="export", arguments=(spec, file))
+        (found,) = yield Timing(models=(file,), told=(told_of(spec),))
+        return found
 
 
-def time_file(bench: Bench, model: Path | OnnxModel, told: Mapping[str, Any], announce: Announce) -> Results:
-    """ONNX Runtime latency of what is in a file, on each device; `told` is kept of it with the timings."""
+def told_of(spec: ModelSpec) -> dict[str, Any]:
+    """What is kept of a network with its timings."""
+    return {"name": spec.name, "spec": spec_to_dict(spec)}
+
+
+def score_proxy(subject: Subject) -> Steps[Results]:
+    """What the proxy gives: accuracy after a short training, say, which may end at a rung."""
+    shares = (*subject.rungs, 1.0)
+    anchor = yield begin_anchor(subject.seed, shares)
+    judge = subject.judge if subject.rungs else None  # it may hold many trials
+    arguments = (subject.spec, subject.seed, shares, anchor, judge, dict(subject.results))
+    found: Trained = yield Work(stage="training", function="train", arguments=arguments)
+    subject.reached += found.rungs
+    if found.stopped is not None:
+        raise Stopped(found.stopped)
+    return found.results
+
+
+def begin_anchor(seed: int, shares: tuple[float, ...]) -> Work:
+    """What the scores of all candidates are put to: it is trained once."""
+    return Work(stage="anchor", function="train_anchor", arguments=(seed, shares), is_shared=True)
+
+
+MEASURES = (
+    Measure(name="counts", needs="nothing", take=count),
+    Measure(name="latency", needs="quiet device", take=time_latency),
+    Measure(name="training", needs="training slot", take=score_proxy),
+)
+"""What a search measures, cheapest first."""
+
+
+def answer_request(bench: Bench, request: Request, announce: Announce = lambda stage: None) -> Any:
+    """What a bench with one worker answers to a request. Raises TrialFailed."""
+    if isinstance(request, Work):
+        if not (request.is_shared and request in bench.shared):
+            announce(request.stage)
+        return bench.answer(request)
+    return time_models(bench, request, announce)
+
+
+def time_models(bench: Bench, request: Timing, announce: Announce = lambda stage: None) -> list[dict[str, float]]:
+    """ONNX Runtime latency of each model on each device, all taking turns.
+
+    Raises:
+        TrialFailed: one of them could not be timed.
+    """
+    from modscale.latency.device import Device
     from modscale.latency.protocol import measure_files
     from modscale.latency.raw import keep_in
 
-    found: dict[str, float] = {}
+    found: list[dict[str, float]] = [{} for _ in request.models]
     for name, device in bench.devices.items():
         announce(f"latency on {name}" if name else "latency")
-        keep = None if bench.timings is None else keep_in(bench.timings, [told], device=name)
-        (latency,) = measure_files([model], device.settings, note=bench.note, device=device, keep=keep)
-        found |= latency_results(name, latency)
+        if request.until_percent is not None:
+            until = min(device.settings.until_percent, request.until_percent)
+            device = Device(replace(device.settings, until_percent=until), device.facts)
+        keep = None if bench.timings is None else keep_in(bench.timings, request.told, device=name)
+        measured = measure_files(request.models, device.settings, note=bench.note, device=device, keep=keep)
+        for results, latency in zip(found, measured, strict=True):
+            results |= latency_results(name, latency)
     return found
 
 
@@ -111,30 +175,26 @@ def latency_results(device: str, latency: Latency) -> dict[str, float]:
     return found
 
 
-def score_proxy(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
-    """What the proxy gives: accuracy after a short training, say, which may end at the bench's rungs."""
-    announce("training")
-    start = time.perf_counter()
-    shares = (*bench.rungs, 1.0)
-    score: ProxyScore = bench.ask("begin_score", spec, bench.seed, shares)
-    for share in shares:
-        if share != shares[0]:
-            score = bench.ask("next_score")
-        if bench.rungs:
-            try:
-                reached(Rung(share=share, value=score.score, seconds=time.perf_counter() - start))
-            except Stopped:
-                bench.ask("drop_score")
-                raise
-    return dict(score.results)
+def time_again(engine: Engine, specs: Sequence[ModelSpec]) -> list[Results]:
+    """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
+
+    Raises:
+        TrialFailed: one of them could not be exported or timed.
+    """
+    with scratch_folder() as folder:
+        files = tuple(folder / f"{i}.onnx" for i in range(len(specs)))
+        exports = [
+            _only(Work(stage="export", function="export", arguments=(spec, file)))
+            for spec, file in zip(specs, files, strict=True)
+        ]
+        run_all(engine, exports)
+        timing = Timing(models=files, told=tuple(map(told_of, specs)), until_percent=FINAL_PERCENT)
+        (found,) = run_all(engine, [_only(timing)])
+        return list(found)
 
 
-MEASURES = (
-    Measure(name="counts", needs="nothing", run=count),
-    Measure(name="latency", needs="quiet device", run=time_latency),
-    Measure(name="training", needs="training slot", run=score_proxy),
-)
-"""What a search measures, cheapest first."""
+def _only(request: Request) -> Steps[Any]:
+    return (yield request)
 
 
 class Evaluator:
@@ -149,22 +209,31 @@ class Evaluator:
         source: str,
         *,
         measures: Sequence[Measure] = MEASURES,
+        cores: int | None = None,
+        checks_devices: bool = True,
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
         timings: Path | None = None,
     ) -> None:
-        """Every timed run is kept in `timings`, where that is given; a device there must be what it was."""
+        """Every timed run is kept in `timings`, where that is given; a device there must be what it was.
+
+        A worker trains on so many `cores` at once at most. `checks_devices`: they are tried on entering.
+        """
         self.bench = Bench(
             source,
             experiment.proxy,
             experiment.latency,
             seed=experiment.search.seed,
-            rungs=experiment.search.rungs if learnt_of(experiment.objectives) else (),
+            cores=cores,
             debug=debug,
             note=note,
             timings=timings,
         )
         self.measures = measures
+        self.checks_devices = checks_devices
+        self.latency = experiment.latency
+        self.seed = experiment.search.seed
+        self.rungs = experiment.search.rungs if learnt_of(experiment.objectives) else ()
 
     @property
     def summary(self) -> DataSummary:
@@ -172,7 +241,7 @@ class Evaluator:
         return self.bench.summary
 
     def __enter__(self) -> Evaluator:
-        for device in self.bench.devices.values():
+        for device in self.bench.devices.values() if self.checks_devices else ():
             device.check()
         self.bench.__enter__()
         return self
@@ -182,35 +251,7 @@ class Evaluator:
     ) -> None:
         self.bench.__exit__(kind, error, trace)
 
-    def time_again(self, specs: Sequence[ModelSpec]) -> list[Results]:
-        """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
-
-        Raises:
-            TrialFailed: one of them could not be exported or timed.
-        """
-        from modscale.latency.device import Device
-        from modscale.latency.protocol import measure_files
-        from modscale.latency.raw import keep_in
-
-        with scratch_folder() as folder:
-            files = [folder / f"{i}.onnx" for i in range(len(specs))]
-            timed = [{"name": spec.name, "spec": spec_to_dict(spec)} for spec in specs]
-            for spec, file in zip(specs, files, strict=True):
-                self.bench.ask("export", spec, file)
-            found: list[dict[str, float]] = [{} for _ in specs]
-            for name, device in self.bench.devices.items():
-                until = min(device.settings.until_percent, FINAL_PERCENT)
-                again = Device(replace(device.settings, until_percent=until), device.facts)
-                place = self.bench.timings
-                keep = None if place is None else keep_in(place, timed, device=name)
-                measured = measure_files(files, again.settings, note=self.bench.note, device=again, keep=keep)
-                for results, latency in zip(found, measured, strict=True):
-                    results |= latency_results(name, latency)
-        return list(found)
-
-    def __call__(
-        self, spec: ModelSpec, announce: Announce = lambda stage: None, judge: Judge = lambda results, rungs: None
-    ) -> Evaluation:
+    def steps(self, spec: ModelSpec, judge: Judge = go_on) -> Steps[Evaluation]:
         """Takes the measures of one candidate, one after the other, until the judge ends it.
 
         The judge is asked after each measure, and at each rung of the training, where something is left to be done.
@@ -218,26 +259,23 @@ class Evaluator:
         Raises:
             TrialFailed: the candidate could not be exported, timed or trained; the reason is its text.
         """
-        start = time.perf_counter()
-        results: dict[str, float] = {}
-        rungs: list[Rung] = []
+        subject = Subject(spec=spec, seed=self.seed, rungs=self.rungs, judge=judge)
         stopped = None
+        for measure in self.measures:
+            stopped = judge(subject.results, ()) if subject.results else None
+            if stopped is not None:
+                break
+            try:
+                subject.results |= yield from measure.take(subject)
+            except Stopped as stop:
+                stopped = str(stop)
+                break
+        return Evaluation(results=subject.results, stopped=stopped, rungs=tuple(subject.reached))
 
-        def go_on() -> None:
-            if (reason := judge(results, rungs)) is not None:
-                raise Stopped(reason)
+    def answer(self, request: Request, announce: Announce) -> Any:
+        """As `answer_request` on its bench."""
+        return answer_request(self.bench, request, announce)
 
-        def reached(rung: Rung) -> None:
-            rungs.append(rung)
-            if rung.share < 1:
-                go_on()
-
-        try:
-            for measure in self.measures:
-                if results:
-                    go_on()
-                results |= measure.run(self.bench, spec, announce, reached)
-        except Stopped as stop:
-            stopped = str(stop)
-        seconds = time.perf_counter() - start
-        return Evaluation(results=results, seconds=seconds, stopped=stopped, rungs=tuple(rungs))
+    def __call__(self, spec: ModelSpec, announce: Announce = lambda stage: None, judge: Judge = go_on) -> Evaluation:
+        """Takes the steps of one candidate, here and now. Raises as they do."""
+        return take_steps(self.steps(spec, judge), lambda request: self.answer(request, announce))

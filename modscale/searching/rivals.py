@@ -18,8 +18,7 @@ from modscale.latency.protocol import OnnxModel, find_onnx
 from modscale.latency.rivals import check_timm, count_onnx, timm_model
 from modscale.rivals import Rival
 from modscale.runs.references import MeasuredRival
-from modscale.searching.bench import Bench
-from modscale.searching.measures import Announce, time_file
+from modscale.searching.steps import Steps, Timing
 
 
 def check_rivals(rivals: Sequence[tuple[int, Rival]], folder: Path, resolution: int) -> None:
@@ -52,9 +51,7 @@ def check_unchanged(measured: Sequence[MeasuredRival], folder: Path, run: Path) 
             raise RunError(f"{rule}; give the new one another name, or another --out", file=run)
 
 
-def measure_rival(
-    bench: Bench, rival: Rival, announce: Announce, *, number: int, folder: Path, resolution: int
-) -> MeasuredRival:
+def measure_rival(rival: Rival, number: int, *, folder: Path, resolution: int) -> Steps[MeasuredRival]:
     """Counts and times a rival; what cannot be done is its failure, with the reason."""
     start = time.perf_counter()
     sha256: str | None = None
@@ -65,7 +62,6 @@ def measure_rival(
     try:
         with scratch_folder() as scratch:
             if rival.kind == "timm":
-                announce("export")
                 model = timm_model(rival.source, scratch, rival.resolution)
             else:
                 sha256 = _hash(rival.file(folder))
@@ -75,7 +71,8 @@ def measure_rival(
             results["params"], not_counted = count.params, count.not_counted
             if count.flops is not None:
                 results["flops"] = count.flops
-            results |= time_file(bench, model, {"name": rival.name, "input": list(shape)}, announce)
+            (timed,) = yield Timing(models=(model,), told=({"name": rival.name, "input": list(shape)},))
+            results |= timed
     except (InputError, MismatchError, TrialFailed, OSError) as failure:
         check_stop()  # what was stopped has not failed
         reason = str(failure)

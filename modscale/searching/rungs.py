@@ -14,6 +14,7 @@ not told apart by how far they lie from others: a tie goes on. In a replay on fu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def make_judge(
     """
     if not search.rungs or learnt_of(objectives) is None:
         return None
-    return lambda trials, results, rungs: judge_rung(objectives, search.keep, trials, results, rungs)
+    return partial(judge_rung, dict(objectives), search.keep)  # it is sent to the process that trains
 
 
 def judge_rung(

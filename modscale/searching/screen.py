@@ -7,6 +7,7 @@ beyond a limit: the measurement decides the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from modscale.errors import InputError, TrialFailed
@@ -70,8 +71,15 @@ def limiting(limits: Mapping[str, Bounds], judge: JudgeAmong | None) -> JudgeAmo
     if not limits:
         return judge
 
-    def judge_within(trials: Sequence[Trial], results: Results, rungs: Sequence[Rung]) -> str | None:
-        check_limits(limits, results)
-        return None if judge is None else judge(trials, results, rungs)
+    return partial(_judge_within, dict(limits), judge)  # it is sent to the process that trains
 
-    return judge_within
+
+def _judge_within(
+    limits: Mapping[str, Bounds],
+    judge: JudgeAmong | None,
+    trials: Sequence[Trial],
+    results: Results,
+    rungs: Sequence[Rung],
+) -> str | None:
+    check_limits(limits, results)
+    return None if judge is None else judge(trials, results, rungs)

@@ -14,7 +14,7 @@ import json
 import math
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -109,19 +109,39 @@ class SearchStudy:
             sampler=self.sampler,
         )
 
-    def replay(self, finished: Sequence[Trial]) -> None:
-        """Tells an empty study of the trials on file; the next candidate is the one that was interrupted.
+    def replay(self, finished: Sequence[Trial], *, count: int = 0) -> None:
+        """Tells an empty study of the trials on file, at least of the numbers below `count`.
+
+        A number that is lost among them is never given out again.
 
         Raises:
             RunError: a trial does not fit the space, or its number leaves too many out.
         """
-        for _, trial in _by_number(finished):
+        for _, trial in _by_number(finished, count):
             self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
             if trial is not None:
                 self.draws.take(trial.spec)
 
+    def resume(self, trial: Trial | None) -> None:
+        """The next candidate is the one of a trial on file, and under way until it is told; None: its trial is lost.
+
+        Raises:
+            RunError: it does not fit the space.
+        """
+        if trial is None:
+            self.study.add_trial(create_trial(state=TrialState.FAIL))
+            return
+        known = self._checked(trial)
+        self.study.add_trial(
+            create_trial(state=TrialState.RUNNING, params=known.params, distributions=known.distributions)
+        )
+        self.draws.take(trial.spec)
+
     def ask(self) -> Candidate | None:
-        """The next candidate; None when all that is feasible has been tried."""
+        """The next candidate, by the trials that were told; None when all that is feasible has been tried.
+
+        The others that were asked for count as under way.
+        """
         if not self.distributions and self.draws.taken:
             return None  # Optuna asks no sampler where there is nothing to choose
         trial = self.study.ask()
@@ -262,15 +282,18 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     ) -> dict[str, Any] | None:
         """The feasible, new architecture that is expected to add most to the hypervolume (`surrogate.py`)."""
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        for told in complete:
-            if told.number not in self.rows:
-                options = {p.name: p.option(told.params[p.name]) for p in self.space.searched}
-                self.rows[told.number] = self.draws.tables.row(options)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = [other for other in running if other.number != trial.number]
+        for known in (*complete, *running):
+            if known.number not in self.rows:
+                options = {p.name: p.option(known.params[p.name]) for p in self.space.searched}
+                self.rows[known.number] = self.draws.tables.row(options)
         return propose(
             self.draws,
             rng,
             np.array([self.rows[told.number] for told in complete]),
             losses_of([told.values for told in complete], list(self.objectives.values())),
+            waiting=np.array([self.rows[other.number] for other in running]),
             counts=[COUNT_METRICS.index(metric) if METRICS[metric].is_count else None for metric in self.objectives],
             costs=[direction == "minimize" for direction in self.objectives.values()],
         )
@@ -279,8 +302,9 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self, rng: np.random.Generator, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
     ) -> dict[str, Any] | None:
         """A feasible, new architecture from multivariate, multi-objective TPE, if it finds one."""
+        is_alone = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) == 1
         tpe = optuna.samplers.TPESampler(
-            n_startup_trials=0, multivariate=True, constant_liar=False, seed=int(rng.integers(2**31))
+            n_startup_trials=0, multivariate=True, constant_liar=not is_alone, seed=int(rng.integers(2**31))
         )
         for _ in range(TPE_ATTEMPTS):
             params = tpe.sample_relative(study, trial, search_space)
@@ -311,13 +335,22 @@ def parameter_importances(
     return {name: 0.0 if math.isnan(value) else float(value) for name, value in importances.items()}
 
 
-def _by_number(finished: Sequence[Trial]) -> list[tuple[int, Trial | None]]:
-    """Every number up to the last with its trial: Optuna numbers without gaps, so one that is lost is kept free."""
+def _by_number(finished: Sequence[Trial], count: int = 0) -> list[tuple[int, Trial | None]]:
+    """Every number up to the last, and below `count`, with its trial, or None for one that is lost.
+
+    Optuna numbers without gaps, so the number of a lost one is kept free.
+    """
     done = {trial.number: trial for trial in finished}
-    last = max(done, default=-1)
-    if last >= len(done) + MAX_MISSING:
+    last = require_numbers(done)
+    return [(number, done.get(number)) for number in range(max(last + 1, count))]
+
+
+def require_numbers(finished: Collection[int]) -> int:
+    """The last number of these, -1 where there is none; RunError where too many before it are missing."""
+    last = max(finished, default=-1)
+    if last >= len(finished) + MAX_MISSING:
         raise RunError(f"must not leave more than {MAX_MISSING} numbers out", place="number", value=last)
-    return [(number, done.get(number)) for number in range(last + 1)]
+    return last
 
 
 def _values(objectives: Iterable[str], trial: Trial) -> list[float]:

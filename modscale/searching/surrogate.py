@@ -6,6 +6,9 @@ option) and the logarithms of params and FLOPs. Its kernel is a linear one, sinc
 and then what each option adds, plus a Matern 5/2 over the parameters; scales and noise are the most likely ones of a
 fixed grid, so nothing is left to an optimiser's luck. Costs that are positive are modelled as logarithms.
 
+Trials that are under way are taken to come out as they are expected to ("kriging believer", Ginsbourger et al. 2010):
+a process is surer near them, and what they are expected to reach is no gain.
+
 What a candidate is worth is its expected gain in hypervolume over the front so far. The hypervolume is a mean over
 directions (Zhang and Golovin 2020, "Random hypervolume scalarizations for provable multi-objective black box
 optimization", lemma 5), which takes any number of objectives.
@@ -16,7 +19,7 @@ Shapes: N trials, C candidates, M objectives, D features, L directions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +82,8 @@ class Process:
     """Length scale of the Matern kernel."""
     linear: float
     """Share of the linear kernel."""
+    noise: float
+    """Variance of the noise, in units of the kernels' sum."""
     inverse: FloatArray
     """[N, N] of the kernel matrix with the noise."""
     values: FloatArray
@@ -105,7 +110,33 @@ class Process:
         own = self.linear * (slopes**2).mean(axis=1) + 1 - self.linear
         left = own - ((across @ self.inverse) * across).sum(axis=1)
         spread = np.sqrt(np.maximum(left, 1e-9) * self.variance)
-        found = self.mean + self.deviation * (centre + spread * normal)
+        return self._restored(centre + spread * normal)
+
+    def expect(self, features: FloatArray, slopes: FloatArray) -> FloatArray:
+        """[K] the values that candidates are expected to have, of logarithms their medians."""
+        return self._restored(self._kernel_to(features, slopes) @ (self.inverse @ self.values))
+
+    def believing(self, features: FloatArray, slopes: FloatArray) -> Process:
+        """As though trials [K] at these features had come out as expected: surer near them, the means unchanged."""
+        across = self._kernel_to(features, slopes)
+        own = pairs_of(features, slopes, features, slopes).kernel(self.scale, self.linear)
+        near = self.inverse @ across.T  # the inverse of a matrix bordered by K rows, by blocks
+        corner = np.linalg.inv(own + self.noise * np.eye(len(own)) - across @ near)
+        inverse = np.block([[self.inverse + near @ corner @ near.T, -near @ corner], [-corner @ near.T, corner]])
+        return replace(
+            self,
+            features=np.concatenate([self.features, features]),
+            slopes=np.concatenate([self.slopes, slopes]),
+            inverse=inverse,
+            values=np.concatenate([self.values, across @ (self.inverse @ self.values)]),
+        )
+
+    def _kernel_to(self, features: FloatArray, slopes: FloatArray) -> FloatArray:
+        return pairs_of(features, slopes, self.features, self.slopes).kernel(self.scale, self.linear)
+
+    def _restored(self, values: FloatArray) -> FloatArray:
+        """Standardised values as those of the objective."""
+        found = self.mean + self.deviation * values
         return np.exp(np.clip(found, -700, 700)) if self.logarithmic else found
 
 
@@ -120,8 +151,11 @@ class Surrogate:
         *,
         counts: Sequence[int | None],
         costs: Sequence[bool],
+        waiting: IntArray | None = None,
     ) -> None:
         """From trials at `rows` [N, S] with `losses` [N, M], every objective to be minimised.
+
+        Those at `waiting` [K, S] are under way.
 
         `counts` has for each objective its column in `tables.count` where it is a count, else None; `costs` says of
         which objectives the logarithm may be modelled. At least one trial.
@@ -144,6 +178,8 @@ class Surrogate:
         self.span = np.where(worst > self.best, worst - self.best, 1.0)
         self.corner = worst + REFERENCE_MARGIN * self.span
         self.losses = losses
+        if waiting is not None and len(waiting):
+            self._believe(waiting)
 
     def gains(self, rows: IntArray, rng: np.random.Generator) -> FloatArray:
         """[C] the expected gain in hypervolume of each candidate [C, S], up to one factor for all."""
@@ -164,6 +200,21 @@ class Surrogate:
         for drawn in values:
             gains += np.maximum(self._lengths(drawn, directions) ** power - reached, 0.0).mean(axis=1)
         return gains / DRAWS
+
+    def _believe(self, rows: IntArray) -> None:
+        """Takes the trials at `rows` [K, S] to have come out as they are expected to."""
+        features, logs = self._described(rows)
+        slopes = self._slopes(rows, features, logs)
+        expected = np.empty((len(rows), len(self.counts)))
+        for i, (column, process) in enumerate(zip(self.counts, self.processes, strict=True)):
+            if process is None:
+                expected[:, i] = np.exp(logs[:, column])
+            else:
+                expected[:, i] = process.expect(features, slopes)
+                self.processes[i] = process.believing(features, slopes)
+        self.losses = np.concatenate([self.losses, expected])
+        known = self.described
+        self.described = np.concatenate([known[0], features]), np.concatenate([known[1], slopes])
 
     def _lengths(self, losses: FloatArray, directions: FloatArray) -> FloatArray:
         """[points, L]: how far along each direction from the reference point each of the losses [points, M] reaches."""
@@ -190,6 +241,7 @@ def propose(
     *,
     counts: Sequence[int | None],
     costs: Sequence[bool],
+    waiting: IntArray | None = None,
 ) -> dict[str, Any] | None:
     """The new, feasible architecture of the largest expected gain among many drawn ones; None where none is new.
 
@@ -199,7 +251,8 @@ def propose(
     drawn = np.concatenate([draws.rows(rng, CANDIDATES), draws.neighbours(rng, front, NEIGHBOURS)])
     candidates = rng.permutation(np.unique(drawn, axis=0))  # equal gains in no order
     with one_blas_thread():  # the matrices are small: threads that wait for each other on a busy machine take minutes
-        gains = Surrogate(draws.tables, rows, losses, counts=counts, costs=costs).gains(candidates, rng)
+        surrogate = Surrogate(draws.tables, rows, losses, counts=counts, costs=costs, waiting=waiting)
+        gains = surrogate.gains(candidates, rng)
     for best in np.argsort(-gains, kind="stable"):
         options = draws.tables.choice(candidates[best])
         if draws.is_new(options):
@@ -283,15 +336,16 @@ def fit_process(
             least = int(surprises.argmin())
             if surprises[least] < best:
                 best = float(surprises[least])
-                chosen = (scale * unit, linear, kernel + NOISES[least] * np.eye(count), float(variances[least]))
+                chosen = (scale * unit, linear, NOISES[least], kernel, float(variances[least]))
     assert chosen is not None  # noqa: S101  # a finite kernel has a finite likelihood
-    scale, linear, kernel, variance = chosen
+    scale, linear, noise, kernel, variance = chosen
     return Process(
         features=features,
         slopes=slopes,
         scale=scale,
         linear=linear,
-        inverse=np.asarray(np.linalg.inv(kernel), dtype=np.float64),
+        noise=noise,
+        inverse=np.asarray(np.linalg.inv(kernel + noise * np.eye(count)), dtype=np.float64),
         values=target,
         variance=variance,
         mean=mean,

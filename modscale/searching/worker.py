@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import pickle
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modscale.errors import DataError, TrialFailed
+from modscale.errors import DataError
 from modscale.machine import memory_in_use
+from modscale.runs.metrics import Results
+from modscale.runs.trials import Rung
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
 
@@ -20,6 +23,12 @@ if TYPE_CHECKING:  # the latter loads torch
     from modscale.datasets.dataset import Dataset
     from modscale.training.pace import Pace
     from modscale.training.proxies import ProxyScore
+
+Judge = Callable[[Results, Sequence[Rung]], str | None]
+"""After a measure, or at a rung of the training, by all that is known: why the candidate ends here, or None.
+
+Where there are rungs it is sent to the process that trains.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,14 +54,26 @@ class DataSummary:
     """What the user should know of the data, a line each: told at the start, in `run.yaml` and in the report."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What came of a candidate's training."""
+
+    results: Results = field(default_factory=dict)
+    """What the proxy says of it; nothing where it was stopped."""
+    rungs: tuple[Rung, ...] = ()
+    """What it had come to on its way; none where nobody asked."""
+    stopped: str | None = None
+    """Why it was ended at the last of them; None where it was not."""
+
+
 class Tasks:
     """What the worker can be asked; everything heavy is imported here."""
 
-    def __init__(self, source: str, proxy: ProxySettings, seed: int) -> None:
-        self.source, self.proxy, self.seed = source, proxy, seed
+    def __init__(self, source: str, proxy: ProxySettings, seed: int, cores: int | None = None) -> None:
+        """A training has at most so many `cores` at once, whatever threads the proxy states; None: as it states."""
+        self.source, self.proxy, self.seed, self.cores = source, proxy, seed, cores
         self.prepared: Any = None
         self.has_trained = False
-        self.scores: Iterator[ProxyScore] | None = None
 
     def load(self) -> DataSummary:
         from modscale.training.proxy import out_of_memory_as
@@ -61,7 +82,7 @@ class Tasks:
         rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
         with out_of_memory_as(DataError(rule, file=self.source)):
             dataset = self._dataset()
-            self.prepared = prepare(dataset, self.proxy)
+            self.prepared = prepare(dataset, self.proxy, cores=self.cores)
         return DataSummary(
             source=self.source,
             name=dataset.name,
@@ -105,23 +126,12 @@ class Tasks:
         score = score_network(spec, self.prepared, self.proxy, seed=seed)
         return score, time.process_time() - start
 
-    def begin_score(self, spec: ModelSpec, seed: int, rungs: Sequence[float]) -> ProxyScore:
-        """What the proxy says of a network at the first of its rungs, where it waits."""
-        from modscale.training.proxies import score_to_rungs
+    def train_anchor(self, seed: int, rungs: tuple[float, ...]) -> bytes:
+        """What the scores of all networks are put to, to be handed on to `train`, by whichever worker."""
+        from modscale.training.proxies import train_anchor
 
-        self.scores = score_to_rungs(spec, self.prepared, self.proxy, seed=seed, rungs=rungs)
-        return self.next_score()
-
-    def next_score(self) -> ProxyScore:
-        """What it says of the same network at the next rung."""
         self.has_trained = True
-        if self.scores is None:  # the process that had begun is gone
-            raise TrialFailed("the training was lost between two rungs")
-        try:
-            return next(self.scores)
-        except BaseException:
-            self.scores = None
-            raise
+        return pickle.dumps(train_anchor(self.prepared, self.proxy, seed, rungs))
 
     def take_pace(self, spec: ModelSpec, seed: int) -> Pace:
         """How fast a network trains here, from a few steps."""
@@ -134,9 +144,35 @@ class Tasks:
         """Bytes that this process has held at most, and holds now."""
         return memory_in_use()
 
-    def drop_score(self) -> None:
-        """The network that was begun does not go on."""
-        self.scores, self.has_trained = None, True
+    def train(
+        self,
+        spec: ModelSpec,
+        seed: int,
+        rungs: tuple[float, ...],
+        anchor: bytes,
+        judge: Judge | None,
+        results: Mapping[str, float],
+    ) -> Trained:
+        """Trains a network up to the last of the rungs, or to the one at which the judge ends it.
+
+        `results` are what is known of it; without a judge nobody asks what it has come to on its way.
+        """
+        from modscale.training.proxies import know_anchor, score_to_rungs
+
+        self.has_trained = True
+        know_anchor(self.prepared, seed, rungs, pickle.loads(anchor))  # noqa: S301  # from a worker of ours
+        start = time.perf_counter()
+        reached: list[Rung] = []
+        found: Mapping[str, float] = {}
+        scores = score_to_rungs(spec, self.prepared, self.proxy, seed=seed, rungs=rungs)
+        for share, score in zip(rungs, scores, strict=True):
+            found = score.results
+            if judge is None:
+                continue
+            reached.append(Rung(share=share, value=score.score, seconds=time.perf_counter() - start))
+            if share < 1 and (reason := judge(results, reached)) is not None:
+                return Trained(rungs=tuple(reached), stopped=reason)
+        return Trained(results=dict(found), rungs=tuple(reached))
 
     def after_answer(self) -> None:
         """Called when a task's answer, and an error's hold on its frames, are gone."""

@@ -47,7 +47,7 @@ def score_by_training(
     """The top-1 to be expected of full training (`estimate.py`) by a short one (`proxy.py`), and on its way."""
     from modscale.training.estimate import estimate_accuracy, evidence_of
 
-    anchors = _train_anchor(data, settings, seed, tuple(rungs))
+    anchors = train_anchor(data, settings, seed, tuple(rungs))
     for result, anchor in zip(_train(spec, data, settings, seed, tuple(rungs)), anchors, strict=True):
         estimate = estimate_accuracy(
             spec,
@@ -69,16 +69,18 @@ def score_by_training(
         )
 
 
-def _train_anchor(
+def train_anchor(
     data: ProxyData, settings: ProxySettings, seed: int, rungs: tuple[float, ...]
 ) -> tuple[ProxyResult, ...]:
-    """What the anchor came to on these data, trained when it is asked for the first time.
+    """What the anchor came to on these data, trained when it is asked for the first time; nothing where none is needed.
 
     Raises:
         TrialFailed: it cannot be trained with these settings, and so no network can be compared with it.
     """
     from modscale.training.proxy import train_to_rungs
 
+    if SCORES[settings.task][settings.method] is not score_by_training:
+        return ()
     key = (seed, rungs)
     if key not in data.known:
         try:
@@ -86,6 +88,12 @@ def _train_anchor(
         except TrialFailed as failure:
             raise TrialFailed(f"the anchor {ANCHOR}, to which it would be compared: {failure}") from failure
     return data.known[key]
+
+
+def know_anchor(data: ProxyData, seed: int, rungs: tuple[float, ...], anchor: tuple[ProxyResult, ...]) -> None:
+    """Takes over what `train_anchor` gave for the same data and settings in another process."""
+    if anchor:
+        data.known.setdefault((seed, rungs), anchor)
 
 
 def _train(

@@ -101,7 +101,8 @@ def train_to_rungs(
         network = _started(spec, data, settings, seed)
     seconds = time.perf_counter() - start
     batch = min(settings.batch_size, len(data.y_train))
-    with Slices(network, spec, items=batch, threads=settings.threads or available_cores()) as slices:
+    threads = settings.threads or available_cores()
+    with Slices(network, spec, items=batch, threads=threads, cores=data.cores) as slices:
         legs = _legs(network, data, settings, seed, rungs, slices)
         for _ in rungs:
             start = time.perf_counter()

@@ -36,6 +36,8 @@ class ProxyData:
     """[C, 1, 1], float32, over the training images; at least 1, so that a constant channel stays finite."""
     num_classes: int
     """Outputs of the head."""
+    cores: int | None = None
+    """How many threads of a training run at once, at most; what they compute is that of the settings' threads."""
     known: dict[Any, Any] = field(default_factory=dict)
     """Trainings on these data whose results are wanted again, see `proxies.py`."""
 
@@ -67,8 +69,11 @@ def describe_device(settings: ProxySettings) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def prepare(dataset: Dataset, settings: ProxySettings) -> ProxyData:
-    """The data set as tensors on the settings' device. Raises ProviderError, see `resolve_device`."""
+def prepare(dataset: Dataset, settings: ProxySettings, *, cores: int | None = None) -> ProxyData:
+    """The data set as tensors on the settings' device; `cores` as in `ProxyData`.
+
+    Raises ProviderError, see `resolve_device`.
+    """
     device = resolve_device(settings)
     x_train, x_val = (
         torch.from_numpy(x).to(device).permute(0, 3, 1, 2)  # [N, H, W, C] to [N, C, H, W], the memory as it was
@@ -84,6 +89,7 @@ def prepare(dataset: Dataset, settings: ProxySettings) -> ProxyData:
         mean=mean,
         deviation=deviation.clamp_min(1.0),
         num_classes=dataset.num_classes,
+        cores=cores,
     )
 
 

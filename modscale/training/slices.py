@@ -59,9 +59,20 @@ class Slices:
     """Works through batches of one size by threads; a context manager that ends them."""
 
     def __init__(
-        self, network: nn.Module, spec: ModelSpec, *, items: int, threads: int, is_whole: bool = False
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        *,
+        items: int,
+        threads: int,
+        cores: int | None = None,
+        is_whole: bool = False,
     ) -> None:
-        """For a batch of so many items; `is_whole`: whatever the network, in one slice, as DistributedDataParallel."""
+        """For a batch of so many items; `is_whole`: whatever the network, in one slice, as DistributedDataParallel.
+
+        What is computed is what so many threads compute, to the bit. Of those that each do a slice by themselves at
+        most `cores` run, where that is given.
+        """
         self.items = items
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters)
@@ -74,7 +85,10 @@ class Slices:
         With more its optimisers would round otherwise.
         """
         workers = min(threads, len(self.rows)) if len(self.rows) > 1 else threads
-        self._pool = _start(workers, threads // workers) if on_cpu and workers > 1 else None
+        inner = threads // workers
+        if inner == 1 and cores is not None:
+            workers = min(workers, cores)
+        self._pool = _start(workers, inner) if on_cpu and workers > 1 else None
 
     def __enter__(self) -> Slices:
         return self

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +25,7 @@ from modscale.latency import summary
 from modscale.report.build import build_report
 from modscale.runs.experiment import Experiment
 from modscale.searching.measures import Evaluation
+from modscale.searching.steps import Request, Steps, Work
 from modscale.searching.worker import DataSummary
 from modscale.specs.counts import count_model
 from modscale.specs.sameness import network_key
@@ -226,7 +226,12 @@ def test_a_search_in_which_all_failed_says_so_again(
 
 
 class FakeEvaluator:
-    """Data of 4 classes and 1 channel, on which nothing is trained: accuracy and latency are those of the network."""
+    """Data of 4 classes and 1 channel, on which nothing is trained: accuracy and latency are those of the network.
+
+    Where the networks of the front are timed again, each is half a millisecond slower; counts how often.
+    """
+
+    asked: ClassVar[list[int]] = []
 
     def __init__(self, experiment: Experiment, source: str, **options: object) -> None:
         del experiment, options
@@ -241,25 +246,22 @@ class FakeEvaluator:
     def __exit__(self, *error: object) -> None:
         del error
 
-    def __call__(self, spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
-        announce("training")
+    def steps(self, spec: ModelSpec, judge: object = None) -> Steps[Evaluation]:
         count = count_model(spec)
         return Evaluation(
             results={
                 "params": count.params, "flops": count.flops, "latency_ms": count.flops / 1e6, "latency_ci95_ms": 0.01,
                 "latency_standard_error_ms": 0.005, "accuracy": count.params / 1e8, "val_images": 100,
             },
-            seconds=1.0,
         )  # fmt: skip
+        yield
 
-
-class TimingAgain(FakeEvaluator):
-    """Where the networks of the front are timed again, each is half a millisecond slower; counts how often."""
-
-    asked: ClassVar[list[int]] = []
-
-    def time_again(self, specs: list[ModelSpec]) -> list[dict[str, float]]:
-        self.asked.append(len(specs))
+    def answer(self, request: Request, announce: object) -> object:
+        """The one request that is not the fake's own: the front is timed again."""
+        if isinstance(request, Work):
+            return None
+        self.asked.append(len(request.models))
+        specs = [parse_spec(one["spec"]) for one in request.told]
         found = [count_model(spec).flops / 1e6 + 0.5 for spec in specs]
         return [{"latency_ms": ms, "latency_ci95_ms": 0.001, "latency_standard_error_ms": 0.0005} for ms in found]
 
@@ -302,8 +304,7 @@ def test_the_front_is_timed_again_at_the_end(
 ) -> None:
     """Until no other joins it; the report shows the later figures, and a run killed before that does it later."""
     measure_nothing(monkeypatch)
-    monkeypatch.setattr(session, "Evaluator", TimingAgain)
-    TimingAgain.asked.clear()
+    FakeEvaluator.asked.clear()
     file, folder = tmp_path / "space.yaml", tmp_path / "run"
     file.write_text(SPACE.replace(", finals: false", ""))
     command = ["search", str(file), "--data", "d.npz", "--out", str(folder)]
@@ -321,12 +322,12 @@ def test_the_front_is_timed_again_at_the_end(
     assert "was taken at the end of the run" in said
     assert f"{min(times):.2f} to {max(times):.2f} times as long as then: the speed of the machine changed" in said
     assert main(command) == 0
-    assert TimingAgain.asked[-1] == len(finals)
-    assert sorted(set(TimingAgain.asked)) == TimingAgain.asked
-    sessions = len(TimingAgain.asked)
+    assert FakeEvaluator.asked[-1] == len(finals)
+    assert sorted(set(FakeEvaluator.asked)) == FakeEvaluator.asked
+    sessions = len(FakeEvaluator.asked)
     (folder / "finals.json").unlink()  # as if killed before it was written
     assert main(command) == 0
-    assert len(TimingAgain.asked) == 2 * sessions
+    assert len(FakeEvaluator.asked) == 2 * sessions
     assert (folder / "finals.json").exists()
     (folder / "finals.json").write_text('{"finals": [{"number": 0, "latency_ms": -1}]}')
     assert main(["report", str(folder)]) == 2
@@ -457,3 +458,33 @@ def test_a_front_that_is_broken_is_not_believed(run: Path, tmp_path: Path) -> No
     for content in ("[", '{"bands": {"any": 0}}', '{"bands": {"any": "q"}}', None):
         (copy / "front.json").unlink() if content is None else (copy / "front.json").write_text(content)
         assert choose_spec(str(copy), pick="any") == parse_spec(read_trials(copy)[expected]["spec"])
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the same window: the same networks and trainings to the bit; another number of workers may go on with it."""
+    (tmp_path / "space.yaml").write_text(SPACE.replace("threads: 1}\nlatency", "threads: 2}\nlatency"))
+    write_data(tmp_path / "data.npz")
+    known = []
+    for name, first, then in (("one", ["--window", "4"], ["--workers", "2"]), ("two", ["--workers", "2"], [])):
+        command = ["search", str(tmp_path / "space.yaml"), "--data", str(tmp_path / "data.npz")]
+        command += ["--out", str(tmp_path / name)]
+        assert main([*command, *first, "--trials", "4"]) == 0
+        assert main([*command, *then]) == 0
+        trials = sorted(read_trials(tmp_path / name), key=lambda trial: trial["number"])
+        run = yaml.safe_load((tmp_path / name / "run.yaml").read_text())
+        assert run["space"]["search"]["window"] == 4
+        keys = ("number", "state", "spec", "accuracy", "val_loss", "anchor_loss")
+        known.append([{key: trial[key] for key in keys} for trial in trials])
+    assert known[0] == known[1]
+    assert [trial["number"] for trial in known[0]] == list(range(5))
+    assert main([*command, "--window", "3"]) == 2
+    assert "its search.window is 4, and 3 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1000", "2.5"])
+def test_workers_that_are_none_are_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a line, before anything is done."""
+    assert main(["search", "spaces/smoke.yaml", f"--workers={given}"]) == 2
+    rule = f"--workers: must be a number of workers, 1 to 256, ray, or ray://HOST[:PORT], got '{given}'"
+    assert rule in capsys.readouterr().err

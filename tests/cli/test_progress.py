@@ -43,6 +43,29 @@ def test_the_line_of_a_trial_fits_80_columns() -> None:
     )
 
 
+def test_a_search_shows_what_each_worker_does() -> None:
+    """One candidate by its name and stage; several by stage, in few words; those that wait are left out."""
+    follower = search_progress(done=0, limit=9, references=1)
+
+    def shown() -> str:
+        return str(follower.bar.tasks[0].fields["stage"])
+
+    follower.started("trial 3", None)
+    assert shown() == "trial 3"
+    follower.stage("export")
+    assert shown() == "trial 3: export"
+    follower.stage("training", "trial 3")
+    follower.started("trial 4", None)
+    follower.stage("training", "trial 4")
+    follower.started("xxs", None)
+    follower.stage("export", "xxs")
+    assert shown() == "training 3 4, export xxs"
+    follower.stage("", "trial 3")
+    follower.finished("trial 4", fake_trials(FAKE, 1)[0])
+    follower.stage("latency", "xxs")
+    assert shown() == "xxs: latency"
+
+
 def test_a_search_explains_the_mark_of_doubt_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A latency in doubt has a question mark in its line, and the first one says what that means."""
     calm = fake_trials(FAKE, 3)

@@ -20,9 +20,9 @@ from modscale.report.front_chart import plot_axes
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.metrics import LATENCY, METRICS, Metric, Results, doubts_text, metric_text, metrics_among
 from modscale.runs.trials import Rung, Trial
-from modscale.searching.bench import Bench
 from modscale.searching.loop import Outcome, run_search
-from modscale.searching.measures import MEASURES, Announce, Evaluator, Measure, Reached
+from modscale.searching.measures import MEASURES, Evaluator, Measure, Subject
+from modscale.searching.steps import Steps
 from modscale.searching.study import SearchStudy
 from modscale.spaces.tables import build_tables
 from modscale.specs.spec import ModelSpec
@@ -45,28 +45,29 @@ ENERGY = Metric(
 )
 
 
-def weigh(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
+def weigh(subject: Subject) -> Steps[Results]:
     """A made-up measure: energy follows the width of the first stage."""
-    announce("energy")
-    return {"energy_mj": spec.stages[0].dim / 10, "energy_error_mj": 0.01}
+    return {"energy_mj": subject.spec.stages[0].dim / 10, "energy_error_mj": 0.01}
+    yield
 
 
-def score(bench: Bench, spec: ModelSpec, announce: Announce, reached: Reached) -> Results:
+def score(subject: Subject) -> Steps[Results]:
     """A made-up training: depth pays."""
-    return {"accuracy": 0.1 + 0.05 * sum(stage.depth for stage in spec.stages) / 4, "val_images": 100}
+    return {"accuracy": 0.1 + 0.05 * sum(stage.depth for stage in subject.spec.stages) / 4, "val_images": 100}
+    yield
 
 
 MADE_UP = (
     MEASURES[0],
-    Measure(name="energy", needs="nothing", run=weigh),
-    Measure(name="score", needs="nothing", run=score),
+    Measure(name="energy", needs="nothing", take=weigh),
+    Measure(name="score", needs="nothing", take=score),
 )
 
 
 class Silent:
     def started(self, label: str, spec: ModelSpec) -> None: ...
 
-    def stage(self, name: str) -> None: ...
+    def stage(self, name: str, label: str = "") -> None: ...
 
     def finished(self, label: str, trial: Any) -> None: ...
 
@@ -77,7 +78,7 @@ def search(folder: Path, document: dict[str, Any], **options: Any) -> Outcome:
     write_run(folder, [], [], space=document)
     return run_search(
         SearchStudy(experiment, build_tables(experiment.space), seed=0),
-        Evaluator(experiment, "synthetic", measures=MADE_UP),
+        Evaluator(experiment, "synthetic", measures=MADE_UP).steps,
         Silent(),
         limit=12,
         trials_file=folder / "trials.jsonl",

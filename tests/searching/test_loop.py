@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_runs import remeasured
+from fake_steps import as_steps
 
 from modscale import interrupts
 from modscale.cli.progress import describe_trial
@@ -17,7 +18,7 @@ from modscale.rivals import Rival
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.references import MeasuredRival
 from modscale.runs.trials import Trial, read_trials
-from modscale.searching.loop import MeasureRival, Outcome, run_search
+from modscale.searching.loop import Outcome, run_search
 from modscale.searching.measures import Evaluation
 from modscale.searching.study import SearchStudy
 from modscale.spaces.tables import build_tables
@@ -47,14 +48,14 @@ class Watcher:
     def started(self, label: str, spec: ModelSpec | None) -> None:
         pass
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: str, label: str = "") -> None:
         pass
 
     def finished(self, label: str, trial: object) -> None:
         self.labels.append(label)
 
 
-def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+def measure(spec: ModelSpec) -> Evaluation:
     """A deterministic stand-in: larger is slower and better."""
     count = count_model(spec)
     return Evaluation(
@@ -67,7 +68,6 @@ def measure(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
             "accuracy": min(1.0, count.params / 1e7),
             "val_images": 100,
         },
-        seconds=0.0,
     )
 
 
@@ -75,19 +75,19 @@ def search(
     folder: Path, evaluate: Callable[..., Evaluation] = measure, *, limit: int = 12, seed: int = 0,
     document: dict[str, object] = DOCUMENT, watcher: Watcher | None = None, references: tuple[str | Rival, ...] = (),
     mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
-    measure_rival: MeasureRival | None = None,
+    measure_rival: Callable[..., MeasuredRival] | None = None,
 ) -> Outcome:  # fmt: skip
     experiment = parse_experiment(document)
     study = SearchStudy(experiment, build_tables(experiment.space), seed=seed)
     return run_search(
         study,
-        evaluate,
+        as_steps(evaluate),
         watcher or Watcher(),
         limit=limit,
         trials_file=folder / "trials.jsonl",
         references=[published(one) if isinstance(one, str) else one for one in references],
         references_file=folder / "references.jsonl",
-        measure_rival=measure_rival,
+        measure_rival=None if measure_rival is None else as_steps(measure_rival),
         mirror=mirror,
     )
 
@@ -125,12 +125,12 @@ def test_a_search_killed_at_any_trial_resumes_to_the_run_it_would_have_been(tmp_
 
     calls = 0
 
-    def die(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+    def die(spec: ModelSpec) -> Evaluation:
         nonlocal calls
         calls += 1
         if calls == dies_at:
             raise KeyboardInterrupt
-        return measure(spec, announce)
+        return measure(spec)
 
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path / "killed", die)
@@ -168,12 +168,12 @@ def test_a_stop_that_got_lost_ends_the_search_between_two_steps(tmp_path: Path) 
         folder = tmp_path / str(failing)
         folder.mkdir()
 
-        def stop_third(spec: ModelSpec, announce: Callable[[str], None], failing: bool = failing) -> Evaluation:
+        def stop_third(spec: ModelSpec, failing: bool = failing) -> Evaluation:
             if spec.name == "fake-2":
                 interrupts._heard.set()
                 if failing:
                     raise TrialFailed("ended by SIGTERM")
-            return measure(spec, announce)
+            return measure(spec)
 
         with interrupts.hearing_stops(), pytest.raises(KeyboardInterrupt):
             search(folder, stop_third)
@@ -183,10 +183,10 @@ def test_a_stop_that_got_lost_ends_the_search_between_two_steps(tmp_path: Path) 
 def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
     """One candidate that cannot be evaluated is a line in the file, not the end."""
 
-    def fail_third(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+    def fail_third(spec: ModelSpec) -> Evaluation:
         if spec.name == "fake-2":
             raise TrialFailed("out of memory")
-        return measure(spec, announce)
+        return measure(spec)
 
     trials = search(tmp_path, fail_third).trials
     assert [trial.state for trial in trials].count("complete") == 11
@@ -198,7 +198,7 @@ def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_goes_on(tmp_p
 def test_a_search_in_which_everything_fails_says_so(tmp_path: Path) -> None:
     """All failed: the error carries the last reason, and the trials stay on file."""
 
-    def fail(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+    def fail(spec: ModelSpec) -> Evaluation:
         raise TrialFailed("no luck")
 
     with pytest.raises(AllTrialsFailed, match="all 12 trials failed; the last one: no luck"):
@@ -241,8 +241,7 @@ def test_a_rival_without_a_spec_is_measured_once_among_the_others(tmp_path: Path
     """In its place in the order; on disk as soon as it is measured; a run that was killed before goes on with it."""
     rival = Rival(name="Net", kind="onnx", source="net.onnx")
 
-    def take(rival: Rival, number: int, announce: Callable[[str], None]) -> MeasuredRival:
-        announce("latency")
+    def take(rival: Rival, number: int) -> MeasuredRival:
         return MeasuredRival(number=number, state="complete", rival=rival, results={"params": 5}, seconds=1.0)
 
     def die(*_: object) -> MeasuredRival:
@@ -266,9 +265,9 @@ def test_a_reference_that_is_a_candidate_too_is_measured_once(tmp_path: Path) ->
     one = [{**stages[0], "depth": [2, 3]}, *stages[1:]]  # two networks, xxs one of them
     seen: list[tuple[object, ...]] = []
 
-    def count(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
+    def count(spec: ModelSpec) -> Evaluation:
         seen.append(network_key(spec))
-        return measure(spec, announce)
+        return measure(spec)
 
     for folder, limit in ((tmp_path / "a", 2), (tmp_path / "b", 1)):  # the reference last, and in the middle
         folder.mkdir()
@@ -311,8 +310,8 @@ def test_a_trial_is_told_with_what_is_known_of_it(tmp_path: Path) -> None:
 def test_a_doubt_stands_in_the_trials_file(tmp_path: Path) -> None:
     """What the evaluation says of its own latency is kept with it; a file of before has none."""
 
-    def doubtful(spec: ModelSpec, announce: Callable[[str], None]) -> Evaluation:
-        evaluation = measure(spec, announce)
+    def doubtful(spec: ModelSpec) -> Evaluation:
+        evaluation = measure(spec)
         return replace(evaluation, results={**evaluation.results, "latency_busy": True, "latency_wide": False})
 
     search(tmp_path, doubtful, limit=2)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
+from fake_steps import Impatient, as_steps
 
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.trials import Rung, Trial, read_trials
 from modscale.searching import rungs
+from modscale.searching.engine import Inline
 from modscale.searching.loop import Outcome, run_search
-from modscale.searching.measures import MEASURES, Evaluation, Evaluator, Judge
+from modscale.searching.measures import MEASURES, Evaluation, Evaluator, go_on
 from modscale.searching.rungs import domination_ranks, judge_rung, make_judge
 from modscale.searching.study import SearchStudy
+from modscale.searching.worker import Judge
 from modscale.settings import SearchSettings
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
@@ -156,12 +157,12 @@ BY_ACCURACY = DOCUMENT | {"objectives": {"accuracy": "maximize"}, "search": DOCU
 class Nobody:
     def started(self, label: str, spec: ModelSpec) -> None: ...
 
-    def stage(self, name: str) -> None: ...
+    def stage(self, name: str, label: str = "") -> None: ...
 
     def finished(self, label: str, trial: Trial) -> None: ...
 
 
-def measure(spec: ModelSpec, announce: Callable[[str], None], judge: Judge = lambda results, rungs: None) -> Evaluation:
+def measure(spec: ModelSpec, judge: Judge = go_on) -> Evaluation:
     """A stand-in that pays no heed to size: accuracy at random, by the spec, and better from rung to rung."""
     rng = np.random.default_rng(count_model(spec).params)
     final = rng.uniform(0.2, 0.9)
@@ -171,17 +172,19 @@ def measure(spec: ModelSpec, announce: Callable[[str], None], judge: Judge = lam
     for share in (0.25, 0.5, 1.0):
         reached.append(at(final * share + rng.normal(0, 0.05), share))
         if share < 1 and (reason := judge(results, reached)) is not None:
-            return Evaluation(results=results, seconds=share, stopped=reason, rungs=tuple(reached))
-    return Evaluation(results=results | {"accuracy": final}, seconds=1.0, rungs=tuple(reached))
+            return Evaluation(results=results, stopped=reason, rungs=tuple(reached))
+    return Evaluation(results=results | {"accuracy": final}, rungs=tuple(reached))
 
 
-def search(folder: Path, evaluate: Callable[..., Evaluation] = measure, *, limit: int = 30, **options: Any) -> Outcome:
+def search(folder: Path, evaluate: Callable[..., Any] | None = None, *, limit: int = 30, **options: Any) -> Outcome:
     folder.mkdir(exist_ok=True)
     experiment = parse_experiment(options.pop("document", DOCUMENT))
+    judge = make_judge(experiment.objectives, experiment.search)
     return run_search(
-        SearchStudy(experiment, build_tables(experiment.space), seed=0), evaluate, Nobody(), limit=limit,
+        SearchStudy(experiment, build_tables(experiment.space), seed=0), evaluate or as_steps(measure), Nobody(),
+        limit=limit,
         trials_file=folder / "trials.jsonl", references_file=folder / "references.jsonl",
-        judge=make_judge(experiment.objectives, experiment.search), **({"references": []} | options),
+        **({"references": [], "judge": judge} | options),
     )  # fmt: skip
 
 
@@ -221,38 +224,30 @@ def test_verdicts_after_a_kill_are_those_without_it(tmp_path: Path, dies_at: int
         return measure(*arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path / "killed", die)
+        search(tmp_path / "killed", as_steps(die))
     assert untimed(search(tmp_path / "killed").trials) == untimed(whole.trials)
 
 
-def train(*folders: Path) -> list[Outcome]:
+def train(*folders: Path, kills_at: int = 0) -> list[Outcome]:
     """Searches that really train, and time nothing, one after the other; short ones that judge after three trials."""
-    with (
-        mock.patch.object(rungs, "MIN_PEERS", 3),
-        Evaluator(parse_experiment(BY_ACCURACY), "synthetic", measures=(MEASURES[0], MEASURES[2])) as evaluator,
-    ):
-        return [search(folder, evaluator, limit=6, document=BY_ACCURACY) for folder in folders]
+    experiment = parse_experiment(BY_ACCURACY)
+    judge = Impatient(make_judge(experiment.objectives, experiment.search), kills_at)
+    with Evaluator(experiment, "synthetic", measures=(MEASURES[0], MEASURES[2])) as evaluator:
+        return [
+            search(folder, evaluator.steps, engine=Inline(evaluator.answer), judge=judge, limit=6, document=BY_ACCURACY)
+            for folder in folders
+        ]
 
 
 @pytest.mark.slow
-def test_a_search_killed_between_two_rungs_goes_on_to_the_same_end(tmp_path: Path) -> None:
+def test_a_search_killed_between_two_rungs_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL while a training waits for its verdict: nothing finished is lost, and the trials are the same."""
-    script = """
-import os, signal, sys
-from pathlib import Path
-from modscale.searching.bench import Bench
-from tests.searching.test_rungs import train
-ask, seen = Bench.ask, []
-def dying(self, task, *arguments):
-    seen.append(task)
-    if seen.count("next_score") == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return ask(self, task, *arguments)
-Bench.ask = dying
-train(Path(sys.argv[1]))
-"""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], env=environment, check=False)
+    script = "import sys; from pathlib import Path; from tests.searching.test_rungs import train\n"
+    script += "train(Path(sys.argv[1]), kills_at=6)"
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(read_trials(tmp_path / "killed" / "trials.jsonl")) == 2
     killed, whole = train(tmp_path / "killed", tmp_path / "whole")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from fake_runs import fake_trials
+from fake_steps import as_steps
 
 from modscale.api.session import Silence
 from modscale.errors import InputError, TrialFailed
@@ -49,17 +50,17 @@ def search(folder, *, predictor=None, sampler="surrogate"):
     experiment = parse_experiment(experiment_to_dict(LIMITED) | {"search": DOCUMENT["search"] | {"sampler": sampler}})
     trained = []
 
-    def evaluate(spec, announce, judge=lambda results, rungs: None):
+    def evaluate(spec, judge=lambda results, rungs: None):
         results = {"params": count_model(spec).params, "flops": count_model(spec).flops, "latency_ms": true_ms(spec)}
         judge(results, [])
         trained.append(spec)
-        return Evaluation(results=results | {"accuracy": 0.5, "val_images": 100}, seconds=0.1)
+        return Evaluation(results=results | {"accuracy": 0.5, "val_images": 100})
 
     study = SearchStudy(
         experiment, build_tables(experiment.space), seed=0, allows=make_screen(predictor, experiment.limits)
     )
     run_search(
-        study, evaluate, Silence(), limit=12, trials_file=folder / "trials.jsonl", references=[],
+        study, as_steps(evaluate), Silence(), limit=12, trials_file=folder / "trials.jsonl", references=[],
         references_file=folder / "references.jsonl", judge=limiting(experiment.limits, None),
     )  # fmt: skip
     return read_trials(folder / "trials.jsonl"), trained

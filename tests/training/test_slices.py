@@ -178,12 +178,24 @@ SETTINGS = ProxySettings(resolution=16, epochs=1, batch_size=8, device="cpu")
 
 
 @pytest.mark.usefixtures("finely")
+def test_only_threads_that_each_do_a_slice_are_spared() -> None:
+    """Where several compute one slice together, fewer would round otherwise: the cores do not count."""
+    network = build_network(SPEC, seed=1)
+    for threads, cores, running in ((4, 2, 2), (4, 1, 0), (2, 8, 2), (8, 2, 4)):
+        with Slices(network, SPEC, items=ITEMS, threads=threads, cores=cores) as found:
+            assert len(found.rows) == 4
+            assert (0 if found._pool is None else found._pool._max_workers) == running
+
+
+@pytest.mark.usefixtures("finely")
 def test_a_proxy_training_has_the_same_score_with_one_thread_and_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, drop path, flips and validation in batches included; and it did learn in slices."""
     monkeypatch.setattr(proxy, "EVAL_BATCH", 10)
     data = prepare(make_data(), SETTINGS)
     one, two = (train_proxy(SPEC, data, replace(SETTINGS, threads=threads), seed=0) for threads in (1, 2))
     assert replace(one, seconds=0) == replace(two, seconds=0)
+    shared = train_proxy(SPEC, replace(data, cores=1), replace(SETTINGS, threads=2), seed=0)
+    assert replace(shared, seconds=0) == replace(two, seconds=0)
     monkeypatch.setattr(slices, "is_separable", lambda _: False)
     whole = train_proxy(SPEC, data, replace(SETTINGS, threads=1), seed=0)
     assert whole.val_loss == pytest.approx(one.val_loss, rel=1e-4)

@@ -37,11 +37,18 @@ def search(
     dry_run: Annotated[
         bool, option("Tell what the search would take here and could tell apart; begins nothing.", "--dry-run")
     ] = False,
+    workers: Annotated[
+        str, option("Candidates evaluated side by side, by processes of this machine.", metavar="N", parser=user_text)
+    ] = "1",
+    window: Annotated[
+        int | None, option("W: trial n is drawn knowing trials 0 to n-W [default: from the workers].", low=1)
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Search a space: count, time and train candidates, then report. The same command again resumes."""
     from modscale.api.session import search_space
+    from modscale.api.workers import parse_workers
     from modscale.cli.progress import Terminal
 
     experiment = read_experiment(space_file)
@@ -49,6 +56,7 @@ def search(
         experiment.search,
         trials=experiment.search.trials if trials is None else trials,
         seed=experiment.search.seed if seed is None else seed,
+        window=experiment.search.window if window is None else window,
     )
     latency = experiment.latency
     if calibration is not None:
@@ -71,6 +79,7 @@ def search(
         folder=folder,
         watcher=Terminal(),
         storage=storage,
+        workers=parse_workers(workers),
         debug=debug,
     )
 

@@ -1,0 +1,140 @@
+"""The engine of many machines, on Ray's own stand-ins for them on the loopback; left out where Ray is not installed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modscale.api.workers import make_engine
+from modscale.errors import InputError
+from modscale.latency import summary
+from modscale.latency.raw import read_measurements
+from modscale.runs.experiment import Experiment, parse_experiment
+from modscale.searching.loop import Outcome, run_search
+from modscale.searching.measures import Evaluator, time_again
+from modscale.searching.study import SearchStudy
+from modscale.spaces.tables import build_tables
+
+ray = pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # Ray's own are its own matter
+]
+DEVICE = {"latency_device": 1}
+
+
+def tiny() -> Experiment:
+    return parse_experiment({
+        "name": "tiny",
+        "base": {"resolution": 32, "num_classes": 10},
+        "stages": [{"dim": [8, 16, 24], "depth": [1, 2]}, {"dim": [16, 24, 32], "depth": [1, 2]}],
+        "proxy": {"resolution": 16, "epochs": 1, "threads": 1, "train_images": 100, "val_images": 40},
+        "latency": {"runs": 10, "warmup": 1, "threads": 1, "patience_s": 0, "reference": False},
+        "search": {"startup_trials": 2, "references": []},
+    })  # fmt: skip
+
+
+class Nobody:
+    def __init__(self, finished: threading.Event | None = None) -> None:
+        self.event = finished
+
+    def started(self, label: str, spec: object) -> None: ...
+
+    def stage(self, name: str, label: str = "") -> None: ...
+
+    def finished(self, label: str, trial: object) -> None:
+        if self.event is not None:
+            self.event.set()
+
+
+@contextmanager
+def cluster_of(*nodes: dict[str, Any]) -> Iterator[Any]:
+    """A cluster on this machine: the first is the head."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
+    try:
+        cluster.others = [cluster.add_node(**node) for node in nodes[1:]]
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def search(folder: Path, workers: Any, observer: Nobody, **options: Any) -> tuple[Outcome, list[Any]]:
+    experiment = tiny()
+    folder.mkdir()
+    with (
+        Evaluator(
+            experiment, "synthetic", timings=folder / "timings.jsonl", checks_devices=isinstance(workers, int)
+        ) as evaluator,
+        make_engine(evaluator, workers, 4) as engine,
+    ):
+        study = SearchStudy(experiment, build_tables(experiment.space), seed=0)
+        outcome = run_search(
+            study, evaluator.steps, observer, engine=engine, window=4, limit=6,
+            trials_file=folder / "trials.jsonl", references=[], references_file=folder / "references.jsonl", **options,
+        )  # fmt: skip
+        return outcome, time_again(engine, [trial.spec for trial in outcome.trials[:2]])
+
+
+def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two that train is lost in the middle: the trials are those of one process, and all runs are kept."""
+    monkeypatch.setattr(summary, "PROCESSES", 2)
+    expected, _ = search(tmp_path / "here", 1, Nobody())
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
+    begun = threading.Event()
+    with cluster_of({"num_cpus": 0, "resources": DEVICE}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+
+        def lose() -> None:
+            begun.wait(120)
+            time.sleep(0.3)
+            cluster.remove_node(cluster.others[0], allow_graceful=False)
+
+        killer = threading.Thread(target=lose)
+        killer.start()
+        try:
+            outcome, again = search(tmp_path / "there", cluster.address, Nobody(begun))
+        finally:
+            begun.set()
+            killer.join()
+    scores = ("accuracy", "val_loss", "anchor_loss", "params", "flops")
+    assert [(t.number, t.state, t.spec, [t[key] for key in scores]) for t in outcome.trials] == [
+        (t.number, t.state, t.spec, [t[key] for key in scores]) for t in expected.trials
+    ]
+    measured = [
+        latency for one in read_measurements(tmp_path / "there" / "timings.jsonl") for latency in one.latencies()
+    ]
+    assert {trial["latency_ms"] for trial in outcome.trials} | {one["latency_ms"] for one in again} <= {
+        latency.median_ms for latency in measured
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ({"num_cpus": 1}, "no node times: start one by ray start --num-cpus=0"),
+        ({"num_cpus": 1, "resources": DEVICE}, "a node that times (latency_device) has CPUs"),
+        ({"num_cpus": 0, "resources": DEVICE}, "no node has 1 CPUs for a training"),
+    ],
+)
+def test_a_cluster_on_which_nothing_can_be_measured_is_told_in_a_line(
+    head: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modscale.searching import ray_engine
+
+    monkeypatch.setattr(ray_engine, "PATIENCE_S", 0.0)
+    with cluster_of(head) as cluster, pytest.raises(InputError) as caught:
+        search(tmp_path / "run", cluster.address, Nobody())
+    assert told in str(caught.value)
+
+
+def test_no_cluster_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--workers: no Ray cluster answers there"):
+        search(tmp_path / "run", "127.0.0.1:1", Nobody())
