@@ -27,6 +27,11 @@ def complete_proxy(incomplete: str) -> list[str]:
     return _going_on(incomplete, PROXIES)
 
 
+def complete_schema(incomplete: str) -> list[str]:
+    """Kinds of files that have a schema."""
+    return _going_on(incomplete, ("space", "spec"))
+
+
 def complete_band(run: str, incomplete: str) -> list[str]:
     """The bands of the run in this folder for which its last report has a pick."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError):

@@ -26,6 +26,7 @@ from modscale.cli.commands.latency import latency
 from modscale.cli.commands.models import models
 from modscale.cli.commands.report import report
 from modscale.cli.commands.scale import scale
+from modscale.cli.commands.schema import schema
 from modscale.cli.commands.search import search
 from modscale.cli.commands.space import space
 from modscale.cli.commands.train import train
@@ -49,6 +50,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     context: "modscale context trained photos/val/cat/1.jpg --out seen",
     models: "modscale models --json",
     fidelity: "modscale fidelity --data photos --proxy train --seeds 3",
+    schema: "modscale schema space > space.schema.json",
     scale: "modscale scale xxs --params 9e6 --out bigger.yaml",
 }
 """Each command and the example in its help, in the order of `modscale --help`."""
