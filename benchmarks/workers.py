@@ -79,10 +79,13 @@ def time_search(space: str, trials: int, workers: int, window: int) -> dict[str,
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
         lines = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+        rounds = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+        timing_s = sum(one.get("seconds", 0.0) for one in rounds)
     lines.sort(key=lambda line: line["number"])
     return {
         "kind": "times", "space": space, "trials": trials, "workers": workers, "window": window,
-        "seconds": round(seconds, 1), "trial_seconds": [round(line["seconds"], 1) for line in lines],
+        "seconds": round(seconds, 1), "timing_s": round(timing_s, 1), "rounds": len(rounds),
+        "trial_seconds": [round(line["seconds"], 1) for line in lines],
         "latency_ms": [line["latency_ms"] for line in lines], "accuracy": [line.get("accuracy") for line in lines],
         "wide": sum(bool(line.get("latency_wide")) for line in lines), "at": time.strftime("%H:%M"),
     }  # fmt: skip
@@ -145,9 +148,10 @@ def summary(rows: list[Any]) -> str:
             cells = [f"{np.mean(areas[:, at - 1]):.3f} ± {np.std(areas[:, at - 1], ddof=1) / len(areas) ** 0.5:.3f}"
                      if at <= areas.shape[1] and len(areas) > 1 else "" for at in AT]  # fmt: skip
             lines.append(f"| {window} | {'ignored' if ignored else 'believed'} | {len(areas)} | {' | '.join(cells)} |")
-    lines += ["", "| space | trials | workers | W | seconds | wide latencies | at |", "|---|--:|--:|--:|--:|--:|--:|"]
-    shown = ("space", "trials", "workers", "window", "seconds", "wide", "at")
-    lines += [f"| {' | '.join(str(row[key]) for key in shown)} |" for row in rows if row["kind"] == "times"]
+    head = ("space", "trials", "workers", "W", "seconds", "of them timing", "wide latencies", "at")
+    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    shown = ("space", "trials", "workers", "window", "seconds", "timing_s", "wide", "at")
+    lines += [f"| {' | '.join(str(row.get(key, '')) for key in shown)} |" for row in rows if row["kind"] == "times"]
     return "\n".join(lines)
 
 

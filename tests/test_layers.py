@@ -169,6 +169,15 @@ def test_the_search_leaves_torch_alone():
     assert run_python(code).strip() == "False"
 
 
+def test_what_a_search_needs_is_no_extra():
+    """With workers of this machine neither Ray nor a database's driver is loaded, nor what they speak."""
+    code = """
+import sys, modscale.api.session, modscale.api.workers, modscale.cli.commands.search, modscale.searching.pool
+print(sorted({"ray", "grpc", "psycopg", "psycopg2"} & set(sys.modules)))
+"""
+    assert run_python(code).strip() == "[]"
+
+
 def test_the_front_door_is_light():
     """`import modscale` loads nothing but itself and the standard library."""
     code = f"import modscale, sys; print(sorted({HEAVY | {'numpy', 'yaml'}!r} & set(sys.modules)))"

@@ -9,7 +9,7 @@ import pytest
 
 from modscale.pareto import hypervolume
 from modscale.searching.draws import Draws
-from modscale.searching.surrogate import Surrogate, describe_rows, fit_process, propose
+from modscale.searching.surrogate import Surrogate, describe_rows, fit_process, pairs_of, propose
 from modscale.spaces.space import parse_space
 from modscale.spaces.tables import SpaceTables, build_tables
 
@@ -97,6 +97,41 @@ def test_a_process_is_the_textbook_posterior() -> None:
         mean = values.mean() + values.std() * (across @ solved[:, 0])
         spread = values.std() * np.sqrt(found.variance * (kernel(point, point) - across @ solved[:, 1]))
         assert draws == pytest.approx([mean, mean + spread])
+
+
+def test_a_process_that_believes_what_is_under_way_is_surer_and_of_the_same_mind() -> None:
+    """As one that has these trials, at their expected values, among its own; means stay, spreads shrink."""
+    rng = np.random.default_rng(3)
+    features, waiting, unseen = rng.random((9, 2)), rng.random((3, 2)), rng.random((6, 2))
+    process = fit_process(features, slopes_of(features), features[:, 0] + rng.random(9) / 5, logarithmic=False)
+    believing = process.believing(waiting, slopes_of(waiting))
+    normal = np.array([[0.0] * 6, [1.0] * 6])
+    before, after = (one.draw(unseen, slopes_of(unseen), normal) for one in (process, believing))
+    assert after[0] == pytest.approx(before[0])
+    assert (after[1] - after[0] < before[1] - before[0]).all()
+    assert process.expect(waiting, slopes_of(waiting)) == pytest.approx(believing.expect(waiting, slopes_of(waiting)))
+    both = np.concatenate([features, waiting])
+    gram = pairs_of(both, slopes_of(both), both, slopes_of(both)).kernel(process.scale, process.linear)
+    assert believing.inverse == pytest.approx(np.linalg.inv(gram + process.noise * np.eye(12)))
+
+
+def test_what_is_under_way_is_no_gain_any_more() -> None:
+    """The exact hypervolume with the trials under way among the front: where both objectives are counts."""
+    tables = tables_of()
+    everything = rows_of(tables, 400)
+    rows = everything[np.argsort(tables.count(everything)[0])[-30::5]]
+    waiting, candidates = rows_of(tables, 3, seed=2), rows_of(tables, 60, seed=1)
+    losses, expected, counts = (
+        np.stack(tables.count(one), axis=1).astype(float) for one in (rows, waiting, candidates)
+    )
+    surrogate = Surrogate(tables, rows, losses, counts=(0, 1), costs=(True, True), waiting=waiting)
+    gains = surrogate.gains(candidates, np.random.default_rng(0))
+    known = [*losses, *expected]
+    before = hypervolume(known, surrogate.corner, BOTH)
+    exact = np.array([hypervolume([*known, count], surrogate.corner, BOTH) - before for count in counts])
+    assert (exact > 0).sum() >= 3
+    assert gains[exact == 0] == pytest.approx(0)
+    assert gains == pytest.approx(gains.sum() / exact.sum() * exact, abs=0.08 * gains.max())
 
 
 def test_gains_of_exact_objectives_are_those_of_the_hypervolume() -> None:
