@@ -23,6 +23,7 @@ from modscale.settings import (
     DEVICES,
     GRAPH_LEVELS,
     MAX_THREADS,
+    MAX_WINDOW,
     PRECISIONS,
     PUBLISHED,
     SAMPLERS,
@@ -145,6 +146,7 @@ SEARCH: Mapping[str, Schema] = {
     "references": {"type": "array", "items": REFERENCE, "maxItems": MOST_REFERENCES},
     "rungs": {"type": "array", "items": number(above=0, below=1), "uniqueItems": True},
     "keep": number(above=0, high=1),
+    "window": optional(integer(high=MAX_WINDOW)),
     "seed": integer(0, 2**32 - 1),
 }
 BOUNDS: Schema = {
