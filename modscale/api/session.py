@@ -58,12 +58,14 @@ from modscale.searching.rivals import check_rivals, check_unchanged, measure_riv
 from modscale.searching.rungs import make_judge
 from modscale.searching.screen import limiting, make_screen
 from modscale.searching.study import SearchStudy
+from modscale.searching.trial_log import TrialLog
 from modscale.searching.worker import summary_to_dict
 from modscale.spaces.feasibility import require_feasible
 from modscale.spaces.space import Space
 from modscale.spaces.tables import build_tables
 from modscale.specs.published import is_published, published, resolve_model
 from modscale.specs.spec import ModelSpec, load_spec
+from modscale.training.loggers import check_log
 
 if TYPE_CHECKING:  # SQLAlchemy takes a while to import, and is there for whoever asks for a storage
     from modscale.searching.storage import Storage
@@ -109,12 +111,14 @@ def search_space(
     watcher: Watcher | None = None,
     storage: str | None = None,
     workers: Workers = 1,
+    log: str = "none",
     debug: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns what `report_run` does.
 
-    `storage` is the URL of an Optuna storage, in which a copy of the study is kept. So many `workers` evaluate
-    candidates side by side, or those of a Ray cluster, see `workers.py`.
+    `storage` is the URL of an Optuna storage, in which a copy of the study is kept, `log` one of
+    `training.settings.LOGS`. So many `workers` evaluate candidates side by side, or those of a Ray cluster, see
+    `workers.py`.
 
     Raises:
         InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
@@ -123,6 +127,7 @@ def search_space(
     """
     watcher = watcher or Silence()
     there = _check_storage(storage, folder)
+    check_log(log, "--log")
     earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
     experiment = resolve(experiment, earlier, workers)
     begun = check_folder(folder, experiment)
@@ -140,7 +145,7 @@ def search_space(
             try:
                 _search(
                     experiment, space_file, source, folder, watcher,
-                    storage=there, workers=workers, resumed=resumed, done=done, debug=debug,
+                    storage=there, workers=workers, log=log, resumed=resumed, done=done, debug=debug,
                 )  # fmt: skip
                 check_stop()
             except (KeyboardInterrupt, AllTrialsFailed) as error:
@@ -251,6 +256,7 @@ def _search(
     *,
     storage: Storage | None,
     workers: Workers,
+    log: str,
     resumed: bool,
     done: int,
     debug: bool,
@@ -265,7 +271,7 @@ def _search(
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
-        with _mirrored(folder, experiment, storage, say) as mirror:
+        with _mirrored(folder, experiment, storage, log, say) as mirror:
             mirror(trials)
         require_complete(trials)
         return
@@ -313,7 +319,7 @@ def _search(
         window = experiment.search.window or 1
         with (
             make_engine(evaluator, workers, window) as engine,
-            _mirrored(folder, experiment, storage, say) as mirror,
+            _mirrored(folder, experiment, storage, log, say) as mirror,
         ):
             with watcher.searching(done=done, limit=limit, references=len(references), pace_s=pace_s) as progress:
                 outcome = run_search(
@@ -346,12 +352,19 @@ def _check_storage(url: str | None, folder: Path) -> Storage | None:
 
 @contextmanager
 def _mirrored(
-    folder: Path, experiment: Experiment, storage: Storage | None, say: Callable[[str], None]
+    folder: Path, experiment: Experiment, storage: Storage | None, log: str, say: Callable[[str], None]
 ) -> Iterator[Callable[[Sequence[Trial]], None]]:
-    """Gives what takes the finished trials to the copies of the study: `study.db`, and the storage, if there is one."""
-    file = StudyMirror(folder / STUDY_FILE, experiment, say)
+    """Gives what takes the finished trials to `study.db`, and to a storage and a log where there is one."""
+    takers: list[Callable[[Sequence[Trial]], None]] = [StudyMirror(folder / STUDY_FILE, experiment, say).update]
+    if log != "none":
+        takers.append(TrialLog(log, folder, say).update)
+
+    def update(trials: Sequence[Trial]) -> None:
+        for take in takers:
+            take(trials)
+
     if storage is None:
-        yield file.update
+        yield update
         return
     from modscale.searching.storage import StorageMirror
 
@@ -364,11 +377,7 @@ def _mirrored(
         "processor": machine.get("cpu"), "bands": experiment_to_dict(experiment)["bands"],
     }  # fmt: skip
     there = StorageMirror(storage, study, experiment, say, attributes=attributes)
-
-    def update(trials: Sequence[Trial]) -> None:
-        file.update(trials)
-        there.update(trials)
-
+    takers.append(there.update)
     try:
         yield update
     finally:

@@ -36,7 +36,7 @@ def describe_run(progress: RunProgress, *, width: int | None, height: int | None
     head = [line for text in _head(progress) for line in wrap(text, width)]
     table = _table(progress, width)
     room = 1000 if height is None else height - 1 - len(head)
-    last = _last(progress, width, most=max(room // 3, 2))
+    last = _last(progress, width, most=max(room // 6, 3))
     room -= len(last) + 1
     most = PLOT[1] if height is None else min(PLOT[1], room - min(len(table), TABLE) - 2)
     most = PLOT[0] if most < PLOT[0] <= room - 1 else most

@@ -34,6 +34,9 @@ def search(
         str | None,
         option("Keep a copy of the study in this Optuna storage, for a dashboard.", metavar="URL"),
     ] = None,
+    log: Annotated[
+        str, option("Send each trial's figures to tensorboard or mlflow, if installed.", metavar="NAME")
+    ] = "none",
     dry_run: Annotated[
         bool, option("Tell what the search would take here and could tell apart; begins nothing.", "--dry-run")
     ] = False,
@@ -50,6 +53,8 @@ def search(
     from modscale.api.session import search_space
     from modscale.api.workers import parse_workers
     from modscale.cli.progress import Terminal
+    from modscale.document import check_choice
+    from modscale.training.settings import LOGS
 
     experiment = read_experiment(space_file)
     settings = replace(
@@ -80,6 +85,7 @@ def search(
         watcher=Terminal(),
         storage=storage,
         workers=parse_workers(workers),
+        log=check_choice(log, "--log", LOGS),
         debug=debug,
     )
 
