@@ -60,11 +60,17 @@ class RunProgress:
         return sum(last) / len(last) if last else None
 
     @property
+    def to_do(self) -> int:
+        """Networks that are still to be measured, references included."""
+        references = len(self.experiment.search.references) - self.references
+        return max(self.limit - len(self.trials), 0) + max(references, 0)
+
+    @property
     def left_s(self) -> float | None:
-        """Seconds until all is measured, at that pace; None where the pace is not known."""
-        to_do = max(self.limit - len(self.trials), 0)
-        to_do += max(len(self.experiment.search.references) - self.references, 0)
-        return None if self.pace_s is None else self.pace_s * to_do
+        """Seconds until all is measured, at that pace; None where it is not known, or networks go side by side."""
+        if self.pace_s is None or (self.experiment.search.window or 1) > 1:
+            return None
+        return self.pace_s * self.to_do
 
 
 def read_progress(folder: Path) -> RunProgress | None:

@@ -28,12 +28,16 @@ LAST = 4
 """Trials that are told of, the last ones."""
 
 
-def describe_run(progress: RunProgress, *, width: int | None, height: int | None) -> list[str]:
+def describe_run(
+    progress: RunProgress, *, width: int | None, height: int | None, left_s: float | None = None
+) -> list[str]:
     """The lines of a view; less than `height`, and no wider than `width`, where a terminal says so.
+
+    `left_s` is for how long it goes on, where more is known of that than the run's files tell.
 
     Where there is no room for all of it, there are fewer of the last trials, then less of the table, then no plot.
     """
-    head = [line for text in _head(progress) for line in wrap(text, width)]
+    head = [line for text in _head(progress, left_s or progress.left_s) for line in wrap(text, width)]
     table = _table(progress, width)
     room = 1000 if height is None else height - 1 - len(head)
     last = _last(progress, width, most=max(room // 6, 3))
@@ -47,7 +51,7 @@ def describe_run(progress: RunProgress, *, width: int | None, height: int | None
     return [*head, *(line for part in parts for line in ("", *part))]
 
 
-def _head(progress: RunProgress) -> list[str]:
+def _head(progress: RunProgress, left: float | None) -> list[str]:
     states = [trial.state for trial in progress.trials]
     counts = [f"{len(states)} of {progress.limit} trials"]
     counts += [f"{states.count(state)} {state}" for state in ("failed", "stopped") if state in states]
@@ -62,7 +66,6 @@ def _head(progress: RunProgress) -> list[str]:
     pace = progress.pace_s
     if pace is not None:
         said = f"{_pace_text(pace)} a trial by the last ones, {duration_text(sum(progress.seconds))} of measuring"
-        left = progress.left_s
         is_going = progress.is_running is not False and left
         lines.append(f"{said}, about {duration_text(left)} left" if is_going and left is not None else said)
     return lines
@@ -114,7 +117,13 @@ def show_once(progress: RunProgress) -> None:
     print_lines(out, [as_shown(out, line) for line in describe_run(progress, width=width, height=None)])
 
 
-def follow(folder: Path, every: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+def follow(
+    folder: Path,
+    every: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Shows a run until it ends: a view that is drawn anew in a terminal, elsewhere a line for each finished trial.
 
     Raises:
@@ -123,13 +132,21 @@ def follow(folder: Path, every: float, *, sleep: Callable[[float], None] = time.
     if not out.is_terminal:
         _tell(folder, every, sleep)
         return
+    began: tuple[float, int] | None = None
     with live_view(out) as show:
         while True:
-            progress = read_progress(folder)
+            progress, left_s = read_progress(folder), None
+            if progress is not None:
+                finished = len(progress.seconds)
+                began = began or (clock(), finished)
+                if finished > began[1]:  # as it was seen to go, however many go side by side
+                    left_s = (clock() - began[0]) / (finished - began[1]) * progress.to_do
             size = shutil.get_terminal_size()
             width = screen_width(sys.stdout) or size.columns
             waiting = [f"{folder}: a search has begun and measured nothing yet"]
-            lines = waiting if progress is None else describe_run(progress, width=width, height=size.lines)
+            lines = (
+                waiting if progress is None else describe_run(progress, width=width, height=size.lines, left_s=left_s)
+            )
             show([as_shown(out, line) for line in lines])
             if progress is not None and _has_ended(progress):
                 return
