@@ -1,6 +1,6 @@
 """Kills a small search at random moments and starts it again, to the end: nothing finished may be lost.
 
-    .venv/bin/python benchmarks/kills.py [KILLS] [SEED]
+    .venv/bin/python benchmarks/kills.py [KILLS] [SEED] [WORKERS]
 
 Each run is killed four times with SIGKILL and then left to finish. While the run's folder, `run.yaml` or `study.db` is
 still to appear, four of five kills come within half a second of one doing so; of the others, half come in the first
@@ -41,9 +41,10 @@ search: {trials: 4, startup_trials: 1, sampler: random, references: [], finals: 
 KILLS_A_RUN = 4
 
 
-def start(place: Path, run: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(place: Path, run: Path, log: Path, workers: int) -> subprocess.Popen[bytes]:
     """The search, in a group of its own, with a mark in its environment that its children inherit."""
     command = [sys.executable, "-m", "modscale", "search", str(place / "space.yaml"), "--out", str(run)]
+    command += ["--workers", str(workers)]
     environment = {**os.environ, "TMPDIR": str(place / "tmp"), "MODSCALE_KILLS": str(place)}
     with log.open("ab") as stream:
         return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
@@ -103,7 +104,7 @@ def check(place: Path, run: Path, seen: list[bytes], expected: list[dict[str, ob
     """What must hold of a run that was killed and has finished."""
     content = trial_lines(run)
     assert all(content.startswith(lines) for lines in seen), "a finished trial was lost"
-    trials = [json.loads(line) for line in content.splitlines()]
+    trials = sorted((json.loads(line) for line in content.splitlines()), key=lambda trial: trial["number"])
     assert [(t["number"], t["state"], t["spec"]) for t in trials] == [
         (number, "complete", spec) for number, spec in enumerate(expected)
     ]
@@ -115,15 +116,16 @@ def check(place: Path, run: Path, seen: list[bytes], expected: list[dict[str, ob
     assert (run / "report.html").exists()
 
 
-def main(kills: int, seed: int) -> None:
+def main(kills: int, seed: int, workers: int) -> None:
     rng = random.Random(seed)
     place = Path(tempfile.mkdtemp(prefix="kills-"))
     (place / "tmp").mkdir()
     (place / "space.yaml").write_text(SPACE)
     begin = time.monotonic()
-    assert start(place, place / "whole", place / "whole.log").wait() == 0, (place / "whole.log").read_text()
+    assert start(place, place / "whole", place / "whole.log", workers).wait() == 0, (place / "whole.log").read_text()
     length_s = time.monotonic() - begin
-    expected = [json.loads(line)["spec"] for line in trial_lines(place / "whole").splitlines()]
+    whole = [json.loads(line) for line in trial_lines(place / "whole").splitlines()]
+    expected = [trial["spec"] for trial in sorted(whole, key=lambda trial: trial["number"])]
     print(f"a whole run takes {length_s:.0f} s", flush=True)
     done, runs, moments = 0, 0, dict.fromkeys(("first second", "folder", "run.yaml", "study.db", "any"), 0)
     while done < kills:
@@ -131,7 +133,7 @@ def main(kills: int, seed: int) -> None:
         runs += 1
         seen = []
         for _ in range(KILLS_A_RUN):
-            process = start(place, run, log)
+            process = start(place, run, log, workers)
             moment = wait_for_moment(process, run, length_s, rng)
             if moment == "over":
                 assert process.returncode == 0, log.read_text()
@@ -140,7 +142,7 @@ def main(kills: int, seed: int) -> None:
             seen.append(trial_lines(run))
             moments[moment] += 1
             done += 1
-        code = start(place, run, log).wait()
+        code = start(place, run, log, workers).wait()
         assert code == 0, f"{run} ended with {code}:\n{log.read_text()}"
         check(place, run, seen, expected)
         print(
@@ -150,4 +152,5 @@ def main(kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    given = [int(word) for word in sys.argv[1:]]
+    main(*given, *(40, 0, 1)[len(given) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def tiny() -> Experiment:
         "stages": [{"dim": [8, 16, 24], "depth": [1, 2]}, {"dim": [16, 24, 32], "depth": [1, 2]}],
         "proxy": {"resolution": 16, "epochs": 1, "threads": 1, "train_images": 100, "val_images": 40},
         "latency": {"runs": 10, "warmup": 1, "threads": 1, "patience_s": 0, "reference": False},
-        "search": {"startup_trials": 2, "references": []},
+        "search": {"startup_trials": 2, "references": [], "sampler": "random"},  # which heeds no latency
     })  # fmt: skip
 
 
@@ -58,15 +59,16 @@ def cluster_of(*nodes: dict[str, Any]) -> Iterator[Any]:
     """A cluster on this machine: the first is the head."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
+    here = {"node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **here, **nodes[0]})
     try:
-        cluster.others = [cluster.add_node(**node) for node in nodes[1:]]
+        cluster.others = [cluster.add_node(**here, **node) for node in nodes[1:]]
         yield cluster
     finally:
         cluster.shutdown()
 
 
-def search(folder: Path, workers: Any, observer: Nobody, **options: Any) -> tuple[Outcome, list[Any]]:
+def search(folder: Path, workers: Any, observer: Nobody, *, limit: int = 6) -> tuple[Outcome, list[Any]]:
     experiment = tiny()
     folder.mkdir()
     with (
@@ -77,10 +79,10 @@ def search(folder: Path, workers: Any, observer: Nobody, **options: Any) -> tupl
     ):
         study = SearchStudy(experiment, build_tables(experiment.space), seed=0)
         outcome = run_search(
-            study, evaluator.steps, observer, engine=engine, window=4, limit=6,
-            trials_file=folder / "trials.jsonl", references=[], references_file=folder / "references.jsonl", **options,
+            study, evaluator.steps, observer, engine=engine, window=4, limit=limit,
+            trials_file=folder / "trials.jsonl", references=[], references_file=folder / "references.jsonl",
         )  # fmt: skip
-        return outcome, time_again(engine, [trial.spec for trial in outcome.trials[:2]])
+        return outcome, list(time_again(engine, [trial.spec for trial in outcome.trials[:2]]))
 
 
 def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +116,20 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {trial["latency_ms"] for trial in outcome.trials} | {one["latency_ms"] for one in again} <= {
         latency.median_ms for latency in measured
     }
+
+
+def test_a_search_is_a_client_of_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `ray://`, where the search's machine is no part of the cluster."""
+    pytest.importorskip("grpc")
+    monkeypatch.setattr(summary, "PROCESSES", 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    head = {"num_cpus": 0, "resources": DEVICE, "ray_client_server_port": port}
+    with cluster_of(head, {"num_cpus": 1}):
+        outcome, again = search(tmp_path / "run", f"ray://127.0.0.1:{port}", Nobody(), limit=2)
+    assert [trial.state for trial in outcome.trials] == ["complete"] * 2
+    assert all(trial["latency_ms"] > 0 for trial in (*outcome.trials, *again))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def search(
         bool, option("Tell what the search would take here and could tell apart; begins nothing.", "--dry-run")
     ] = False,
     workers: Annotated[
-        str, option("Candidates evaluated side by side, by processes of this machine.", metavar="N", parser=user_text)
+        str,
+        option("How many candidates at a time, or a Ray cluster: ray, ray://HOST.", metavar="N", parser=user_text),
     ] = "1",
     window: Annotated[
         int | None, option("W: trial n is drawn knowing trials 0 to n-W [default: from the workers].", low=1)
@@ -56,6 +57,7 @@ def search(
     from modscale.document import check_choice
     from modscale.training.settings import LOGS
 
+    chosen = parse_workers(workers)
     experiment = read_experiment(space_file)
     settings = replace(
         experiment.search,
@@ -84,7 +86,7 @@ def search(
         folder=folder,
         watcher=Terminal(),
         storage=storage,
-        workers=parse_workers(workers),
+        workers=chosen,
         log=check_choice(log, "--log", LOGS),
         debug=debug,
     )
