@@ -164,6 +164,10 @@ class Child:
         if self.is_running and self._process is not None:
             self._process.send_signal(signal.Signals[name])
 
+    def kill(self) -> None:
+        """Ends it without waiting until it has; `stop` does the rest."""
+        self._signal("SIGKILL")
+
     def stop(self) -> None:
         """Ends it, if it still runs."""
         if not self.is_running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -144,6 +145,28 @@ def test_a_stop_that_got_lost_is_seen_while_waiting(tasks: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             child.ask("spin", 60)
     assert not child.is_running
+
+
+def test_a_child_may_be_asked_now_and_heard_later(tasks: str) -> None:
+    """Several work side by side; one that stands still says nothing until it goes on, and ends all the same."""
+    with (
+        Child(tasks, "Counter", (40,), name="counter", waits=False) as child,
+        Child(tasks, name="echo", waits=False) as other,
+    ):
+        assert (child.finish(), other.finish()) == (None, None)  # they are made
+        child.begin("add", 2)
+        other.begin("echo", "heard")
+        assert (other.finish(), child.finish()) == ("heard", 42)
+        child.pause()
+        child.begin("add", 1)
+        assert select.select([child.answers], [], [], 0.2)[0] == []
+        child.resume()
+        assert child.finish() == 43
+        child.pause()
+    assert not Path(f"/proc/{child.pid}").exists()
+    broken = Child("no_such_tasks", name="reader", waits=False)
+    with pytest.raises(WorkerFault, match="reader: ModuleNotFoundError: No module named 'no_such_tasks'"):
+        broken.finish()
 
 
 def test_a_child_goes_when_its_parent_is_killed(tasks: str) -> None:

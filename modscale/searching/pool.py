@@ -104,6 +104,8 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         workers, self.workers = self.workers, []
+        for worker in workers:  # all of them at once, lest a second Ctrl-C come in between
+            worker.child.kill()
         for worker in workers:
             worker.child.stop()
 
