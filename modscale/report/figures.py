@@ -53,7 +53,8 @@ STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"],
     "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"], "axes.axisbelow": True, "legend.frameon": False,
-    "svg.hashsalt": "modscale", "figure.facecolor": "white", "savefig.facecolor": "white", "text.parse_math": False,
+    "svg.hashsalt": "modscale", "svg.fonttype": "none",
+    "figure.facecolor": "white", "savefig.facecolor": "white", "text.parse_math": False,
 }  # fmt: skip
 
 

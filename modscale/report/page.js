@@ -64,7 +64,10 @@
   const hush = () => { tip.hidden = true; };
   for (const point of all("a.point")) {
     const title = point.querySelector("title");
-    if (title) title.remove();  // the browser's own would stand over ours
+    if (title) {  // as the browser shows it, it would stand over ours
+      point.setAttribute("aria-label", title.textContent);
+      title.remove();
+    }
     point.addEventListener("mouseenter", () => tell(point));
     point.addEventListener("focus", () => tell(point));
     point.addEventListener("mouseleave", hush);
@@ -123,7 +126,10 @@
     }
     tools.querySelector("output").textContent = shown === rows.length ? `${shown} networks` : `${shown} of ${rows.length} networks`;
   }
+  const roles = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell", TH: "rowheader" };
   for (const table of all("table.networks")) {
+    // On a narrow screen a row is laid out as a block, and would be no row to who listens.
+    for (const part of [table, ...all("*", table)]) if (part.tagName in roles) part.setAttribute("role", roles[part.tagName]);
     const headings = Array.from(table.tHead.rows[0].cells);
     for (const heading of headings) {
       const button = document.createElement("button");
@@ -132,6 +138,7 @@
       button.addEventListener("click", () => sortBy(table, heading, headings));
       heading.append(button);
       heading.setAttribute("aria-sort", "none");
+      heading.setAttribute("role", "columnheader");
     }
     const tools = document.querySelector(`.tools[data-for="${table.id}"]`);
     tools.addEventListener("input", () => filter(table, tools));

@@ -14,7 +14,7 @@ from modscale.runs.trials import Trial
 from modscale.specs.published import is_published
 from modscale.specs.spec import architecture_text
 
-MOST_ROWS = 120
+MOST_ROWS = 80
 """Rows of each kind after which a page's table is cut short; `trials.jsonl` has them all."""
 
 

@@ -528,16 +528,35 @@ def test_what_was_trained_and_what_was_counted_is_told(tmp_path: Path) -> None:
 
 
 def test_long_tables_are_cut_with_a_note(tmp_path: Path) -> None:
-    """Of 6,000 trials the page lists 120 dominated ones, draws all, says where the rest stand and stays small."""
+    """Of 6,000 trials the page lists 80 dominated ones, draws all, says where the rest stand and stays small."""
     folder = write_run(tmp_path / "run", [], [])
     lines = [json.dumps(_bare(number) | {"accuracy": 0.9 - number / 10000}) for number in range(6000)]
     (folder / "trials.jsonl").write_text("\n".join(lines) + "\n")
     build_report(load_run(folder), draws=2)
     html = (folder / "report.html").read_text()
     assert len(re.findall("<tr[ >]", html)) < 200
-    assert "5879 more are left out here" in html
+    assert "5919 more are left out here" in html
     assert len(html) < 400_000
     assert "5959 more are left out here" in (folder / "report.md").read_text()
+
+
+def test_the_page_of_a_large_run_stays_small(tmp_path: Path) -> None:
+    """With more on its front than the table lists, and all that a reading has; a pick has its row whatever is cut."""
+    trials = [
+        remeasured(trial, accuracy=0.3 + 0.003 * i, latency_ms=1 + 0.05 * i) if i < 130 else trial
+        for i, trial in enumerate(fake_trials(FAKE, 260, seed=3))
+    ]
+    folder = write_run(tmp_path / "run", trials, fake_references(FAKE))
+    build_report(load_run(folder), draws=2)
+    html = (folder / "report.html").read_text()
+    front = read_json(folder / "front.json")
+    assert len(front["front"]) > 100
+    rows = set(re.findall(r'<tr id="([^"]+)"', html))
+    assert {f"t{number}" for number in front["bands"].values() if number is not None} <= rows
+    assert 160 <= len(rows) <= 80 + 80 + 4 + 3
+    assert f"{264 - len(rows)} more are left out here" in html
+    assert "Importance is Optuna" in html
+    assert len(html.encode()) < 400_000
 
 
 def test_what_mattered_is_one_line_where_nothing_did(tmp_path: Path) -> None:

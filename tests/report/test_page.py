@@ -84,6 +84,7 @@ def test_it_fits_and_asks_for_nothing(browser, page, width, theme):
     assert browser.ask("document.title").endswith("modscale report")
     assert browser.ask("document.documentElement.scrollWidth") <= width
     assert shown(browser, "svg.chart") == 2
+    assert browser.ask("document.querySelectorAll('tr[role=row] td[role=cell]').length") > 300
     assert browser.ask(TOO_SMALL) == []
     assert browser.ask(TOO_PALE) == []
 
