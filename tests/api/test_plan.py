@@ -137,6 +137,19 @@ def test_a_person_is_told_it_in_sentences(capsys: pytest.CaptureFixture[str]) ->
     assert "1.2 MB in the run's folder, 2.3 GB for a while" in shown
 
 
+def test_workers_are_not_planned_for_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A note, and the plan of one."""
+    monkeypatch.setattr("modscale.api.plan.plan_search", lambda *_, **__: (FAKE_EXPERIMENT, plan_of()))
+    assert main(["search", "smoke", "--dry-run", "--workers", "2", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "planned for one worker" in told.err
+    assert json.loads(told.out)["seconds"] == 376.0
+    assert main(["search", "smoke", "--dry-run"]) == 0
+    assert "worker" not in capsys.readouterr().err
+
+
 def test_ties_are_named_and_what_would_part_them() -> None:
     """On photographs xxs and xs tie, and no number of images parts them: that is said, and what does."""
     told = "\n".join(told_lines(FAKE_EXPERIMENT, plan_of()))

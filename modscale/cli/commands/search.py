@@ -77,6 +77,10 @@ def search(
         fitted, plan = plan_search(
             experiment, space_file=space_file, source=data, folder=folder, watcher=Terminal(), debug=debug
         )
+        if chosen != 1:
+            from modscale.cli.console import say
+
+            say("note: this is planned for one worker; several train side by side, and are timed one after the other")
         answer(plan_to_json(fitted, plan), as_json, lambda: show_plan(fitted, plan, experiment.space.name))
         return
     run, summary = search_space(
