@@ -50,7 +50,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     context: "modscale context trained photos/val/cat/1.jpg --out seen",
     models: "modscale models --json",
     fidelity: "modscale fidelity --data photos --proxy train --seeds 3",
-    schema: "modscale schema space > space.schema.json",
+    schema: "modscale schema space",
     scale: "modscale scale xxs --params 9e6 --out bigger.yaml",
 }
 """Each command and the example in its help, in the order of `modscale --help`."""
