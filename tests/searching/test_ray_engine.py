@@ -59,10 +59,9 @@ def cluster_of(*nodes: dict[str, Any]) -> Iterator[Any]:
     """A cluster on this machine: the first is the head."""
     from ray.cluster_utils import Cluster
 
-    here = {"node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **here, **nodes[0]})
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
     try:
-        cluster.others = [cluster.add_node(**here, **node) for node in nodes[1:]]
+        cluster.others = [cluster.add_node(**node) for node in nodes[1:]]
         yield cluster
     finally:
         cluster.shutdown()
