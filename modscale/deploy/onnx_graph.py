@@ -11,26 +11,29 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import MethodType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
 import onnx.inliner
-import torch
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor, nn
 
 from modscale import __version__
 from modscale.deploy import runtime
 from modscale.errors import InputError, MismatchError
 from modscale.files import scratch_folder
 from modscale.specs.spec import ModelSpec
+
+if TYPE_CHECKING:  # two seconds, which what only reads a file need not wait
+    from torch import Tensor, nn
 
 OPSET = 17
 
@@ -48,6 +51,12 @@ PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 PASSED = ("Transpose", "Reshape")
 """Operators through which a weight is the same weight."""
+
+HELD_BEHIND = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
+"""Further ones, in a file, of which a runtime makes nothing, or one operator with that which multiplies."""
+
+PACKED = ("MatMulNBits",)
+"""Operators whose bytes hold several weights each."""
 
 PRECISIONS = {
     onnx.TensorProto.FLOAT: "fp32",
@@ -92,6 +101,8 @@ def trace(network: nn.Module, spec: ModelSpec, *, batch: int, outputs: Sequence[
 
 def trace_module(network: nn.Module, takes: TakesImages, *, batch: int = 1, outputs: Sequence[str]) -> Graph:
     """The exporter's graph of any module that takes images, its outputs named in their order; see `trace`."""
+    import torch
+
     image = torch.zeros(batch, takes.in_chans, takes.resolution, takes.resolution)
     with scratch_folder() as folder, warnings.catch_warnings():
         file = folder / "model.onnx"
@@ -279,20 +290,51 @@ def weight_precisions(model: Graph, *, as_run: bool) -> dict[str, str]:
     In a file (`as_run` false) int8 weights stand behind a DequantizeLinear, which a runtime is to join to the operator
     that reads it. In the graph that a runtime has made of it they must not: it would multiply in float.
     """
+    return {name: kind for name, (_, kind) in _weights(model, as_run=as_run).items()}
+
+
+def held_precision(file: str | Path) -> str:
+    """What most of the weights in a file that operators multiply by are kept in, each counted by its size.
+
+    `fp32`, `fp16`, `int8` or `other`; where nothing is multiplied by a weight, the input's. `unknown` where the onnx
+    library cannot read the file.
+    """
+    try:
+        model = onnx.inliner.inline_local_functions(onnx.load(file, load_external_data=False))
+    except Exception:  # noqa: BLE001  # protobuf and onnx raise a dozen kinds; ONNX Runtime could read it
+        return "unknown"
+    sizes: Counter[str] = Counter()
+    for tensor, kind in _weights(model, as_run=False).values():
+        sizes[kind] += math.prod(tensor.dims)
+    if not sizes:
+        stored = {tensor.name for tensor in model.graph.initializer}
+        feeds = [value.type.tensor_type.elem_type for value in model.graph.input if value.name not in stored]
+        return PRECISIONS.get(feeds[0], "other")
+    return sizes.most_common(1)[0][0]
+
+
+def _weights(model: Graph, *, as_run: bool) -> dict[str, tuple[Any, str]]:
+    """By its name each weight that an operator multiplies by, and its precision; see `weight_precisions`."""
+    passed = PASSED if as_run else (*PASSED, *HELD_BEHIND)
+    behind = {node.output[0]: node for node in model.graph.node if node.op_type in passed}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    behind = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in PASSED}
-    if not as_run:
-        behind |= {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            stored |= {node.output[0]: one.t for one in node.attribute if one.name == "value"}
     found = {}
     for node in model.graph.node:
         if not any(kind in node.op_type for kind in PRODUCTS):
             continue
         for name in node.input:
+            is_quantised = False  # in the file itself, from a weight that is stored in float
             while name in behind:
-                name = behind[name]
+                is_quantised |= behind[name].op_type == "QuantizeLinear"
+                name = behind[name].input[0]
             tensor = stored.get(name)
             if tensor is not None and len(tensor.dims) > 1:
-                found[name] = PRECISIONS.get(tensor.data_type, "other")
+                kind = PRECISIONS.get(tensor.data_type, "other")
+                packed = node.op_type in PACKED
+                found[name] = (tensor, "other" if packed else "int8" if is_quantised else kind)
     return found
 
 

@@ -51,6 +51,14 @@ def write_in(
     return multiplied_in(out, provider, graph_level)
 
 
+def answer_file(onnx_file: str, resolution: int | None) -> tuple[tuple[int, ...], str]:
+    """The input that an ONNX file of any origin is timed with, and what its weights are kept in.
+
+    What a child process is asked; raises as `runtime.answer_shape` does.
+    """
+    return runtime.answer_shape(onnx_file, resolution), onnx_graph.held_precision(onnx_file)
+
+
 def multiplied_in(onnx_file: str | Path, provider: str, graph_level: str) -> dict[str, int]:
     """How many weights are multiplied by in which precision; see `write_in`. Raises TrialFailed as that does."""
     held = onnx_graph.weight_precisions(onnx_graph.parse(Path(onnx_file)), as_run=False)

@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modscale.errors import TrialFailed
+from modscale.errors import InputError, TrialFailed
 from modscale.files import path_text, scratch_folder
 from modscale.latency.device import LIMIT_S, Device
 from modscale.latency.summary import Latency, Round, core_share, first_rounds, is_busy, summarise
@@ -54,7 +54,7 @@ class OnnxModel:
     shape: tuple[int, ...]
     """Shape of its one input."""
     precision: str = "fp32"
-    """What its weights are kept in: `fp32`, `fp16` or `int8`."""
+    """What its weights are kept in: `fp32`, `fp16` or `int8`; `other` or `unknown` in a file that is none of ours."""
     name: str | None = None
     """By which it is told; None: by its path."""
 
@@ -165,8 +165,13 @@ def measure_files(
 
 
 def _put(model: str | Path | OnnxModel, settings: LatencySettings, out: Path, note: Callable[[str], None]) -> OnnxModel:
-    """A model in the settings' precision."""
+    """A model in the settings' precision. Raises InputError where it is in another one than fp32 already."""
     file = model.file if isinstance(model, OnnxModel) else Path(model)
+    if isinstance(model, OnnxModel) and model.precision == settings.precision:
+        return model
+    if isinstance(model, OnnxModel) and model.precision != "fp32":
+        rule = f"holds weights in {model.precision}, and is put in no other precision: time it as it is"
+        raise InputError(rule, file=file, place="--precision", value=settings.precision)
     asked = (settings.precision, str(file), str(out), settings.provider, settings.graph_level)
     counts = _ask("modscale.deploy.precision", "write_in", *asked)
     if (wanted := settings.precision) not in counts:
@@ -181,8 +186,8 @@ def find_onnx(file: str | Path, resolution: int | None = None) -> OnnxModel:
     Raises:
         InputError: it cannot be loaded, or does not take one image.
     """
-    shape = _ask("modscale.deploy.runtime", "answer_shape", str(file), resolution)
-    return OnnxModel(file=Path(file), shape=shape)
+    shape, precision = _ask("modscale.deploy.precision", "answer_file", str(file), resolution)
+    return OnnxModel(file=Path(file), shape=shape, precision=precision)
 
 
 def measure_models(

@@ -86,12 +86,17 @@ def latency(
         timed = [_timed(model, resolution, folder) for model in models]
         if out is not None:
             check_raw(out)
-        told = [{**model_to_json(model), "precision": precision} for model in timed]
+        told = [{**model_to_json(model), "precision": _precision(model, precision)} for model in timed]
         keep = None if out is None else keep_in(out, told)
         with latency_progress(settings) as on_round:
             results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
     measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
     _answer(measured, noise_text(results, settings), as_json)
+
+
+def _precision(model: ModelSpec | OnnxModel, asked: str) -> str:
+    """What is timed is kept in this: a file is left as it is where nothing else is asked for."""
+    return str(getattr(model, "precision", asked)) if asked == "fp32" else asked
 
 
 def answer_again(files: list[str], as_json: bool) -> None:
