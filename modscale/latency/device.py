@@ -111,10 +111,18 @@ def ask_device(settings: LatencySettings, job: Job, onnx_file: Path | None = Non
         return _result(settings, _run(settings, replace(job, onnx_file=local)))
     content = onnx_file.read_bytes()
     job = replace(job, sha256=hashlib.sha256(content).hexdigest(), cache_bytes=settings.target.cache_mib << 20)
-    found = _run(settings, job)
+    found = _run_there(settings, job)
     if found.get("refused") == "missing":
-        found = _run(settings, job, content)
+        found = _run_there(settings, job, content)
     return _result(settings, found)
+
+
+def _run_there(settings: LatencySettings, job: Job, content: bytes = b"") -> dict[str, Any]:
+    """As `_run`, again where it was killed: what leads there may have been, and not the model for want of memory."""
+    try:
+        return _run(settings, job, content)
+    except WorkerKilled:
+        return _run(settings, job, content)
 
 
 def _job(settings: LatencySettings) -> Job:

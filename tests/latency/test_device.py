@@ -47,6 +47,26 @@ def test_any_command_that_runs_a_python_is_a_device(command, model_file):
     assert result.processor == Device(HERE).check() or result.processor
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ('shift; exec sh -c "$*"', ["shell", sys.executable, "-"]),
+        ('shift; exec sh -c "$*"', ["shell", f"cd / && exec {sys.executable} -"]),
+        ("""shift; sh -c "$*" | sed 's/$/\r/'""", ["shell", sys.executable, "-"]),
+        ('shift 3; exec "$@"', ["exec", "-i", "box", sys.executable, "-"]),
+        ('shift 4; exec "$@"', ["exec", "-i", "pod", "--", sys.executable, "-"]),
+    ],
+    ids=["adb", "adb with a line", "adb with a terminal's line ends", "docker", "kubectl"],
+)
+def test_a_command_that_hands_its_arguments_on_in_its_own_way(script, arguments, model_file, tmp_path):
+    """As `adb shell` does, which joins them with spaces for a shell there; `docker` and `kubectl` as they are."""
+    program = tmp_path / "carrier"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    timings = Device(behind(str(program), *arguments)).time(model_file, runs=5, shape=None)
+    assert len(timings.times_ns) == 5
+
+
 def test_a_model_is_sent_once(model_file, monkeypatch):
     """Five processes: the first asks in vain, the model goes along once, the others find it."""
     sizes = []
@@ -72,6 +92,7 @@ def test_a_model_is_sent_once(model_file, monkeypatch):
         (f"{sys.executable} - | head -c 200", "ended with code 0 before it had answered: its answer was cut off"),
         (f"{sys.executable} - | tr z y", "ended with code 0 before it had answered: its answer was cut off"),
         ([sys.executable, "-c", "x = = 1"], r"SyntaxError: invalid syntax (Python 3.8 or later is needed)"),
+        (f"{sys.executable} -u - & sleep 0.05; kill -15 $$", "ended with code -15 before it had answered"),
         (["yes"], "target pi wrote more than 1 MiB to standard output"),
         (["sleep", "60"], "target pi took longer than 3 s"),
     ],
@@ -92,6 +113,15 @@ def test_what_the_kernel_ends_is_that_models_failure(model_file):
     for command in (("sh", "-c", "kill -9 $$"), ("sh", "-c", "exit 137")):
         with pytest.raises(WorkerKilled, match="target pi was ended by SIGKILL, as when memory runs out"):
             measure_files([model_file], behind(*command))
+
+
+def test_a_command_that_was_killed_once_loses_nothing(model_file, tmp_path):
+    """Whoever ends ssh by SIGKILL has not shown that the model is too large: it is run again, and timed."""
+    flag = tmp_path / "killed"
+    line = f"if [ ! -e {flag} ]; then touch {flag}; kill -9 $$; fi; exec {sys.executable} -"
+    timings = Device(behind("sh", "-c", line)).time(model_file, runs=5, shape=None)
+    assert flag.exists()
+    assert len(timings.times_ns) == 5
 
 
 def test_a_runtime_that_is_missing_old_or_another_one(model_file, tmp_path, monkeypatch):
