@@ -14,6 +14,7 @@ this script and in the middle of nothing: beside one of them a figure is the nei
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from busy_machine import SETTLE_S, beside
 
 from modscale.latency.raw import Measurement, read_measurements
-from modscale.latency.summary import Round, best_reference_ms, drift_percent
+from modscale.latency.summary import LOW, Round, beside_ms, best_reference_ms, drift_percent
 
 TEN = ("xxs", "xs", "s", "s_conv", "xs_conv", "isotropic-6m", "van-b0", "focalnet-4m", "s_conv/separate-mlp",
        "xs_conv/mbconv")  # fmt: skip
@@ -59,7 +60,7 @@ def take(options: argparse.Namespace) -> None:
 
 
 def steady(rounds: Sequence[Round], measurement: Measurement) -> float:
-    """What `modscale latency` reports."""
+    """`median_ms`."""
     place = measurement.rounds.index(tuple(rounds))
     return measurement.latencies()[place].median_ms
 
@@ -68,13 +69,43 @@ def all_times(rounds: Sequence[Round]) -> list[float]:
     return sorted(ns / 1e6 for one in rounds for ns in one.timings.times_ns)
 
 
+def low(share: float) -> Callable[[Sequence[Round], Measurement], float]:
+    """A quantile of all runs."""
+
+    def figure(rounds: Sequence[Round], measurement: Measurement) -> float:
+        times = all_times(rounds)
+        return times[int(share * len(times))]
+
+    return figure
+
+
+def lowest(rounds: Sequence[Round], measurement: Measurement) -> float:
+    """Mean of the fastest tenth of all runs."""
+    times = all_times(rounds)
+    return statistics.fmean(times[: max(1, len(times) // 10)])
+
+
+def paired(rounds: Sequence[Round], measurement: Measurement) -> float:
+    """Median over rounds of the ratio to the reference beside it, times the reference's quiet level."""
+    if tuple(rounds) == measurement.references:
+        return best_reference_ms(measurement.references)
+    beside = beside_ms(rounds, measurement.references)
+    ratios = [one.median_ms / statistics.fmean(ms) for one, ms in zip(rounds, beside, strict=True) if ms]
+    return statistics.median(ratios) * best_reference_ms(measurement.references)
+
+
 FIGURES: dict[str, Callable[[Sequence[Round], Measurement], float]] = {
-    "median of the medians of quiet rounds (reported)": steady,
+    "median of the medians of quiet rounds (`median_ms`)": steady,
     "median of the medians of all rounds": lambda rounds, _: statistics.median(one.median_ms for one in rounds),
-    "mean of all runs (the paper's)": lambda rounds, _: statistics.fmean(all_times(rounds)),
+    "median of the ratios to the reference beside each round": paired,
+    "mean of all runs (the paper's, `mean_ms`)": lambda rounds, _: statistics.fmean(all_times(rounds)),
     "median of all runs": lambda rounds, _: statistics.median(all_times(rounds)),
-    "10th percentile of all runs (`relative`)": lambda rounds, _: statistics.quantiles(all_times(rounds), n=10)[0],
-    "fastest run": lambda rounds, _: all_times(rounds)[0],
+    "20th percentile of all runs": low(0.2),
+    "10th percentile of all runs": low(0.1),
+    "5th percentile of all runs (`relative`, `quiet_ms`)": low(LOW),
+    "2nd percentile of all runs": low(0.02),
+    "mean of the fastest tenth": lowest,
+    "fastest run": low(0.0),
 }
 
 
@@ -105,6 +136,16 @@ def compare(folder: Path) -> None:
             relative = [100 * abs(b / units[1] / (a / units[0]) - 1) for a, b in zip(*values, strict=True)]
             texts = [f"{statistics.median(each):.2f}, {max(each):.2f}" for each in (plain, relative)]
             print(f"| {name} | {texts[0]} | {texts[1]} |")
+        reported = list(zip(*(one.latencies() for one in pair), strict=True))
+        quiet = [100 * abs(b.quiet_ms / a.quiet_ms - 1) for a, b in reported]
+        print(
+            f"\n`quiet_ms` differs by {statistics.median(quiet):.2f} % (median), {max(quiet):.2f} % at most;", end=" "
+        )
+        agree = sum(abs(a.relative - b.relative) <= math.hypot(a.relative_ci95, b.relative_ci95) for a, b in reported)
+        print(f"of {len(reported)} networks {agree} agree in `relative` within the two intervals together")
+        medians = sum(abs(a.median_ms - b.median_ms) <= math.hypot(a.ci95_ms, b.ci95_ms) for a, b in reported)
+        halves = statistics.median(100 * one.ci95_ms / one.median_ms for each in reported for one in each)
+        print(f"(`median_ms`: {medians}, with an interval of {halves:.1f} % in the middle)")
 
 
 def figure_of_reference(name: str, measurement: Measurement) -> float:

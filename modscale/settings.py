@@ -23,8 +23,11 @@ SAMPLERS = ("surrogate", "tpe", "random")
 MAX_THREADS = 1024
 CACHE_MIB = 2048
 MAX_WINDOW = 10_000
-RESERVED = ("ci95", "standard_error", "reference")
+RESERVED = ("ci95", "standard_error", "reference", "measured")
 """What no device's name ends in: a latency's details have these words in that place of their keys."""
+UNSTEADY = 1.15
+"""Times what the reference takes on the machine at its best, above which the machine was slower, whoever had the cores:
+for a round of one measurement, and for a measurement of a run; see benchmarks/latency.md."""
 TARGET_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
 PUBLISHED = ("xxs", "xs", "s", "s_conv")
 

@@ -20,7 +20,7 @@ from modscale.runs.conditions import differences, told
 from modscale.runs.folder import TRIALS_FILE, section
 from modscale.runs.metrics import METRICS
 from modscale.runs.trials import Trial, complete_trials
-from modscale.settings import LatencySettings
+from modscale.settings import UNSTEADY, LatencySettings
 
 MOST_RUNS = 6
 """Runs laid over each other: so many marks are told apart."""
@@ -154,6 +154,9 @@ def _timed(metric: str, one: Run, other: Run) -> Iterator[str]:
         machines = [section(run.document, "machine").get("cpu") for run in (one, other)]
         if machines[0] != machines[1]:
             yield f"machine ({told(machines[0])}, {told(machines[1])})"
+    levels = [run.levels.get(metric) for run in (one, other)]
+    if levels[0] and levels[1] and max(levels[0], levels[1]) > UNSTEADY * min(levels[0], levels[1]):
+        yield f"speed of the machine (the reference takes {levels[0]:.3g} ms, {levels[1]:.3g} ms)"
 
 
 def _device(latency: LatencySettings, metric: str) -> dict[str, Any]:

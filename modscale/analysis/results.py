@@ -16,7 +16,7 @@ from modscale.errors import InputError, RunError
 from modscale.runs.experiment import Experiment
 from modscale.runs.finals import read_finals, with_finals
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
-from modscale.runs.machine_speed import slow_marks
+from modscale.runs.machine_speed import at_levels, reference_levels, trials_at
 from modscale.runs.metrics import Metric, metrics_among
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials
@@ -36,6 +36,8 @@ class Run:
     """Published networks, and others that have a spec, measured the same way."""
     rivals: tuple[MeasuredRival, ...] = ()
     """Networks that have none: counted and timed as they are."""
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """By latency metric what the reference takes, milliseconds, in whose terms the latencies are."""
     timed_again: Mapping[int, float] = field(default_factory=dict)
     """By number, the trials whose latency is that of the session at the end of the run: how many times their first."""
 
@@ -124,19 +126,22 @@ def load_run(folder: str | Path) -> Run:
     compared = read_references(folder / REFERENCES_FILE)
     finals = read_finals(folder)
     tried = read_run_trials(folder, experiment.space)
-    trials = with_finals(tried, finals)
-    measured = [trial.results for trial in (*trials, *compared.trials)] + [rival.results for rival in compared.rivals]
-    marks = iter(slow_marks(measured))  # taken in the same order
+    measured = [trial.results for trial in (*tried, *compared.trials)]
+    measured += [*(rival.results for rival in compared.rivals), *finals.values()]
+    levels = reference_levels(measured)
+    first = {trial.number: trial.results for trial in trials_at(tried, levels)}
+    trials = trials_at(with_finals(tried, finals), levels)
     return Run(
         folder=folder,
         document=document,
         experiment=experiment,
-        trials=tuple(replace(trial, results={**trial.results, **next(marks)}) for trial in trials),
-        references=tuple(replace(trial, results={**trial.results, **next(marks)}) for trial in compared.trials),
-        rivals=tuple(replace(rival, results={**rival.results, **next(marks)}) for rival in compared.rivals),
+        trials=tuple(trials),
+        references=tuple(trials_at(compared.trials, levels)),
+        rivals=tuple(replace(rival, results=at_levels(rival.results, levels)) for rival in compared.rivals),
+        levels=levels,
         timed_again={
-            trial.number: finals[trial.number]["latency_ms"] / trial["latency_ms"]
-            for trial in complete_trials(tried)
+            trial.number: trial["latency_ms"] / first[trial.number]["latency_ms"]
+            for trial in complete_trials(trials)
             if "latency_ms" in finals.get(trial.number, {})
         },
     )

@@ -29,7 +29,7 @@ from modscale.report.proxy_text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
 from modscale.runs.experiment import Experiment, experiment_to_dict, mismatch_note
-from modscale.runs.finals import read_finals, with_finals, write_finals
+from modscale.runs.finals import read_finals, write_finals
 from modscale.runs.folder import (
     REFERENCES_FILE,
     RUN_FILE,
@@ -56,7 +56,7 @@ from modscale.searching.measures import Evaluator, time_again
 from modscale.searching.mirror import StudyMirror
 from modscale.searching.rivals import check_rivals, check_unchanged, measure_rival
 from modscale.searching.rungs import make_judge
-from modscale.searching.screen import limiting, make_screen
+from modscale.searching.screen import comparing, limiting, make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.trial_log import TrialLog
 from modscale.searching.worker import summary_to_dict
@@ -333,7 +333,7 @@ def _search(
                     references=references,
                     references_file=folder / REFERENCES_FILE,
                     measure_rival=partial(measure_rival, folder=home, resolution=side),
-                    judge=limiting(experiment.limits, make_judge(experiment.objectives, experiment.search)),
+                    judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
                     mirror=mirror,
                 )
             _time_again(folder, experiment, engine, say)
@@ -408,7 +408,7 @@ def _time_again(folder: Path, experiment: Experiment, engine: Engine, say: Calla
 def final_candidates(folder: Path, experiment: Experiment) -> list[Trial]:
     """The front and the picks of a run, where not all of them were timed again in one session; none where they were."""
     finals = read_finals(folder)
-    trials = with_finals(complete_trials(read_trials(folder / TRIALS_FILE)), finals)
+    trials = complete_trials(load_run(folder).trials)
     if not experiment.search.finals or not all(LATENCY.name in trial.results for trial in trials):
         return []
     front = find_front(trials, experiment.objectives, experiment.bands)

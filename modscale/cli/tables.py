@@ -100,7 +100,7 @@ def _bound_text(bound: int) -> str:
 
 
 def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Latency with its confidence interval; what is in doubt has a question mark."""
+    """Latency while nothing disturbs, and as it was; what is in doubt has a question mark."""
     rows = list(rows)
     doubts = [{f"latency_{word}": bool(row.get(word)) for word in ("wide", "busy")} for row in rows]
 
@@ -109,18 +109,21 @@ def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
 
     table = [
         (
-            row["name"], f"{row['median_ms']:.2f} ± {row['ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
-            *(figure(row, key, ".2f") for key in ("mean_ms", "p10_ms", "p90_ms")), figure(row, "relative", ".3f"),
+            row["name"],
+            f"{row['quiet_ms']:.2f} ± {row['quiet_ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
+            *(figure(row, key, ".2f") for key in ("median_ms", "mean_ms", "p10_ms", "p90_ms")),
+            figure(row, "relative", ".3f"),
             *(figure(row, key, "d") for key in ("rounds", "runs")), row.get("target") or "", row["provider"],
             str(row["threads"]),
         )
         for row, doubt in zip(rows, doubts, strict=True)
     ]  # fmt: skip
     columns: list[Column | str] = [
-        "model", _figures("median ms (95 % CI)"), _figures("mean", spare=1), _figures("p10", spare=3),
-        _figures("p90", spare=4), _figures("x ref.", spare=2), _figures("rounds", spare=6), _figures("runs", spare=5),
-        Column(heading="on", is_text=True, spare=7), Column(heading="provider", is_text=True, spare=8),
-        _figures("threads", spare=9),
+        "model", _figures("quiet ms (95 % CI)"), _figures("median", spare=1), _figures("mean", spare=3),
+        _figures("p10", spare=7), _figures("p90", spare=4), _figures("x ref.", spare=2), _figures("rounds", spare=6),
+        _figures("runs", spare=5),
+        Column(heading="on", is_text=True, spare=8), Column(heading="provider", is_text=True, spare=9),
+        _figures("threads", spare=10),
     ]  # fmt: skip
     show_table("ONNX Runtime latency, batch 1", columns, table)
     for line in dict.fromkeys(_conditions_text(row) for row in rows if "runtime" in row):
@@ -320,7 +323,7 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
         note(f"int8     {int8['onnx']} ({int8['verdict']}: {int8['reason']})")
     for name, timed in (("latency", result.get("latency")), ("in int8", (int8 or {}).get("latency"))):
         if timed:
-            note(f"{name}  {timed['median_ms']:.2f} ± {timed['ci95_ms']:.2f} ms, {timed['threads']} threads")
+            note(f"{name}  {timed['quiet_ms']:.2f} ± {timed['quiet_ci95_ms']:.2f} ms, {timed['threads']} threads")
     if result.get("card"):
         note(f"card     {result['card']}")
 

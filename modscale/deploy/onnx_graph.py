@@ -319,8 +319,9 @@ def _weights(model: Graph, *, as_run: bool) -> dict[str, tuple[Any, str]]:
     behind = {node.output[0]: node for node in model.graph.node if node.op_type in passed}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant":
-            stored |= {node.output[0]: one.t for one in node.attribute if one.name == "value"}
+        for held in node.attribute if node.op_type == "Constant" else ():
+            if held.name == "value":
+                stored[node.output[0]] = held.t
     found = {}
     for node in model.graph.node:
         if not any(kind in node.op_type for kind in PRODUCTS):

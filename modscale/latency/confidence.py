@@ -10,6 +10,9 @@ from statistics import fmean, stdev
 BATCHES = 5
 """Batches of consecutive runs in each process, whose means give the interval."""
 
+Z95 = 1.959964
+"""97.5 % quantile of the normal distribution."""
+
 Z99 = 2.575829
 """99.5 % quantile of the normal distribution."""
 
@@ -66,7 +69,7 @@ def student_t(freedom: int) -> float:
     """97.5 % quantile of Student's t; from 11 degrees on by its expansion in 1/freedom, good to 5e-4 there."""
     if freedom in _STUDENT_T:
         return _STUDENT_T[freedom]
-    z = 1.959964
+    z = Z95
     return (
         z
         + (z**3 + z) / (4 * freedom)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import fmean, median, quantiles, stdev
 
 from modscale.deploy.timing_worker import Timings
-from modscale.latency.confidence import confidence_interval, median_interval, student_t
+from modscale.latency.confidence import Z95, confidence_interval, median_interval
 from modscale.latency.device import Device
 from modscale.providers import PROVIDERS
-from modscale.settings import LatencySettings
+from modscale.settings import UNSTEADY, LatencySettings
 
 PROCESSES = 5
 """Fresh processes that share the runs of one model."""
@@ -29,8 +29,8 @@ BUSY_SHARE = 0.2
 BEST = 0.25
 """Quantile of the reference's rounds that stands for the machine at its best."""
 
-UNSTEADY = 1.15
-"""Times that, above which the machine was slower than it can be, whoever had the cores; see benchmarks/latency.md."""
+LOW = 0.05
+"""Quantile of all runs that is compared with the reference's: what a disturbed machine leaves in peace; see there."""
 
 RESAMPLES = 200
 """Draws of the bootstrap."""
@@ -57,8 +57,12 @@ class Latency:
     """Half-width of the 95 % confidence interval of the median, between processes."""
     mean_ci95_ms: float
     """The same of the mean."""
+    quiet_ms: float
+    """What it takes while nothing disturbs it: quantile `LOW` of all runs. The median where no reference ran."""
+    quiet_ci95_ms: float
+    """Half-width of the 95 % interval of that, as wide as `relative_ci95`: how the machine changes is in it."""
     reached_percent: float
-    """`ci95_ms` as a percentage of the median."""
+    """`quiet_ci95_ms` as a percentage of `quiet_ms`."""
     standard_error_ms: float
     """Standard error of the median; the interval is Student's t times it."""
     p10_ms: float
@@ -91,12 +95,16 @@ class Latency:
     """Whether others had the cores in too many of the rounds, so that the figures are those of a busy machine."""
     reference_ms: float | None
     """Median of the reference network's rounds in this measurement; None where it was not timed."""
+    reference_quiet_ms: float | None
+    """Quantile `LOW` of its runs; `relative` times this is `quiet_ms`."""
     reference_drift_percent: float | None
     """By how much it was slower in the later half of the measurement than in the earlier one."""
     relative: float | None
-    """10th percentile of the model's runs in units of the reference's: both with the machine at its best."""
+    """Quantile `LOW` of the model's runs in units of the reference's: both with the machine at its best."""
     relative_ci95: float | None
-    """Half-width of the 95 % interval of that, by bootstrap over the rounds of both."""
+    """Half-width of the 95 % interval of that, by bootstrap over the rounds of both; None of fewer than three."""
+    relative_standard_error: float | None
+    """Its standard error; the interval is the normal one."""
     precision: str
     """`fp32`, `fp16` or `int8`: what the weights are kept in."""
     graph_level: str
@@ -151,9 +159,10 @@ def summarise(
     medians = [one.median_ms for one in counted]
     half_width, error = median_interval(medians) if len(medians) > 2 else (mean_half_width, mean_error)
     median_ms = median(medians)
-    reached_percent = 100 * half_width / median_ms
     tenths = quantiles(everything, n=10, method="inclusive")
-    relative, relative_half = relative_latency(rounds, references)
+    relative, relative_half, relative_error = relative_latency(rounds, references)
+    quiet_ms = median_ms if relative is None else low_ms(rounds)
+    quiet_share = half_width / median_ms if relative is None or relative_half is None else relative_half / relative
     return Latency(
         provider=settings.provider,
         threads=device.threads,
@@ -162,7 +171,9 @@ def summarise(
         median_ms=median_ms,
         ci95_ms=half_width,
         mean_ci95_ms=mean_half_width,
-        reached_percent=reached_percent,
+        quiet_ms=quiet_ms,
+        quiet_ci95_ms=quiet_share * quiet_ms,
+        reached_percent=100 * quiet_share,
         standard_error_ms=error,
         p10_ms=tenths[0],
         p90_ms=tenths[-1],
@@ -176,12 +187,14 @@ def summarise(
         preemptions=-1 if min(preemptions) < 0 else sum(preemptions),
         core_share=core_share(timings, device),
         cores=device.cores,
-        wide=reached_percent > settings.until_percent,
+        wide=100 * quiet_share > settings.until_percent,
         busy=is_busy(timings, device),
         reference_ms=median(one.median_ms for one in references) if references else None,
+        reference_quiet_ms=low_ms(references) if references else None,
         reference_drift_percent=drift_percent(references),
         relative=relative,
         relative_ci95=relative_half,
+        relative_standard_error=relative_error,
         precision=precision,
         graph_level=settings.graph_level,
         runtime=str(device.facts["runtime"]),
@@ -190,23 +203,32 @@ def summarise(
     )
 
 
-def relative_latency(rounds: Sequence[Round], references: Sequence[Round]) -> tuple[float | None, float | None]:
-    """`Latency.relative` and `relative_ci95`, of all rounds; None where the reference was not timed, or only once."""
+def relative_latency(
+    rounds: Sequence[Round], references: Sequence[Round]
+) -> tuple[float | None, float | None, float | None]:
+    """`Latency.relative`, `relative_ci95` and `relative_standard_error`, of all rounds; None where there is none."""
     if not references:
-        return None, None
+        return None, None, None
 
     def ratio(some: Sequence[Round], others: Sequence[Round]) -> float:
-        tops = [sorted(ns for one in part for ns in one.timings.times_ns) for part in (some, others)]
-        return tops[0][len(tops[0]) // 10] / tops[1][len(tops[1]) // 10]
+        return low_ms(some) / low_ms(others)
 
-    if min(len(rounds), len(references)) < 3:
-        return ratio(rounds, references), None
+    found, fewest = ratio(rounds, references), min(len(rounds), len(references))
+    if fewest < 3:
+        return found, None, None
     draw = random.Random(0)  # noqa: S311  # the same figures from the same timings
     drawn = [
         ratio(draw.choices(rounds, k=len(rounds)), draw.choices(references, k=len(references)))
         for _ in range(RESAMPLES)
     ]
-    return ratio(rounds, references), student_t(min(len(rounds), len(references)) - 1) * stdev(drawn)
+    error = stdev(drawn)
+    return found, Z95 * error, error
+
+
+def low_ms(rounds: Sequence[Round]) -> float:
+    """Quantile `LOW` of all runs of some rounds."""
+    runs = sorted(ns for one in rounds for ns in one.timings.times_ns)
+    return runs[int(LOW * len(runs))] / 1e6
 
 
 def beside_ms(rounds: Sequence[Round], references: Sequence[Round]) -> list[tuple[float, ...] | None]:

@@ -172,7 +172,8 @@ def _latency(latency: Latency | None, form: Form, machine: Mapping[str, Any]) ->
 
 
 def _ms(latency: Latency) -> str:
-    return f"{latency.median_ms:.2f} ± {latency.ci95_ms:.2f} ms (median, 95 % interval)"
+    figure = f"{latency.quiet_ms:.2f} ± {latency.quiet_ci95_ms:.2f} ms"
+    return f"{figure} (undisturbed, 95 % interval; median {latency.median_ms:.2f})"
 
 
 def _int8_name(judgement: Judgement | None) -> str:

@@ -81,7 +81,7 @@ def write_context(
         "objectives": [f"{METRICS[m].noun} ({d})" for m, d in experiment.objectives.items()],
         "proxy_sentence": proxy_sentence(run),
         "fidelity_sentence": fidelity_sentence(run),
-        "noise_note": " ".join(filter(None, (noise_note(run), _again_note(run)))),
+        "noise_note": " ".join(filter(None, (noise_note(run), _level_note(run), _again_note(run)))),
         "data_notes": _data_notes(run),
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
         "front": [rows[t.number] for t in front.members],
@@ -128,7 +128,22 @@ def _rivals_results(run: Run) -> list[Results]:
 
 
 SPEED_CHANGE = 0.05
-"""How far a latency may move within a run before the report says that the machine's speed changed."""
+"""How far a latency may move within a run before the report says so."""
+
+
+def _level_note(run: Run) -> str:
+    """In whose terms the latencies are; empty where no reference ran beside them."""
+    texts = []
+    for name, level_ms in run.levels.items():
+        key = f"{name.removesuffix('_ms')}_reference_ms"
+        beside = [results[key] for results in (*all_results(run), *_rivals_results(run)) if key in results]
+        most = f" and at most {max(beside):.3g} ms" if max(beside, default=0.0) >= 1.01 * level_ms else ""
+        texts.append(
+            f"The {METRICS[name].noun} of each network is in terms of the machine on which the reference network takes"
+            f" {level_ms:.3g} ms: it took that at best beside the networks of this run{most}. trials.jsonl has every"
+            " latency as measured."
+        )
+    return " ".join(texts)
 
 
 def _again_note(run: Run) -> str:
@@ -144,8 +159,8 @@ def _again_note(run: Run) -> str:
     least, most = min(run.timed_again.values()), max(run.timed_again.values())
     if max(most - 1, 1 - least) > SPEED_CHANGE:
         said += (
-            f" They took {least:.2f} to {most:.2f} times as long as then: the speed of the machine changed during the"
-            " run, so a difference of that size from a network that was timed only once may be the machine's."
+            f" They came to {least:.2f} to {most:.2f} times their first figures, so a difference of that size from a"
+            " network that was timed only once may be the machine's."
         )
     return said
 

@@ -202,6 +202,7 @@ def _latency_metric(device: str = "") -> Metric:
     """The latency on a device of `latency.targets`, or of what `latency` itself is about."""
     prefix = f"latency_{device}" if device else "latency"
     name, interval, error = f"{prefix}_ms", f"{prefix}_ci95_ms", f"{prefix}_standard_error_ms"
+    measured, slow = f"{prefix}_measured_ms", f"{prefix}_slow"  # only in what is read of a run, see `machine_speed.py`
     doubts = {f"{prefix}_{key}": told for key, told in LATENCY_DOUBTS.items()}
     where = f" on {device}" if device else ""
 
@@ -218,8 +219,9 @@ def _latency_metric(device: str = "") -> Metric:
     def full(results: Results) -> str:
         value = results[name]
         words = ", ".join(word for key, (word, _) in doubts.items() if results.get(key))
-        text = with_interval(results, 3 if value < 1 else 2 if value < 100 else 1)
-        return f"{text} ms{f' ({words})' if words else ''}"
+        digits = 3 if value < 1 else 2 if value < 100 else 1
+        words += f", {results[measured]:.{digits}f} as measured" if results.get(slow) and measured in results else ""
+        return f"{with_interval(results, digits)} ms{f' ({words})' if words else ''}"
 
     def brief(results: Results) -> str:
         return f"{with_interval(results, 2 if results[name] < 100 else 1)}{mark(results).strip()} ms{where}"
@@ -236,6 +238,9 @@ def _latency_metric(device: str = "") -> Metric:
             interval: partial(check_number, low=0),
             error: partial(check_number, low=0),
             f"{prefix}_reference_ms": partial(check_number, above=0),
+            f"{prefix}_relative": partial(check_number, above=0),
+            f"{prefix}_relative_ci95": partial(check_number, low=0),
+            f"{prefix}_relative_standard_error": partial(check_number, low=0),
             **{f"{prefix}_{key}": check_flag for key in LATENCY_DOUBTS if key not in TOLD_BY_THE_RUN},
         },
         doubts=doubts,

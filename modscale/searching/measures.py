@@ -170,9 +170,13 @@ def latency_results(device: str, latency: Latency) -> dict[str, float]:
         f"{prefix}_wide": latency.wide,
         f"{prefix}_busy": latency.busy,
     }
-    if latency.reference_ms is not None:
-        found[f"{prefix}_reference_ms"] = latency.reference_ms
-    return found
+    beside = {
+        "reference_ms": latency.reference_quiet_ms,
+        "relative": latency.relative,
+        "relative_ci95": latency.relative_ci95,
+        "relative_standard_error": latency.relative_standard_error,
+    }
+    return found | {f"{prefix}_{key}": value for key, value in beside.items() if value is not None}
 
 
 def time_again(engine: Engine, specs: Sequence[ModelSpec]) -> list[Results]:

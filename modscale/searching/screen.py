@@ -1,7 +1,7 @@
 """Limits of what is measured: candidates that a calibration predicts beyond them are drawn again, others fail by them.
 
 Both come before anything is trained. A prediction leaves a candidate out only where its whole 90 % interval lies
-beyond a limit: the measurement decides the rest.
+beyond a limit: the measurement decides the rest, at the level of the machine's best so far.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from modscale.errors import InputError, TrialFailed
 from modscale.latency.predictor import Predictor
+from modscale.runs.machine_speed import at_levels, reference_levels, trials_at
 from modscale.runs.metrics import LATENCY, METRICS, Results, metric_text
 from modscale.runs.trials import Rung, Trial
 from modscale.searching.loop import JudgeAmong
@@ -51,6 +52,18 @@ def make_screen(predictor: Predictor | None, limits: Mapping[str, Bounds]) -> Ca
         return allowed
 
     return allows
+
+
+def comparing(judge: JudgeAmong | None) -> JudgeAmong | None:
+    """The judge, who hears of latencies at the least level of the reference that is known (`runs/machine_speed.py`)."""
+    if judge is None:
+        return None
+
+    def judge_compared(trials: Sequence[Trial], results: Results, rungs: Sequence[Rung]) -> str | None:
+        levels = reference_levels([*(trial.results for trial in trials), results])
+        return judge(trials_at(trials, levels), at_levels(results, levels), rungs)
+
+    return judge_compared
 
 
 def check_limits(limits: Mapping[str, Bounds], results: Results) -> None:

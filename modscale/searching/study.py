@@ -37,6 +37,7 @@ from modscale.arrays import IntArray
 from modscale.errors import RunError
 from modscale.pareto import losses_of
 from modscale.runs.experiment import Experiment
+from modscale.runs.machine_speed import add_first, at_levels
 from modscale.runs.metrics import METRICS, result_rules
 from modscale.runs.trials import Trial, rungs_to_list
 from modscale.searching.draws import Draws, SpaceExhausted
@@ -104,6 +105,7 @@ class SearchStudy:
         self.draws = Draws(experiment.space, tables, steps=steps, seed=seed, allows=allows)
         self.sampler = _FeasibleSampler(experiment, self.draws)
         self.distributions = self.sampler.distributions
+        self.levels: dict[str, float] = {}  # of the reference beside latencies, see `_values`
         self.study = optuna.create_study(
             directions=directions_of(self.objectives),
             sampler=self.sampler,
@@ -118,6 +120,7 @@ class SearchStudy:
             RunError: a trial does not fit the space, or its number leaves too many out.
         """
         for _, trial in _by_number(finished, count):
+            add_first(self.levels, {} if trial is None else trial.results)
             self.study.add_trial(create_trial(state=TrialState.FAIL) if trial is None else self._checked(trial))
             if trial is not None:
                 self.draws.take(trial.spec)
@@ -161,8 +164,9 @@ class SearchStudy:
         To Optuna a stopped trial has failed too: it has no values to learn from, and TPE refuses pruned ones where
         there are several objectives. Its network is never proposed again.
         """
+        add_first(self.levels, trial.results)
         if trial.state == "complete":
-            self.study.tell(trial.number, _values(self.objectives, trial))
+            self.study.tell(trial.number, _values(self.objectives, trial, self.levels))
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
 
@@ -172,7 +176,7 @@ class SearchStudy:
         try:
             frozen = create_trial(
                 state=TrialState.COMPLETE if complete else TrialState.FAIL,
-                values=_values(self.objectives, trial) if complete else None,
+                values=_values(self.objectives, trial, self.levels) if complete else None,
                 params=dict(trial.choice),
                 distributions=self.distributions,
             )
@@ -187,16 +191,18 @@ def stored_trials(experiment: Experiment, finished: Sequence[Trial]) -> list[Sto
     """The finished trials of a run as Optuna's tables hold them, a number after the other."""
     distributions = {parameter.name: _distribution(parameter) for parameter in experiment.space.searched}
     texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
-    stored = []
+    stored: list[StoredTrial] = []
+    levels: dict[str, float] = {}
     for number, trial in _by_number(finished):
         complete = trial is not None and trial.state == "complete"
+        add_first(levels, {} if trial is None else trial.results)
         params = () if trial is None else sorted(trial.choice.items())
         stored.append(
             StoredTrial(
                 number=number,
                 state="COMPLETE" if complete else "FAIL",
                 seconds=0.0 if trial is None else trial.seconds,
-                values=tuple(_values(experiment.objectives, trial)) if trial is not None and complete else (),
+                values=tuple(_values(experiment.objectives, trial, levels)) if trial is not None and complete else (),
                 params=tuple((name, float(distributions[name].to_internal_repr(o)), texts[name]) for name, o in params),
                 attributes=() if trial is None else tuple(_attributes(trial)),
             )
@@ -353,8 +359,13 @@ def require_numbers(finished: Collection[int]) -> int:
     return last
 
 
-def _values(objectives: Iterable[str], trial: Trial) -> list[float]:
-    return [float(trial[metric]) for metric in objectives]
+def _values(objectives: Iterable[str], trial: Trial, levels: Mapping[str, float]) -> list[float]:
+    """What a study is told, each latency at the level of the reference beside the first trial that had one.
+
+    That one stays the first, so what was told of a trial is told of it again after a kill.
+    """
+    results = at_levels(trial.results, levels)
+    return [float(results[metric]) for metric in objectives]
 
 
 def is_own_attribute(name: str) -> bool:

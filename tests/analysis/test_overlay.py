@@ -77,6 +77,19 @@ def test_what_is_not_comparable_is_told_and_not_compared(tmp_path, space, change
     assert all(found.fronts)
 
 
+@pytest.mark.parametrize(("level_ms", "is_odd"), [(9.1, False), (9.3, True)])
+def test_latencies_of_runs_on_a_machine_at_two_speeds_are_not_compared(tmp_path, level_ms, is_odd):
+    """By what the reference took at best in each: 9.1 ms is within 1.15 times 8 ms, 9.3 is not."""
+    trials = fake_trials(FAKE, 12)
+    runs = [
+        run(tmp_path / str(ms), [remeasured(trial, latency_reference_ms=ms) for trial in trials])
+        for ms in (8.0, level_ms)
+    ]
+    found = lay_over(runs, ["a", "b"])
+    why = "a and b differ in speed of the machine (the reference takes 8 ms, 9.3 ms)"
+    assert found.odd == ({"latency_ms": why} if is_odd else {})
+
+
 def test_an_estimate_is_not_compared_with_an_accuracy(tmp_path):
     """As runs of older versions have them."""
     trials = [remeasured(t, accuracy_standard_error=0.02) for t in fake_trials(FAKE, 9)]

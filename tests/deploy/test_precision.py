@@ -81,7 +81,7 @@ class Noise(CalibrationDataReader):
 
 
 def test_what_a_file_of_another_origin_holds_is_read_in_the_file(tmp_path):
-    """As ONNX Runtime's own quantiser writes int8, in its three forms; fp16 as it is, and cast back where it is read."""
+    """As ONNX Runtime's own quantiser writes int8, in its three forms; fp16 as it is, and cast back by the file."""
     plain = save_product(tmp_path / "plain.onnx", np.ones((4, 2), np.float32))
     quantize_dynamic(plain, tmp_path / "dynamic.onnx")  # MatMulInteger
     for form in (QuantFormat.QDQ, QuantFormat.QOperator):  # behind a DequantizeLinear, and QLinearMatMul

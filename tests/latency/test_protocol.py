@@ -214,16 +214,62 @@ def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_ther
     """A machine that is slow for a while, whoever has its cores: told by the reference, never by the model itself."""
     slow = lambda now: 2.0 if now < 4 or now > 9 else 3.5  # noqa: E731
     (one,), *_ = with_reference(slow, patience_s=20, until_percent=1)
-    assert (one.median_ms, one.reached_percent, one.wide) == (20.0, 0.0, False)
-    assert (one.rounds, one.unsteady_rounds) == (5, 4)
-    assert one.all_rounds == 9
-    assert one.relative == pytest.approx(10)
+    assert (one.quiet_ms, one.relative, one.wide) == (20.0, pytest.approx(10), False)
+    assert (one.rounds, one.unsteady_rounds, one.all_rounds) == (8, 4, 8)
+    seen = [
+        summary.Round(order=i, at_s=i, seconds=1, timings=round_of((10 * (i % 2) or 1) * slow(i))) for i in range(23)
+    ]
+    settled = Device(LatencySettings(threads=2), FACTS)
+    for count, (counted, median_ms) in {6: (6, 27.5), 9: (5, 20.0)}.items():  # of 6 only 2 lie between fast ones
+        some = summary.summarise(seen[1 : 2 * count : 2], seen[: 2 * count + 1 : 2], settled)
+        assert (some.all_rounds, some.rounds, some.median_ms) == (count, counted, median_ms)
     (one,), *_ = with_reference(slow, patience_s=0, until_percent=1)
     assert (one.rounds, one.all_rounds, one.wide) == (5, 5, True)
     text = latency.noise_text([one], LatencySettings(until_percent=1))
     assert text.startswith("note: too noisy for 1 % in the time given: 1 of 1 reached ")
     assert text.endswith("of 5 rounds 0 were disturbed and 4 ran while the reference was slow")
     assert latency.noise_text([replace(one, wide=False)], LatencySettings()) is None
+
+
+def test_what_a_machine_at_its_best_takes_is_told_of_one_that_is_mostly_slow(with_reference):
+    """Half of the rounds at 1.7 times, in no order: the median is of both, the quiet figure of the fast ones.
+
+    Quantiles and interval by NumPy: the 5th percentile of all runs, and a bootstrap over rounds of its own.
+    """
+    speeds = np.random.default_rng(3).choice([2.0, 3.4], 400)
+    (one,), *_ = with_reference(lambda now: speeds[int(now)] * (1 + int(now) % 7 / 100), patience_s=30, until_percent=1)
+    assert one.all_rounds == 35
+    assert one.quiet_ms == pytest.approx(20.0, rel=0.07)
+    assert one.quiet_ms == pytest.approx(one.relative * one.reference_quiet_ms)
+    assert one.quiet_ci95_ms == pytest.approx(1.959964 * one.relative_standard_error * one.reference_quiet_ms)
+    assert one.reached_percent == pytest.approx(100 * one.relative_ci95 / one.relative)
+    assert one.reached_percent < 5 < 100 * one.ci95_ms / one.median_ms
+    (plain,), *_ = with_reference(lambda now: 2.0, patience_s=0, reference=False)
+    assert (plain.quiet_ms, plain.quiet_ci95_ms, plain.relative) == (plain.median_ms, plain.ci95_ms, None)
+
+
+def test_the_interval_of_the_ratio_is_a_bootstrap_over_the_rounds_of_both():
+    """Held against NumPy's own draws; ten rounds of twenty runs and twelve of ten, each round of its own speed."""
+    rng = np.random.default_rng(0)
+
+    def made(count, runs, ms):
+        levels = ms * rng.lognormal(0, 0.1, count)
+        times = [np.round(1e6 * level * rng.lognormal(0, 0.02, runs)).astype(int) for level in levels]
+        return in_rounds([Timings(times_ns=tuple(map(int, each)), preemptions=0) for each in times]), times
+
+    (rounds, times), (references, others) = made(10, 20, 12.0), made(12, 10, 9.0)
+
+    def low(some):
+        ordered = np.sort(np.concatenate(some))
+        return ordered[len(ordered) // 20]
+
+    relative, half, error = summary.relative_latency(rounds, references)
+    assert relative == low(times) / low(others)
+    picks = [(rng.integers(10, size=10), rng.integers(12, size=12)) for _ in range(4000)]
+    drawn = [low([times[i] for i in a]) / low([others[i] for i in b]) for a, b in picks]
+    assert error == pytest.approx(np.std(drawn), rel=0.15)
+    assert half == pytest.approx(1.959964 * error)
+    assert summary.relative_latency(rounds[:2], references) == (pytest.approx(relative, rel=0.5), None, None)
 
 
 def test_drift_is_told_and_hardly_moves_what_is_relative(with_reference):

@@ -17,7 +17,7 @@ from modscale.pareto import hypervolume
 from modscale.runs.experiment import Experiment, parse_experiment
 from modscale.runs.trials import Trial
 from modscale.searching.draws import iter_feasible
-from modscale.searching.study import Candidate, SearchStudy, parameter_importances
+from modscale.searching.study import Candidate, SearchStudy, parameter_importances, stored_trials
 from modscale.spaces.tables import build_tables
 from modscale.specs.counts import count_model
 
@@ -108,6 +108,35 @@ def test_a_killed_search_by_surrogate_goes_on_as_if_it_had_not_been() -> None:
             finish(candidate, accuracy=min(1.0, count.params / 1e6), latency_ms=count.flops / 1e6, state=state)
         )
         study.tell(trials[-1])
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "tpe"])
+def test_a_machine_that_runs_at_half_its_speed_for_a_while_changes_no_candidate(sampler: str) -> None:
+    """Every other trial at half speed, its reference too: the same draws as on a steady machine, also after a kill.
+
+    And the copy of the study says what the sampler was told, at the level of the first trial's reference.
+    """
+    experiment = experiment_of(search={"startup_trials": 3, "sampler": sampler})
+    steady, fitful = study_of(experiment), study_of(experiment)
+    trials: list[Trial] = []
+    for number in range(10):
+        candidate, other = steady.ask(), fitful.ask()
+        assert candidate is not None
+        assert other is not None
+        assert candidate.choice == other.choice
+        count = count_model(candidate.spec)
+        told = finish(candidate, accuracy=min(1.0, count.params / 1e6), latency_ms=count.flops / 1e6)
+        steady.tell(told)
+        times = 2.0 if number % 2 == 0 else 1.0
+        slower = {"latency_ms": times * told["latency_ms"], "latency_reference_ms": 8.0 * times}
+        trials.append(replace(told, results={**told.results, **slower}))
+        fitful.tell(trials[-1])
+        fitful = study_of(experiment) if number == 6 else fitful
+        if number == 6:
+            fitful.replay(trials)
+    levelled = [2 * trial.values[1] for trial in steady.study.trials]
+    assert [trial.values[1] for trial in fitful.study.trials] == levelled
+    assert [stored.values[1] for stored in stored_trials(experiment, trials)] == levelled
 
 
 def test_the_sampler_learns_from_what_it_is_told() -> None:

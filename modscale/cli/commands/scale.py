@@ -78,7 +78,7 @@ def scale(
         from modscale.cli.console import say
         from modscale.latency.protocol import measure_models
 
-        return measure_models([candidate], latency_settings(provider, threads, runs), note=say)[0].median_ms
+        return measure_models([candidate], latency_settings(provider, threads, runs), note=say)[0].quiet_ms
 
     (metric, target), *_ = given.items()
     scaled = scale_model(
