@@ -105,5 +105,5 @@ def test_a_report_shows_its_rivals(tmp_path: Path) -> None:
     assert "it was not measured here" in text
     drawn = draw_front(run.front, run.compared, OBJECTIVES, title="t").svg
     marks = ("quiet", "rival, accuracy as stated", "rival, no accuracy stated")
-    assert all(f"<!-- {mark} -->" in drawn for mark in marks)
-    assert "<!-- gone -->" not in drawn
+    assert all(f">{mark}</text>" in drawn for mark in marks)
+    assert ">gone</text>" not in drawn
