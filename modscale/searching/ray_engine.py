@@ -13,6 +13,7 @@ Only this module knows Ray, which is an extra and is imported by whoever asks fo
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from modscale.specs.spec import ModelSpec
 
 DEVICE = "latency_device"
 """The resource of nodes that time."""
+CONNECT_S = 10.0
+"""Seconds in which somebody must listen where a cluster is said to be."""
 PATIENCE_S = 30.0
 """Seconds for nodes to join after the connection stands."""
 
@@ -80,6 +83,7 @@ class RayEngine:
 
     def __enter__(self) -> RayEngine:
         environment = {"env_vars": {**PASSIVE, "OMP_NUM_THREADS": str(self.place.cores)}}
+        require_listener(self.address)
         try:
             ray.init(
                 address=self.address, runtime_env=environment, log_to_driver=False, logging_level="ERROR",
@@ -239,6 +243,18 @@ class RayEngine:
         if answer.error is not None:
             raise answer.error
         return answer.value
+
+
+def require_listener(address: str) -> None:
+    """Raises InputError where nobody listens at `[ray://]HOST:PORT`: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # `auto`
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"no Ray cluster answers there: {reason}", place="--workers", value=address) from error
 
 
 def _lost(error: Exception) -> TrialFailed:

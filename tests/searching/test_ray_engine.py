@@ -16,7 +16,9 @@ from modscale.api.workers import make_engine
 from modscale.errors import InputError
 from modscale.latency import summary
 from modscale.latency.raw import read_measurements
+from modscale.machine import describe_versions
 from modscale.runs.experiment import Experiment, parse_experiment
+from modscale.searching.bench import Bench
 from modscale.searching.loop import Outcome, run_search
 from modscale.searching.measures import Evaluator, time_again
 from modscale.searching.study import SearchStudy
@@ -117,18 +119,29 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }
 
 
-def test_a_search_is_a_client_of_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `ray://`, where the search's machine is no part of the cluster."""
+def test_a_search_is_a_client_of_a_cluster_elsewhere() -> None:
+    """By `ray://`, where the search's machine is no part of it: the nodes are seen, and the one that times answers."""
     pytest.importorskip("grpc")
-    monkeypatch.setattr(summary, "PROCESSES", 2)
+    from modscale.searching.far_tasks import Place
+    from modscale.searching.ray_engine import RayEngine
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    proxy, latency = tiny().proxy, tiny().latency
+    bench = Bench("synthetic", proxy, latency, seed=0)
+    versions = tuple(describe_versions().items())
+    place = Place(
+        source="synthetic", proxy=proxy, latency=latency, seed=0, cores=1, versions=versions,
+        summary=None,  # type: ignore[arg-type]  # nothing is trained
+    )  # fmt: skip
     head = {"num_cpus": 0, "resources": DEVICE, "ray_client_server_port": port}
-    with cluster_of(head, {"num_cpus": 1}):
-        outcome, again = search(tmp_path / "run", f"ray://127.0.0.1:{port}", Nobody(), limit=2)
-    assert [trial.state for trial in outcome.trials] == ["complete"] * 2
-    assert all(trial["latency_ms"] > 0 for trial in (*outcome.trials, *again))
+    with (
+        cluster_of(head, {"num_cpus": 1}),
+        RayEngine(f"ray://127.0.0.1:{port}", place, bench, capacity=2) as engine,
+    ):
+        assert engine.devices == 1
+        assert bench.devices[""].facts["threads"] == 1
 
 
 @pytest.mark.parametrize(
@@ -150,6 +163,11 @@ def test_a_cluster_on_which_nothing_can_be_measured_is_told_in_a_line(
     assert told in str(caught.value)
 
 
-def test_no_cluster_is_told_in_a_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "ray://127.0.0.1:99999"])
+def test_no_cluster_is_told_in_a_line(address: str) -> None:
+    """At once, and not after the minutes that Ray tries."""
+    from modscale.searching.ray_engine import require_listener
+
+    require_listener("auto")
     with pytest.raises(InputError, match="--workers: no Ray cluster answers there"):
-        search(tmp_path / "run", "127.0.0.1:1", Nobody())
+        require_listener(address)
