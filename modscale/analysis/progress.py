@@ -9,14 +9,13 @@ from typing import Any
 
 from modscale.analysis.comparison import Compared, compare_references
 from modscale.analysis.front import objective_values, pick_band
+from modscale.analysis.results import load_run
 from modscale.errors import RunError
 from modscale.pareto import pareto_front
 from modscale.runs.experiment import Experiment
-from modscale.runs.finals import read_finals, with_finals
-from modscale.runs.folder import REFERENCES_FILE, RUN_FILE, TRIALS_FILE, read_run, run_experiment
+from modscale.runs.folder import RUN_FILE, TRIALS_FILE
 from modscale.runs.locking import is_locked
-from modscale.runs.references import References, read_references
-from modscale.runs.trials import Trial, complete_trials, read_trials
+from modscale.runs.trials import Trial, complete_trials
 
 PACE = 8
 """Finished networks, the last ones, by which the pace is told."""
@@ -82,23 +81,22 @@ def read_progress(folder: Path) -> RunProgress | None:
     is_running = is_locked(folder)  # before the files are read: what ends after this is seen the next time
     if is_running and not (folder / RUN_FILE).exists():
         return None
-    experiment = run_experiment(read_run(folder), folder)
-    finished, known = read_trials(folder / TRIALS_FILE), read_references(folder / REFERENCES_FILE)
-    trials = with_finals(finished, read_finals(folder))
-    complete = complete_trials(trials)
-    front = find_members(complete, experiment.objectives, folder)
+    run = load_run(folder)
+    experiment, trials = run.experiment, run.trials
+    front = find_members(complete_trials(trials), experiment.objectives, folder)
     objectives, stated = experiment.objectives, experiment.search.references
     picks = {band: pick_band(limits, front, (), objectives).trial for band, limits in experiment.bands.items()}
+    measured = (*run.references, *run.rivals)
     return RunProgress(
         folder=folder,
         is_running=is_running,
         experiment=experiment,
         trials=trials,
         front=tuple(front),
-        compared=tuple(compare_references(front, known.trials, known.rivals, objectives, stated)),
+        compared=tuple(compare_references(front, run.references, run.rivals, objectives, stated)),
         picks={band: trial.number for band, trial in picks.items() if trial is not None},
-        references=len(known.numbers),
-        seconds=tuple(one.seconds for one in (*trials, *_all(known))),
+        references=len({one.number for one in measured}),
+        seconds=tuple(one.seconds for one in (*trials, *measured)),
     )
 
 
@@ -129,7 +127,3 @@ def progress_to_json(progress: RunProgress) -> dict[str, Any]:
         "front": [trial.number for trial in progress.front],
         "bands": {band: progress.picks.get(band) for band in progress.experiment.bands},
     }
-
-
-def _all(known: References) -> list[Any]:
-    return [*known.trials, *known.rivals]
