@@ -15,6 +15,7 @@ from modscale.pareto import pareto_front
 from modscale.runs.experiment import Experiment
 from modscale.runs.folder import RUN_FILE, TRIALS_FILE
 from modscale.runs.locking import is_locked
+from modscale.runs.references import MeasuredRival
 from modscale.runs.trials import Trial, complete_trials
 
 PACE = 8
@@ -86,7 +87,7 @@ def read_progress(folder: Path) -> RunProgress | None:
     front = find_members(complete_trials(trials), experiment.objectives, folder)
     objectives, stated = experiment.objectives, experiment.search.references
     picks = {band: pick_band(limits, front, (), objectives).trial for band, limits in experiment.bands.items()}
-    measured = (*run.references, *run.rivals)
+    measured: list[Trial | MeasuredRival] = [*run.references, *run.rivals]
     return RunProgress(
         folder=folder,
         is_running=is_running,
