@@ -13,6 +13,7 @@ from modscale.analysis.comparison import Compared, compare_references
 from modscale.analysis.front import Front, find_front
 from modscale.analysis.growth import Growth, find_growth
 from modscale.errors import InputError, RunError
+from modscale.runs.earlier import EarlierTrial, Origin, read_begun, read_earlier
 from modscale.runs.experiment import Experiment
 from modscale.runs.finals import read_finals, with_finals
 from modscale.runs.folder import REFERENCES_FILE, TRIALS_FILE, read_run, read_run_trials, run_experiment
@@ -40,6 +41,11 @@ class Run:
     """By latency metric what the reference takes, milliseconds, in whose terms the latencies are."""
     timed_again: Mapping[int, float] = field(default_factory=dict)
     """By number, the trials whose latency is that of the session at the end of the run: how many times their first."""
+
+    origins: tuple[Origin, ...] = ()
+    """The earlier runs that it was begun with."""
+    earlier: tuple[EarlierTrial, ...] = ()
+    """What was taken of them."""
 
     @cached_property
     def front(self) -> Front:
@@ -139,6 +145,8 @@ def load_run(folder: str | Path) -> Run:
         references=tuple(trials_at(compared.trials, levels)),
         rivals=tuple(replace(rival, results=at_levels(rival.results, levels)) for rival in compared.rivals),
         levels=levels,
+        origins=tuple(read_begun(folder) or ()),
+        earlier=tuple(read_earlier(folder, experiment.space)),
         timed_again={
             trial.number: trial["latency_ms"] / first[trial.number]["latency_ms"]
             for trial in complete_trials(trials)

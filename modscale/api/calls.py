@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +27,13 @@ def search(
     seed: int | None = None,
     storage: str | None = None,
     workers: int = 1,
+    start_from: Sequence[str | Path] = (),
 ) -> Run:
     """Runs or resumes a whole search, as `modscale search` does, and reads the run; nothing is printed.
 
     `space` is a space's file, or what `load_space` gave; `out` the run's folder, `reports/NAME` by default;
     `storage` the URL of an Optuna storage that is to have a copy of the study; so many `workers` evaluate candidates
-    side by side.
+    side by side; `start_from` are folders of runs to start from, as `--from` takes them.
 
     >>> import modscale
     >>> run = modscale.search(tiny_space, out=folder, trials=1)
@@ -52,8 +54,7 @@ def search(
     file = experiment.space.name if isinstance(space, Experiment) else str(space)
     search_space(
         replace(experiment, search=settings), space_file=file, source=str(data), folder=folder, watcher=Silence(),
-        storage=storage,
-        workers=workers,
+        storage=storage, workers=workers, start_from=[Path(run).expanduser() for run in start_from],
     )  # fmt: skip
     return load_run(folder)
 

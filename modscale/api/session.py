@@ -16,6 +16,7 @@ from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import find_front
 from modscale.analysis.overlay import check_distinct, lay_over
 from modscale.analysis.results import Run, load_run
+from modscale.api.warm_start import load_earlier_runs, plan_start
 from modscale.api.workers import Workers, cores_each, make_engine, resolve
 from modscale.errors import AllTrialsFailed, InputError, RunError, TrialFailed, naming_file
 from modscale.files import file_digest, path_text
@@ -28,6 +29,7 @@ from modscale.report.overlay import write_overlay
 from modscale.report.proxy_text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
+from modscale.runs.earlier import check_from, read_begun, read_earlier, write_earlier
 from modscale.runs.experiment import Experiment, experiment_to_dict, mismatch_note
 from modscale.runs.finals import read_finals, write_finals
 from modscale.runs.folder import (
@@ -61,7 +63,7 @@ from modscale.searching.study import SearchStudy
 from modscale.searching.trial_log import TrialLog
 from modscale.searching.worker import summary_to_dict
 from modscale.spaces.feasibility import require_feasible
-from modscale.spaces.space import Space
+from modscale.spaces.space import Space, as_candidate
 from modscale.spaces.tables import build_tables
 from modscale.specs.published import is_published, published, resolve_model
 from modscale.specs.spec import ModelSpec, load_spec
@@ -112,6 +114,7 @@ def search_space(
     storage: str | None = None,
     workers: Workers = 1,
     log: str = "none",
+    start_from: Sequence[Path] = (),
     debug: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Runs or resumes the search of `experiment` in `folder`, then writes its report; returns what `report_run` does.
@@ -119,6 +122,7 @@ def search_space(
     `storage` is the URL of an Optuna storage, in which a copy of the study is kept, `log` one of
     `training.settings.LOGS`. So many `workers` evaluate candidates side by side, or those of a Ray cluster, see
     `workers.py`.
+    `start_from` are the folders of runs from which it starts (`warm_start.py`).
 
     Raises:
         InputError: the space has nothing feasible, the data, the provider or the folder cannot be used.
@@ -139,13 +143,15 @@ def search_space(
         done = len(read_run_trials(folder, experiment.space)) if resumed else 0
         limit = experiment.search.trials
         if resumed:
+            check_from(folder, start_from, done=done)
             watcher.say(f"resuming {folder}: {done} of {limit} trials finished")
         with hearing_stops():
             stop: BaseException | None = None
             try:
                 _search(
                     experiment, space_file, source, folder, watcher,
-                    storage=there, workers=workers, log=log, resumed=resumed, done=done, debug=debug,
+                    storage=there, workers=workers, log=log, start_from=start_from,
+                    resumed=resumed, done=done, debug=debug,
                 )  # fmt: skip
                 check_stop()
             except (KeyboardInterrupt, AllTrialsFailed) as error:
@@ -257,11 +263,13 @@ def _search(
     storage: Storage | None,
     workers: Workers,
     log: str,
+    start_from: Sequence[Path],
     resumed: bool,
     done: int,
     debug: bool,
 ) -> None:
     say = watcher.say
+    others = load_earlier_runs(start_from, folder) if start_from and read_begun(folder) is None else []
     predictor = load_run_predictor(experiment, folder)
     compared, home = read_references(folder / REFERENCES_FILE), Path(space_file).parent
     finished = len(compared.numbers)
@@ -307,12 +315,19 @@ def _search(
                 folder, experiment, path_text(space_file), data, from_data=left,
                 calibration=None if calibration is None else file_digest(calibration),
             )  # fmt: skip
+        if others:
+            write_earlier(folder, *plan_start(others, experiment, data))
+        for origin in read_begun(folder) or ():
+            say(origin.sentence())
+        start = read_earlier(folder, experiment.space)
         references = [reference_network(one, home, experiment.space) for one in experiment.search.references]
         study = SearchStudy(
             experiment,
             build_tables(experiment.space),
             seed=experiment.search.seed,
             allows=make_screen(predictor, experiment.limits),
+            known=[one.trial for one in start if one.use == "known"],
+            first=[one.trial for one in start if one.use == "first"],
         )
         done, limit = done + finished, experiment.search.trials
         pace_s = _pace(read_trials(folder / TRIALS_FILE), workers)
@@ -338,7 +353,9 @@ def _search(
                 )
             _time_again(folder, experiment, engine, say)
     if outcome.exhausted:
-        say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks were tried")
+        known = sum(one.use == "known" for one in start)
+        beside = f" beside the {known} that were known" if known else ""
+        say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks{beside} were tried")
 
 
 def _check_storage(url: str | None, folder: Path) -> Storage | None:
@@ -463,16 +480,3 @@ def rival_spec(rival: Rival, folder: Path, space: Space) -> ModelSpec | None:
     if rival.kind != "spec":
         return None
     return replace(as_candidate(load_spec(rival.file(folder)), space), name=rival.name)
-
-
-def as_candidate(spec: ModelSpec, space: Space) -> ModelSpec:
-    """A network as the space would make it: input, classes, head and drop path are its candidates'."""
-    base = space.base
-    return replace(
-        spec,
-        resolution=base.resolution,
-        in_chans=base.in_chans,
-        num_classes=base.num_classes,
-        head=base.head,
-        drop_path_rate=base.drop_path_rate,
-    )

@@ -16,6 +16,7 @@ from modscale.analysis.proxy_ranking import check_ranking
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.report.architecture import draw_stages
+from modscale.report.earlier import earlier_notes
 from modscale.report.figures import Picture
 from modscale.report.front_chart import front_charts, is_drawn, plot_axes
 from modscale.report.growth import growth_charts, growth_text
@@ -82,7 +83,7 @@ def write_context(
         "proxy_sentence": proxy_sentence(run),
         "fidelity_sentence": fidelity_sentence(run),
         "noise_note": " ".join(filter(None, (noise_note(run), _level_note(run), _again_note(run)))),
-        "data_notes": _data_notes(run),
+        "data_notes": [*_data_notes(run), *earlier_notes(run)],
         "picks": [_pick_row(band, front, run, rows) for band in front.picks],
         "front": [rows[t.number] for t in front.members],
         "dominated": [rows[t.number] for t in front.dominated],

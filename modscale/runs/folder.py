@@ -31,9 +31,10 @@ TRIALS_FILE = "trials.jsonl"
 REFERENCES_FILE = "references.jsonl"
 STUDY_FILE = "study.db"
 TIMINGS_FILE = "timings.jsonl"
+EARLIER_FILE = "earlier.jsonl"
 OUTPUTS = frozenset({
     RUN_FILE, STUDY_FILE, "front.json", "report.md", "report.html", "pareto.png", "design_reading.json",
-    "design_reading.png", "hypervolume.png", FINALS_FILE,
+    "design_reading.png", "hypervolume.png", EARLIER_FILE, FINALS_FILE,
 })  # fmt: skip
 """What is written whole into a run's folder."""
 MOST_STUDY_CHARS = 400
@@ -85,7 +86,7 @@ def read_run_trials(folder: Path, space: Space) -> list[Trial]:
     for trial in trials:
         if trial.choice:
             with naming_trial(folder / TRIALS_FILE, trial):
-                _check_choice(trial, space)
+                check_trial_choice(trial, space)
     return trials
 
 
@@ -211,7 +212,7 @@ def naming_trial(file: Path, trial: Trial) -> Iterator[None]:
         raise RunError(error.rule, file=file, place=place, value=error.value) from error
 
 
-def _check_choice(trial: Trial, space: Space) -> None:
+def check_trial_choice(trial: Trial, space: Space) -> None:
     """Raises InputError where a trial's spec is not what its choice makes of the space, or is not allowed in it."""
     options = {}
     for parameter in space.searched:

@@ -75,7 +75,7 @@ def complete_trials(trials: Sequence[Trial]) -> list[Trial]:
 
 def append_trial(path: str | Path, trial: Trial) -> None:
     """Adds `trial` as the last line and returns once it is on the disk. Raises RunError as `append_line` does."""
-    append_line(path, _to_dict(trial))
+    append_line(path, trial_to_dict(trial))
 
 
 def read_trials(path: str | Path) -> list[Trial]:
@@ -126,7 +126,8 @@ def parse_trial(document: object) -> Trial:
     )
 
 
-def _to_dict(trial: Trial) -> dict[str, Any]:
+def trial_to_dict(trial: Trial) -> dict[str, Any]:
+    """The plain values of a trial's line."""
     return {
         "number": trial.number,
         "state": trial.state,

@@ -97,13 +97,21 @@ class SearchStudy:
         *,
         seed: int,
         allows: Callable[[ModelSpec], bool] = lambda spec: True,
+        known: Sequence[Trial] = (),
+        first: Sequence[Trial] = (),
     ) -> None:
-        """`allows` says which networks may be tried beside the constraints of the space."""
+        """`allows` says which networks may be tried beside the constraints of the space.
+
+        `known` are complete trials of other runs, with choices of this space: learnt from, never tried again, and none
+        of this study's own. Of `first` the networks are the first candidates, as far as they are allowed and new.
+        """
         self.space = experiment.space
         self.objectives = experiment.objectives
         steps = experiment.search.startup_trials
         self.draws = Draws(experiment.space, tables, steps=steps, seed=seed, allows=allows)
-        self.sampler = _FeasibleSampler(experiment, self.draws)
+        for trial in known:
+            self.draws.take(trial.spec)
+        self.sampler = _FeasibleSampler(experiment, self.draws, known, first)
         self.distributions = self.sampler.distributions
         self.levels: dict[str, float] = {}  # of the reference beside latencies, see `_values`
         self.study = optuna.create_study(
@@ -249,10 +257,11 @@ def empty_study(objectives: tuple[tuple[str, str], ...]) -> bytes:
 class _FeasibleSampler(optuna.samplers.BaseSampler):
     """Optuna's sampler, asked again until it proposes a feasible network that was not tried before.
 
-    The first `startup_trials` are spread over the feasible sizes, see `Draws.spread`.
+    The first `startup_trials` are spread over the feasible sizes, see `Draws.spread`, but for those in whose place
+    others are known, or are tried first.
     """
 
-    def __init__(self, experiment: Experiment, draws: Draws) -> None:
+    def __init__(self, experiment: Experiment, draws: Draws, known: Sequence[Trial], first: Sequence[Trial]) -> None:
         self.space = experiment.space
         self.settings = experiment.search
         self.draws = draws
@@ -260,6 +269,12 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.objectives = experiment.objectives
         self.proposals = {"tpe": self._by_tpe, "surrogate": self._by_surrogate}
         self.rows: dict[int, IntArray] = {}
+        self.known = known
+        self.known_rows = [draws.tables.row(self._options(trial.choice)) for trial in known]
+        self.first = [options for trial in first if draws.is_new(options := self._options(trial.choice))]
+
+    def _options(self, choice: Mapping[str, Any]) -> dict[str, Any]:
+        return {parameter.name: parameter.option(choice[parameter.name]) for parameter in self.space.searched}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.distributions
@@ -269,9 +284,11 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
     ) -> dict[str, Any]:
         rng = np.random.default_rng([self.draws.seed, trial.number])
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.number < self.settings.startup_trials:
+        if trial.number < len(self.first) and self.draws.is_new(self.first[trial.number]):
+            options = self.first[trial.number]
+        elif trial.number + len(self.known) < self.settings.startup_trials:
             options = self.draws.spread(rng, trial.number)
-        elif len(complete) >= 2 and search_space and self.settings.sampler in self.proposals:
+        elif len(complete) + len(self.known) >= 2 and search_space and self.settings.sampler in self.proposals:
             propose = self.proposals[self.settings.sampler]
             options = propose(rng, study, trial, search_space) or self.draws.uniform(rng)
         else:
@@ -292,13 +309,15 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         running = [other for other in running if other.number != trial.number]
         for known in (*complete, *running):
             if known.number not in self.rows:
-                options = {p.name: p.option(known.params[p.name]) for p in self.space.searched}
-                self.rows[known.number] = self.draws.tables.row(options)
+                self.rows[known.number] = self.draws.tables.row(self._options(known.params))
         return propose(
             self.draws,
             rng,
-            np.array([self.rows[told.number] for told in complete]),
-            losses_of([told.values for told in complete], list(self.objectives.values())),
+            np.array([*self.known_rows, *(self.rows[told.number] for told in complete)]),
+            losses_of(
+                [*(_values(self.objectives, trial) for trial in self.known), *(told.values for told in complete)],
+                list(self.objectives.values()),
+            ),
             waiting=np.array([self.rows[other.number] for other in running]),
             counts=[COUNT_METRICS.index(metric) if METRICS[metric].is_count else None for metric in self.objectives],
             costs=[direction == "minimize" for direction in self.objectives.values()],
@@ -312,12 +331,27 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         tpe = optuna.samplers.TPESampler(
             n_startup_trials=0, multivariate=True, constant_liar=not is_alone, seed=int(rng.integers(2**31))
         )
+        study = self._with_known(study)
         for _ in range(TPE_ATTEMPTS):
             params = tpe.sample_relative(study, trial, search_space)
             options = {p.name: nearest_option(p, params[p.name]) for p in self.space.searched}
             if self.draws.is_new(options) and self.draws.is_feasible(options):
                 return options
         return None
+
+    def _with_known(self, study: optuna.Study) -> optuna.Study:
+        """The study, with what is known from other runs before its own trials: TPE learns from a study alone."""
+        if not self.known:
+            return study
+        both = optuna.create_study(directions=directions_of(self.objectives))
+        for trial in self.known:
+            both.add_trial(
+                create_trial(
+                    values=_values(self.objectives, trial), params=dict(trial.choice), distributions=self.distributions
+                )
+            )
+        both.add_trials(study.get_trials(deepcopy=False))
+        return both
 
 
 def parameter_importances(

@@ -172,6 +172,19 @@ class Space:
         return replace(self.base, name=name or self.name, stages=tuple(StageSpec(**stage) for stage in values))
 
 
+def as_candidate(spec: ModelSpec, space: Space) -> ModelSpec:
+    """A network as the space would make it: input, classes, head and drop path are its candidates'."""
+    base = space.base
+    return replace(
+        spec,
+        resolution=base.resolution,
+        in_chans=base.in_chans,
+        num_classes=base.num_classes,
+        head=base.head,
+        drop_path_rate=base.drop_path_rate,
+    )
+
+
 def parse_space(document: object, elsewhere: Mapping[str, str] = PLACES) -> Space:
     """A space from the plain values of a YAML document; `elsewhere` as in `Section`. Raises InputError."""
     top = Section(document, SPACE_KEYS, what="a search space", elsewhere=elsewhere)

@@ -124,6 +124,28 @@ def test_the_storage_has_the_run_that_was_killed_and_resumed(run: Path) -> None:
     assert [trial.values for trial in study.trials] == [[t["accuracy"], t["latency_ms"]] for t in read_trials(run)]
 
 
+def test_a_search_starts_from_what_an_earlier_one_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trials are known and none is tried again; the report says so; given other runs it does not go on."""
+    space, out = run.parent / "space.yaml", run.parent / "second"
+    data = ["--data", str(run.parent / "data.npz")]
+    command = ["search", str(space), *data, "--out", str(out), "--trials", "1"]
+    assert main([*command, "--from", str(run)]) == 0
+    line = f"known beforehand, from {run}: 5 of its 5 trials"
+    assert line in " ".join(capsys.readouterr().err.split())
+    before = {network_key(parse_spec(trial["spec"])) for trial in read_trials(run)}
+    (trial,) = read_trials(out)
+    assert network_key(parse_spec(trial["spec"])) not in before
+    (origin,) = yaml.safe_load((out / "run.yaml").read_text())["from"]
+    assert (origin["run"], origin["known"], origin["differs"]) == (str(run), 5, None)
+    assert f"Note: {line}" in (out / "report.md").read_text()
+    assert main([*command, "--from", str(run), str(run.parent / "third")]) == 2
+    assert "was begun with --from" in capsys.readouterr().err
+    assert main([*command[:2], str(run)]) == 2
+    assert "runs to start from follow --from" in capsys.readouterr().err
+    assert main(["search", str(space), *data, "--out", str(run), "--from", str(out)]) == 2
+    assert "was begun without --from; give another --out" in capsys.readouterr().err
+
+
 def test_a_storage_that_is_out_ends_no_search(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two lines, and exit code 0; what is no storage at all is one line, and exit code 2."""
     command = ["search", str(run.parent / "space.yaml"), "--data", str(run.parent / "data.npz"), "--out", str(run)]

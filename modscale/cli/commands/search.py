@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from modscale.cli.app import answer, option
+from modscale.cli.app import answer, argument, option
 from modscale.cli.arguments import DebugOption, JsonOption, SpaceArgument, read_experiment
+from modscale.errors import UsageError
 from modscale.files import path_text, user_path, user_text
 
 
 def search(
     space_file: SpaceArgument,
+    more: Annotated[list[Path] | None, argument("[RUN]...", "More of --from.", parser=user_path)] = None,
     data: Annotated[
         str,
         option(
@@ -37,6 +39,10 @@ def search(
     log: Annotated[
         str, option("Send each trial's figures to tensorboard or mlflow, if installed.", metavar="NAME")
     ] = "none",
+    earlier: Annotated[
+        list[Path] | None,
+        option("Start from what earlier runs found. Several may follow.", "--from", metavar="RUN...", parser=user_path),
+    ] = None,
     dry_run: Annotated[
         bool, option("Tell what the search would take here and could tell apart; begins nothing.", "--dry-run")
     ] = False,
@@ -57,6 +63,8 @@ def search(
     from modscale.document import check_choice
     from modscale.training.settings import LOGS
 
+    if more and not earlier:
+        raise UsageError(f"takes one SPACE; runs to start from follow --from, got {more[0]}", command="modscale search")
     chosen = parse_workers(workers)
     experiment = read_experiment(space_file)
     settings = replace(
@@ -92,6 +100,7 @@ def search(
         storage=storage,
         workers=chosen,
         log=check_choice(log, "--log", LOGS),
+        start_from=[*(earlier or ()), *(more or ())],
         debug=debug,
     )
 
