@@ -1,0 +1,309 @@
+"""How busy many workers are: a search with one driver, a window, timing devices and deaths, event by event.
+
+    python benchmarks/workers_simulation.py                         # the tables of workers_simulation.md
+    python benchmarks/workers_simulation.py --ask 0.3 --train 600   # another driver, longer trainings
+
+As a search does it: one driver, a server that does one thing at a time, takes in what is finished (`tell`), and asks
+for trial n (`ask`) once the trials 0 to n - W are finished and fewer than `under_way` are on their way. A candidate to
+be timed waits for a timing device, in its turn, without holding a worker; then every candidate waits for a worker.
+A worker that dies loses its training; the candidate is trained once more, before others, and then has failed. It comes
+back after a while. With `copies`, which modscale does not make, a worker that would be idle trains the oldest candidate
+that is being trained by one other alone, and whichever ends first counts. Nothing here is modscale's own code but the
+numbers: `tests/test_workers_simulation.py` holds the simulation to closed forms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A search and what it runs on; seconds everywhere."""
+
+    workers: int
+    trials: int
+    window: int
+    """W."""
+    train: Callable[[random.Random], float]
+    """Draws the length of a training."""
+    ask_s: float = 0.0
+    tell_s: float = 0.0
+    timed: float = 0.0
+    """Share of the candidates that are timed before they train."""
+    time_s: float = 8.0
+    devices: int = 1
+    life_s: float = float("inf")
+    """Mean life of a worker; how long it lives is exponential."""
+    away_s: float = 300.0
+    """From its death until it is back."""
+    copies: bool = False
+    """Whether idle workers train what others train already."""
+    under_way: int = 10**9
+    """Candidates on their way at most."""
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What came of it."""
+
+    seconds: float
+    """Until the last trial was taken in."""
+    failed: int
+    """Trials whose worker died twice."""
+    whole: float
+    """Share of the time in which workers were up that was spent on trainings that came to their end."""
+    steady: float
+    """The same without start and end: between the first and the last tenth of the trials."""
+    lost: float
+    """Share, of the whole run, that was spent on trainings whose worker died."""
+    driver: float
+    """Share of the time in which the driver was at work, without start and end."""
+    device: float
+    """Share of the time in which a timing device was at work, without start and end."""
+
+
+@dataclass
+class Meter:
+    """Adds up how long things took, up to any moment."""
+
+    total: float = 0.0
+    marks: list[float] = field(default_factory=list)
+
+    def between(self) -> float:
+        return self.marks[1] - self.marks[0]
+
+
+def simulate(scenario: Scenario) -> Result:  # one function, so that the state stands in one place
+    """Runs one search to its end."""
+    s, rng = scenario, random.Random(scenario.seed)
+    events: list[tuple[float, int, Callable[[], None]]] = []
+    order = itertools.count()
+    now = 0.0
+    finished = [False] * s.trials
+    prefix = asked = done = failed = on_the_way = 0
+    results: deque[int] = deque()
+    to_time: deque[int] = deque()
+    to_train: deque[int] = deque()
+    tries = [0] * s.trials
+    idle = set(range(s.workers))
+    running: dict[int, tuple[int, float, int]] = {}  # worker: trial, when it began, which training of the run it is
+    free_devices, driver_free, ids = s.devices, True, itertools.count()
+    useful, wasted, driver_s, device_s = Meter(), Meter(), Meter(), Meter()
+    up, up_since, up_s = s.workers, 0.0, 0.0
+    ups: list[float] = []
+    moments: list[float] = []
+
+    def at(delay: float, what: Callable[[], None]) -> None:
+        heapq.heappush(events, (now + delay, next(order), what))
+
+    def up_until_now() -> float:
+        return up_s + up * (now - up_since)
+
+    def work() -> None:
+        """Everybody who can begin something does."""
+        nonlocal driver_free, asked, on_the_way, free_devices
+        if driver_free and results:
+            number = results.popleft()
+            driver_free = False
+            driver_s.total += s.tell_s
+            at(s.tell_s, partial(taken, number))
+        elif driver_free and asked < s.trials and asked < prefix + s.window and on_the_way < s.under_way:
+            number, asked, on_the_way, driver_free = asked, asked + 1, on_the_way + 1, False
+            driver_s.total += s.ask_s
+            at(s.ask_s, partial(drawn, number))
+        while free_devices and to_time:
+            number = to_time.popleft()
+            free_devices -= 1
+            device_s.total += s.time_s
+            at(s.time_s, partial(timed, number))
+        while idle and to_train:
+            begin(min(idle), to_train.popleft())
+        if s.copies and idle:
+            copied = Counter(number for number, _, _ in running.values())
+            for number in sorted(number for number, count in copied.items() if count == 1)[: len(idle)]:
+                begin(min(idle), number)
+
+    def drawn(number: int) -> None:
+        nonlocal driver_free
+        driver_free = True
+        (to_time if rng.random() < s.timed else to_train).append(number)
+
+    def timed(number: int) -> None:
+        nonlocal free_devices
+        free_devices += 1
+        to_train.append(number)
+
+    def begin(worker: int, number: int) -> None:
+        idle.remove(worker)
+        which = next(ids)
+        running[worker] = number, now, which
+        tries[number] += 1
+        at(s.train(rng), partial(trained, worker, which))
+
+    def trained(worker: int, which: int) -> None:
+        if worker in running and running[worker][2] == which:  # else it died under way
+            number, began, _ = running.pop(worker)
+            useful.total += now - began
+            idle.add(worker)
+            results.append(number)
+            for other in [one for one, (same, _, _) in running.items() if same == number] if s.copies else ():
+                wasted.total += now - running.pop(other)[1]
+                idle.add(other)
+
+    def taken(number: int) -> None:
+        nonlocal driver_free, prefix, done, on_the_way
+        driver_free, done, on_the_way = True, done + 1, on_the_way - 1
+        finished[number] = True
+        while prefix < s.trials and finished[prefix]:
+            prefix += 1
+        if done in (s.trials // 10, s.trials - s.trials // 10):
+            moments.append(now)
+            ups.append(up_until_now())
+            running_s = sum(now - began for _, began, _ in running.values())
+            useful.marks.append(useful.total + running_s)
+            for meter in (driver_s, device_s):
+                meter.marks.append(meter.total)
+
+    def die(worker: int) -> None:
+        nonlocal up, up_since, up_s, failed
+        up_s, up_since, up = up_until_now(), now, up - 1
+        idle.discard(worker)
+        if worker in running:
+            number, began, _ = running.pop(worker)
+            wasted.total += now - began
+            if s.copies and any(same == number for same, _, _ in running.values()):
+                pass  # another worker trains it too
+            elif tries[number] < 2 or s.copies:
+                to_train.appendleft(number)
+            else:
+                failed += 1
+                results.append(number)
+        at(s.away_s, partial(come_back, worker))
+
+    def come_back(worker: int) -> None:
+        nonlocal up, up_since, up_s
+        up_s, up_since, up = up_until_now(), now, up + 1
+        idle.add(worker)
+        at(rng.expovariate(1 / s.life_s), partial(die, worker))
+
+    if s.life_s < float("inf"):
+        for worker in range(s.workers):
+            at(rng.expovariate(1 / s.life_s), partial(die, worker))
+    work()
+    while done < s.trials:
+        now, _, what = heapq.heappop(events)
+        what()
+        work()
+    length = moments[1] - moments[0]
+    return Result(
+        seconds=now,
+        failed=failed,
+        whole=useful.total / up_until_now(),
+        steady=useful.between() / (ups[1] - ups[0]),
+        lost=wasted.total / up_until_now(),
+        driver=driver_s.between() / length,
+        device=device_s.between() / length / s.devices,
+    )
+
+
+def trainings(
+    median_s: float, spread: float = 0.4, stragglers: float = 0.02, times: float = 5.0
+) -> Callable[..., float]:
+    """Lengths as measured ones vary: log-normal around a median, and some trainings several times as long."""
+
+    def draw(rng: random.Random) -> float:
+        return median_s * rng.lognormvariate(0, spread) * (times if rng.random() < stragglers else 1)
+
+    return draw
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ask", type=float, default=0.17)
+    parser.add_argument("--tell", type=float, default=0.09)
+    parser.add_argument("--train", type=float, default=120.0, help="median seconds of a training")
+    parser.add_argument("--life", type=float, default=4 * 3600.0)
+    parser.add_argument("--per-worker", type=int, default=20, help="trials of a run for each worker")
+    options = parser.parse_args()
+
+    def run(workers: int, *, a_worker: float = 3, **changes: object) -> Result:
+        """A run with W of so many a worker."""
+        settings: dict[str, object] = {
+            "workers": workers, "trials": options.per_worker * workers, "window": round(a_worker * workers),
+            "train": trainings(options.train), "ask_s": options.ask, "tell_s": options.tell, "timed": 0.1,
+            "devices": 4, "life_s": options.life, "under_way": round(1.1 * workers) + 16,
+        }  # fmt: skip
+        return simulate(Scenario(**(settings | changes)))  # type: ignore[arg-type]
+
+    print("How trainings vary, and W: 100 workers, 10 % timed, 4 devices\n")
+    print(
+        "| trainings, and what is done | W = 1 a worker | 2 | 3 | 4 | 6 | 10 | 20 |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    kinds: dict[str, dict[str, object]] = {
+        "all of one length": {"train": trainings(options.train, spread=0.0, stragglers=0.0)},
+        "log-normal, 0.2": {"train": trainings(options.train, spread=0.2, stragglers=0.0)},
+        "log-normal, 0.4": {"train": trainings(options.train, stragglers=0.0)},
+        "and 2 % take twice as long": {"train": trainings(options.train, times=2.0)},
+        "and 2 % take 5 times as long": {},
+        "and 0.2 % take 5 times as long": {"train": trainings(options.train, stragglers=0.002)},
+        "and 2 % take 20 times as long": {"train": trainings(options.train, times=20.0)},
+        "2 % 5 times, idle workers train copies": {"copies": True},
+        "2 % 20 times, idle workers train copies": {"copies": True, "train": trainings(options.train, times=20.0)},
+    }
+    for name, change in kinds.items():
+        found = [run(100, a_worker=a_worker, **change).steady for a_worker in (1, 2, 3, 4, 6, 10, 20)]
+        print(f"| {name} | {' | '.join(f'{one:.1%}' for one in found)} |", flush=True)
+
+    calm = {"train": trainings(options.train, stragglers=0.0)}
+    print("\nTiming devices: log-normal 0.4 without stragglers, W = 3 a worker\n")
+    print(
+        "| workers | timed | 1 device | 2 | 4 | 8 | 16 | trials an hour with 1, 16 |\n|--:|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    for workers in (100, 1000):
+        for timed in (1.0, 0.1):
+            found = [run(workers, timed=timed, devices=devices, **calm) for devices in (1, 2, 4, 8, 16)]
+            rates = [options.per_worker * workers / one.seconds * 3600 for one in (found[0], found[-1])]
+            cells = " | ".join(f"{one.steady:.1%}" for one in found)
+            print(f"| {workers:,} | {timed:.0%} | {cells} | {rates[0]:,.0f}, {rates[1]:,.0f} |", flush=True)
+
+    changes: dict[str, dict[str, object]] = {
+        "as above": {},
+        "no deaths": {"life_s": float("inf")},
+        "a worker lives 30 minutes": {"life_s": 1800.0},
+        "no more under way than workers": {"under_way": 1.0},
+        "trainings of 30 s": {"train": trainings(30.0, stragglers=0.0)},
+        "trainings of 60 s": {"train": trainings(60.0, stragglers=0.0)},
+        "trainings of 10 minutes": {"train": trainings(600.0, stragglers=0.0)},
+        "ask 0.05 s": {"ask_s": 0.05},
+        "ask 0.5 s": {"ask_s": 0.5},
+        "ask 1 s": {"ask_s": 1.0},
+        "copies, and 2 % take 5 times as long": {"copies": True, "train": trainings(options.train)},
+    }
+    heads = ["4 devices, 10 % timed, W = 3 a worker", "100 workers, steady, least and most of 3 seeds", "whole run"]
+    heads += ["driver", "device", "lost", "1,000 workers, steady", "driver"]
+    print(f"\n| {' | '.join(heads)} |\n|---|--:|--:|--:|--:|--:|--:|--:|")
+    for name, change in changes.items():
+        rows = []
+        for workers in (100, 1000):
+            scaled = calm | change
+            if "under_way" in scaled:
+                scaled["under_way"] = workers
+            rows.append([run(workers, seed=seed, **scaled) for seed in (range(3) if workers == 100 else (0,))])
+        small, large = rows
+        steady = sorted(one.steady for one in small)
+        cells = [f"{steady[0]:.1%} to {steady[-1]:.1%}"]
+        cells += [f"{sum(getattr(one, key) for one in small) / 3:.1%}" for key in ("whole", "driver", "device", "lost")]
+        print(f"| {name} | {' | '.join(cells)} | {large[0].steady:.1%} | {large[0].driver:.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
