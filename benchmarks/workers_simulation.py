@@ -229,7 +229,7 @@ def trainings(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ask", type=float, default=0.17)
-    parser.add_argument("--tell", type=float, default=0.09)
+    parser.add_argument("--tell", type=float, default=0.01)
     parser.add_argument("--train", type=float, default=120.0, help="median seconds of a training")
     parser.add_argument("--life", type=float, default=4 * 3600.0)
     parser.add_argument("--per-worker", type=int, default=20, help="trials of a run for each worker")

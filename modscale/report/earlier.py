@@ -5,6 +5,7 @@ from __future__ import annotations
 from modscale.analysis.results import Run
 from modscale.pareto import pareto_front
 from modscale.runs.earlier import EarlierTrial
+from modscale.runs.machine_speed import at_levels
 from modscale.runs.trials import Trial, complete_trials
 
 MOST_AHEAD = 8
@@ -31,7 +32,7 @@ def _ahead(run: Run, known: list[EarlierTrial]) -> list[EarlierTrial]:
     """Those of the known networks that would be on a front of both, best first by the first objective."""
     objectives = run.experiment.objectives
     own = [[trial[metric] for metric in objectives] for trial in complete_trials(run.trials)]
-    theirs = [[one.trial[metric] for metric in objectives] for one in known]
+    theirs = [[at_levels(one.trial.results, run.levels)[metric] for metric in objectives] for one in known]
     both = pareto_front([*own, *theirs], list(objectives.values()))
     ahead = [known[i - len(own)] for i in both if i >= len(own) and theirs[i - len(own)] not in own]
     first, direction = next(iter(objectives.items()))

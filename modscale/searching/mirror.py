@@ -62,6 +62,7 @@ class StudyMirror:
         self.experiment = experiment
         self.tell = tell
         self._template = b""
+        self._stored: dict[int, tuple[Trial | None, StoredTrial]] = {}
         self._known: tuple[int, ...] | None = None
         self._told = False
 
@@ -69,7 +70,7 @@ class StudyMirror:
         """Makes the file hold `finished`. Whatever prevents that is told, once."""
         try:
             self._template = empty_study(tuple(self.experiment.objectives.items()))
-            self._update(stored_trials(self.experiment, finished))
+            self._update(stored_trials(self.experiment, finished, self._stored))
         except (OSError, InputError, sqlite3.Error) as error:
             self._known = None
             if not self._told:

@@ -144,6 +144,7 @@ class StorageMirror:
         self.attributes = attributes
         self.tell = tell
         self._database: tuple[RDBStorage, int, int] | None = None  # with the study's identity, and the trials it has
+        self._stored: dict[int, tuple[Trial | None, StoredTrial]] = {}
         self._notes: deque[str] = deque()
         self._changed = threading.Condition()
         self._wanted: tuple[Trial, ...] = ()
@@ -189,7 +190,7 @@ class StorageMirror:
             if self._written:
                 return
             try:
-                self._bring_up(stored_trials(self.experiment, wanted))
+                self._bring_up(stored_trials(self.experiment, wanted, self._stored))
             except Exception as error:  # noqa: BLE001  # whatever a driver raises, the search goes on
                 self._forget()
                 failures += 1

@@ -109,11 +109,13 @@ class SearchStudy:
         self.objectives = experiment.objectives
         steps = experiment.search.startup_trials
         self.draws = Draws(experiment.space, tables, steps=steps, seed=seed, allows=allows)
-        for trial in known:
-            self.draws.take(trial.spec)
-        self.sampler = _FeasibleSampler(experiment, self.draws, known, first)
-        self.distributions = self.sampler.distributions
         self.levels: dict[str, float] = {}  # of the reference beside latencies, see `_values`
+        for trial in known:  # the first reference of theirs sets the level: own trials are told at it too
+            self.draws.take(trial.spec)
+            add_first(self.levels, trial.results)
+        self.sampler = _FeasibleSampler(experiment, self.draws, known, first)
+        self.sampler.known_values = [_values(self.objectives, trial, self.levels) for trial in known]
+        self.distributions = self.sampler.distributions
         self.study = optuna.create_study(
             directions=directions_of(self.objectives),
             sampler=self.sampler,
@@ -195,17 +197,25 @@ class SearchStudy:
         return frozen
 
 
-def stored_trials(experiment: Experiment, finished: Sequence[Trial]) -> list[StoredTrial]:
-    """The finished trials of a run as Optuna's tables hold them, a number after the other."""
+def stored_trials(
+    experiment: Experiment, finished: Sequence[Trial], known: dict[int, tuple[Trial | None, StoredTrial]] | None = None
+) -> list[StoredTrial]:
+    """The finished trials of a run as Optuna's tables hold them, a number after the other.
+
+    `known` keeps what was made of a trial, by number, for the next call.
+    """
     distributions = {parameter.name: _distribution(parameter) for parameter in experiment.space.searched}
     texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
-    stored: list[StoredTrial] = []
-    levels: dict[str, float] = {}
-    for number, trial in _by_number(finished):
-        complete = trial is not None and trial.state == "complete"
+    stored = {} if known is None else known
+    trials, levels = _by_number(finished), dict[str, float]()
+    for number, trial in trials:
         add_first(levels, {} if trial is None else trial.results)
+        if number in stored and stored[number][0] is trial:
+            continue
+        complete = trial is not None and trial.state == "complete"
         params = () if trial is None else sorted(trial.choice.items())
-        stored.append(
+        stored[number] = (
+            trial,
             StoredTrial(
                 number=number,
                 state="COMPLETE" if complete else "FAIL",
@@ -213,9 +223,9 @@ def stored_trials(experiment: Experiment, finished: Sequence[Trial]) -> list[Sto
                 values=tuple(_values(experiment.objectives, trial, levels)) if trial is not None and complete else (),
                 params=tuple((name, float(distributions[name].to_internal_repr(o)), texts[name]) for name, o in params),
                 attributes=() if trial is None else tuple(_attributes(trial)),
-            )
+            ),
         )
-    return stored
+    return [stored[number][1] for number, _ in trials]
 
 
 def frozen_trial(stored: StoredTrial) -> FrozenTrial:
@@ -270,6 +280,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         self.proposals = {"tpe": self._by_tpe, "surrogate": self._by_surrogate}
         self.rows: dict[int, IntArray] = {}
         self.known = known
+        self.known_values: list[list[float]] = []
         self.known_rows = [draws.tables.row(self._options(trial.choice)) for trial in known]
         self.first = [options for trial in first if draws.is_new(options := self._options(trial.choice))]
 
@@ -315,7 +326,7 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
             rng,
             np.array([*self.known_rows, *(self.rows[told.number] for told in complete)]),
             losses_of(
-                [*(_values(self.objectives, trial) for trial in self.known), *(told.values for told in complete)],
+                [*self.known_values, *(told.values for told in complete)],
                 list(self.objectives.values()),
             ),
             waiting=np.array([self.rows[other.number] for other in running]),
@@ -344,12 +355,8 @@ class _FeasibleSampler(optuna.samplers.BaseSampler):
         if not self.known:
             return study
         both = optuna.create_study(directions=directions_of(self.objectives))
-        for trial in self.known:
-            both.add_trial(
-                create_trial(
-                    values=_values(self.objectives, trial), params=dict(trial.choice), distributions=self.distributions
-                )
-            )
+        for trial, values in zip(self.known, self.known_values, strict=True):
+            both.add_trial(create_trial(values=values, params=dict(trial.choice), distributions=self.distributions))
         both.add_trials(study.get_trials(deepcopy=False))
         return both
 
