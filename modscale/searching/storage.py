@@ -108,7 +108,7 @@ class Storage:
         known = {key: value for key, value in PATIENCE.get(self.kind, {}).items() if key not in self.url.query}
         text = self.url.render_as_string(hide_password=False)
         return RDBStorage(
-            text.replace("{", "{{").replace("}", "}}"),  # Optuna fills in a version where {...} stands
+            text.replace("{", "{{").replace("}", "}}"),  # where SQLAlchemy leaves braces, Optuna fills in
             engine_kwargs={"poolclass": sqlalchemy.pool.NullPool, "connect_args": known},
         )
 

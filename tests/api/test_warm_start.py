@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from fake_runs import fake_trials, remeasured, write_run
+from optuna.trial import TrialState
 
 from modscale import __version__
 from modscale.analysis.results import Run, load_run
@@ -214,6 +216,24 @@ def test_a_search_learns_from_what_is_known() -> None:
         trials = ask_all(study_of(experiment, known=known), finished, limit=12)
         bad[name] = sum(trial.choice["stages[0].dim"] == 24 for trial in trials)
     assert bad["with"] == 0 < bad["without"]
+
+
+def test_tpe_is_given_what_is_known_before_the_trials_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their options and values, as Optuna holds trials."""
+    experiment = parse_experiment(TINY | {"search": {"startup_trials": 3, "sampler": "tpe"}})
+    known = tiny_trials(experiment, 6)
+    study, seen = study_of(experiment, known=known), list[Any]()
+    sample = optuna.samplers.TPESampler.sample_relative
+
+    def look(sampler: Any, given: optuna.Study, *rest: Any) -> Any:
+        seen.append([(trial.params, trial.values) for trial in given.get_trials(states=[TrialState.COMPLETE])])
+        return sample(sampler, given, *rest)
+
+    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_relative", look)
+    own = ask_all(study, finished, limit=3)
+    everything = [(dict(t.choice), [t["accuracy"], t["latency_ms"]]) for t in (*known, *own)]
+    assert seen[0] == everything[:6]
+    assert seen[-1] == everything[:8]
 
 
 def test_a_run_goes_on_as_it_began_whatever_becomes_of_the_others(tmp_path: Path) -> None:

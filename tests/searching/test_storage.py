@@ -78,7 +78,7 @@ def wait_written(mirror: StorageMirror) -> None:
 
 def test_it_holds_what_study_db_holds(tmp_path: Path) -> None:
     """Every trial as Optuna reads it from either, names and attributes among them; and the run's own attributes."""
-    url, told = f"sqlite:///{tmp_path / 'all.db'}", list[str]()
+    url, told = f"sqlite:///{tmp_path / 'all{of}them.db'}", list[str]()  # Optuna takes braces for a template
     mirror = mirror_at(url, told)
     mirror.update([])
     mirror.update(TRIALS[:3])
@@ -161,6 +161,20 @@ def test_a_locked_database_is_told_once_and_caught_up_with(tmp_path: Path) -> No
     mirror.close()
     assert len(told) == 1
     assert_holds(url, TRIALS)
+
+
+def test_a_database_that_is_emptied_under_way_is_filled_anew(tmp_path: Path) -> None:
+    """Looked at again after the first failure, before anything is told."""
+    url, told = f"sqlite:///{tmp_path / 'all.db'}", list[str]()
+    mirror = mirror_at(url, told)
+    mirror.update(TRIALS[:3])
+    wait_written(mirror)
+    (tmp_path / "all.db").unlink()
+    mirror.update(TRIALS[:4])
+    wait_written(mirror)
+    mirror.close()
+    assert told == []
+    assert_holds(url, TRIALS[:4])
 
 
 def test_what_a_run_could_not_write_the_next_one_adds(tmp_path: Path) -> None:
