@@ -1,122 +1,143 @@
 """How well latencies are predicted: random networks of a space that were in no fit, exported, timed and compared.
 
-    python benchmarks/predictor.py export --networks 210 --models MODELS     # minutes of CPU; nothing is timed
-    python benchmarks/predictor.py time --models MODELS --rows ROWS.jsonl    # 280 s at most; once more goes on
-    modscale calibrate spaces/mobile.yaml --out mobile.json
+    python benchmarks/predictor.py export --networks 215 --models MODELS     # minutes of CPU; nothing is timed
+    python benchmarks/predictor.py time --models MODELS --rows ROWS.jsonl    # 285 s at most; once more goes on
+    modscale calibrate spaces/mobile.yaml --threads 1 --out mobile.json
     python benchmarks/predictor.py judge mobile.json --models MODELS --rows ROWS.jsonl
 
-Every network is the true export of its spec, not one put together of pieces. It is timed in two fresh processes with
-others between; what was timed while a reference network was slow is timed again, and does not count. The difference of
-the two says how much of the error is the truth's own noise.
+Every network is the true export of its spec, not one put together of pieces, and is timed by a program that shares
+nothing with modscale but the probe's model (`ONE`): ONNX Runtime alone, a fresh process for every timing, the network
+with the fewest timings next. The probe runs after every run, since the machine changes its speed. `judge` compares what
+is predicted with the networks as they are at the machine's best, by the probe, and with plain medians. Every chunk has
+its own probe times: a row's `session` says which.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import random
+import subprocess
+import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import numpy as np
 
 from modscale.analysis.rank_correlation import kendall_tau
-from modscale.api.calibrate import device_clock, draw_networks
+from modscale.api.calibrate import draw_networks
+from modscale.deploy.timing_worker import PROBE
+from modscale.files import scratch_folder
 from modscale.latency.calibration import read_calibration
-from modscale.latency.steady import SLOWER, take_steadily
+from modscale.latency.steady import Take, steady_ms
 from modscale.lines import append_line, read_lines
 from modscale.processes import Child
 from modscale.runs.experiment import load_experiment
-from modscale.settings import LatencySettings
-from modscale.specs.counts import count_model
 from modscale.specs.pieces import network_pieces
-from modscale.specs.published import published
 from modscale.specs.spec import load_spec
 
-CHUNK_S = 270.0
-PROCESS_S = 0.35
+CHUNK_S = 285.0
 SEED = 20_261
 """Of the networks; a calibration draws by seed 0."""
+ONE = """
+import json, os, sys, time
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import numpy as np, onnxruntime as ort
+
+def ready(file, threads):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feed, binding = session.get_inputs()[0], session.io_binding()
+    image = np.random.default_rng(0).standard_normal(feed.shape, dtype=np.float32)
+    binding.bind_ortvalue_input(feed.name, ort.OrtValue.ortvalue_from_numpy(image, "cpu", 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu", 0)
+    def run():
+        start = time.perf_counter_ns()
+        session.run_with_iobinding(binding)
+        return time.perf_counter_ns() - start
+    return run
+
+network, probe = ready(sys.argv[1], int(sys.argv[3])), ready(sys.argv[2], 1)
+for _ in range(3):
+    network(), probe()
+runs = max(8, min(40, int(0.35e9 / min(network(), network()))))
+network(), probe()
+pairs = [(network(), probe()) for _ in range(runs)]
+print(json.dumps({"at": time.time(), "times_ns": [a for a, _ in pairs], "probes_ns": [b for _, b in pairs]}))
+"""
 
 
 def export(space: str, models: Path, number: int) -> None:
-    """Exports the networks, each into a folder of its own, and the reference."""
+    """Exports the networks, each into a folder of its own."""
     drawn = draw_networks(load_experiment(space).space, number, seed=SEED)
-    specs = {"reference": published("xxs"), **{f"{i:03}": spec for i, spec in enumerate(drawn)}}
     with Child("modscale.deploy.export", name="the export") as child:
-        for name, spec in specs.items():
-            if not (models / name / "spec.yaml").exists():
-                child.ask("export_model", spec, models / name)
-                (models / name / "model.safetensors").unlink()  # large, and not needed
+        for i, spec in enumerate(drawn):
+            if not (models / f"{i:03}" / "spec.yaml").exists():
+                child.ask("export_model", spec, models / f"{i:03}")
+                (models / f"{i:03}" / "model.safetensors").unlink()  # large, and not needed
 
 
-def time_networks(models: Path, out: Path, threads: int) -> None:
-    """Adds the times of one chunk to the file."""
-    done = defaultdict(int)
-    rows = [row for _, row in read_lines(out)]
-    best = np.quantile([row["references_ms"][0] for row in rows], 0.25) if rows else np.inf
-    for row in rows:
-        done[row["name"]] += is_steady(row, best)
-    names = sorted(file.parent.name for file in models.glob("[0-9]*/spec.yaml"))
-    left = [name for turn in (0, 1) for name in names if done[name] <= turn]
-    flops = {name: count_model(load_spec(models / name / "spec.yaml")).flops for name in set(left)}
-    clock = device_clock(LatencySettings(threads=threads))
-    began = time.time()
-    takes = take_steadily(
-        len(left),
-        lambda i: models / left[i] / "model.onnx",
-        clock.time_file,
-        models / "reference" / "model.onnx",
-        runs=lambda i: int(np.clip(PROCESS_S / (3e-11 / threads * flops[left[i]]), 8, 60)),
-        flops=lambda i: flops[left[i]],
-        limit_s=CHUNK_S,
-        tries=2,
-    )
-    for take in (*takes.steady, *takes.others):
-        append_line(out, {
-            "name": left[take.index], "times_ns": list(take.times_ns), "references_ms": list(take.references_ms),
-            "disturbed": take.disturbed, "at": began + take.at_s,
-        })  # fmt: skip
-    print(f"{len(takes.steady)} steady, {len(takes.others)} others, reference {takes.reference_ms:.2f} ms")
+def time_networks(models: Path, out: Path, threads: int, number: int) -> None:
+    """Adds the timings of one chunk to the file."""
+    done = Counter(row["name"] for _, row in read_lines(out))
+    names = sorted(file.parent.name for file in models.glob("[0-9]*/spec.yaml"))[:number]
+    random.Random(len(done)).shuffle(names)
+    start, taken, session = time.monotonic(), 0, f"{time.time():.0f}"
+    with scratch_folder() as folder:
+        probe = folder / "probe.onnx"
+        probe.write_bytes(PROBE)
+        while time.monotonic() - start < CHUNK_S:
+            name = min(names, key=lambda name: done[name])
+            command = [sys.executable, "-c", ONE, str(models / name / "model.onnx"), str(probe), str(threads)]
+            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            append_line(out, {"name": name, "session": session, **row})
+            done[name] += 1
+            taken += 1
+    print(f"{taken} timings; {sum(done[name] > 1 for name in names)} of {len(names)} networks twice or more")
 
 
-def is_steady(row: dict, best: float) -> bool:
-    """Whether nothing was slow or disturbed around a timing."""
-    return not row["disturbed"] and max(row["references_ms"]) <= SLOWER * best
-
-
-def judge(file: str, rows_file: Path, models: Path) -> None:
-    """What came of it."""
+def judge(file: str, rows_file: Path, models: Path, half: int | None) -> None:
+    """What came of it; of all networks, or of those with an even (0) or odd (1) number."""
     rows = [row for _, row in read_lines(rows_file)]
-    best = float(np.quantile([row["references_ms"][0] for row in rows], 0.25))
-    times = defaultdict(list)
-    for row in rows:
-        if is_steady(row, best):
-            times[row["name"]].append(median(row["times_ns"]) / 1e6)
-    names = sorted(times)
-    truth = np.array([fmean(times[name]) for name in names])
+    each, plain = defaultdict(list), defaultdict(list)
+    for session in dict.fromkeys(row["session"] for row in rows):
+        some = [row for row in rows if row["session"] == session]
+        takes = [Take(times_ns=tuple(row["times_ns"]), probes_ns=tuple(row["probes_ns"])) for row in some]
+        for row, ms in zip(some, steady_ms(takes), strict=True):
+            if half is None or int(row["name"]) % 2 == half:
+                each[row["name"]].append(float(ms))
+                plain[row["name"]].append(median(row["times_ns"]) / 1e6)
+    names = sorted(each)
     specs = [load_spec(models / name / "spec.yaml") for name in names]
-    calibration = read_calibration(file)
-    predictor = calibration.predictor()
-    found = predictor.predict([network_pieces(spec) for spec in specs])
+    found = read_calibration(file).predictor().predict([network_pieces(spec) for spec in specs])
     predicted = np.array([one.latency_ms for one in found])
-    inside = [one.ci90_ms[0] <= ms <= one.ci90_ms[1] for one, ms in zip(found, truth, strict=True)]
-    pairs = np.array([np.log(each[0] / each[1]) for each in times.values() if len(each) > 1])
-    noise = float(pairs.std() / 2**0.5) if len(pairs) else float("nan")
-    factor = float(np.median(truth / predicted))
-    print(f"{len(rows)} timings; {len(names)} networks steady, {len(pairs)} of them twice")
-    print(f"{truth.min():.1f} to {truth.max():.1f} ms")
-    for what, scale in (("as predicted", 1.0), (f"times {factor:.3f}, the machine's change", factor)):
-        error = np.abs(scale * predicted / truth - 1)
-        print(
-            f"{what}: mean {error.mean():.2%}, median {np.median(error):.2%}, worst {error.max():.2%};"
-            f" within 5 % {np.mean(error <= 0.05):.1%}, within 10 % {np.mean(error <= 0.1):.1%}"
-        )
-    print(f"tau {float(kendall_tau(predicted[None], truth[None])[0]):.3f}; 90 % intervals hold {np.mean(inside):.1%}")
+    print(
+        f"{sum(map(len, each.values()))} timings of {len(names)} networks, {min(map(len, each.values()))} at the least"
+    )
+    for what, times in (("at the machine's best, by the probe", each), ("plain medians", plain)):
+        truth = np.array([np.mean(times[name]) for name in names])
+        shares = [np.log(one / np.mean(times[name])) for name in names for one in times[name] if len(times[name]) > 1]
+        freedom = len(shares) - sum(len(times[name]) > 1 for name in names)
+        noise = (np.sum(np.square(shares)) / freedom) ** 0.5
+        print(f"{what}: {truth.min():.1f} to {truth.max():.1f} ms; one process deviates by {noise:.2%}")
+        factor = float(np.median(truth / predicted))
+        for words, scale in (("as predicted", 1.0), (f"times {factor:.3f}", factor)):
+            error = np.abs(scale * predicted / truth - 1)
+            inside = [
+                scale * one.ci90_ms[0] <= ms <= scale * one.ci90_ms[1] for one, ms in zip(found, truth, strict=True)
+            ]
+            print(
+                f"  {words}: mean {error.mean():.2%}, median {np.median(error):.2%}, worst {error.max():.2%};"
+                f" within 5 % {np.mean(error <= 0.05):.1%}, within 10 % {np.mean(error <= 0.1):.1%};"
+                f" 90 % intervals hold {np.mean(inside):.1%}"
+            )
+        print(f"  tau {float(kendall_tau(predicted[None], truth[None])[0]):.3f}")
     halves = [(one.ci90_ms[1] - one.ci90_ms[0]) / 2 / one.latency_ms for one in found]
     print(f"half of an interval {np.median(halves):.2%}")
-    deviation = float((np.log(factor * predicted / truth)).std())
-    print(f"standard deviation of the error {deviation:.2%}, of one process {noise:.2%}")
 
 
 if __name__ == "__main__":
@@ -127,11 +148,12 @@ if __name__ == "__main__":
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/predictor.jsonl"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--networks", type=int, default=220)
+    parser.add_argument("--networks", type=int, default=215)
+    parser.add_argument("--half", type=int, choices=(0, 1))
     given = parser.parse_args()
     if given.step == "export":
         export(given.space, given.models, given.networks)
     elif given.step == "time":
-        time_networks(given.models, given.rows, given.threads)
+        time_networks(given.models, given.rows, given.threads, given.networks)
     else:
-        judge(given.calibration, given.rows, given.models)
+        judge(given.calibration, given.rows, given.models, given.half)

@@ -1,7 +1,7 @@
 """A whole calibration: networks of a space, put together from its pieces, timed, and kept in a file.
 
 Every process times another network once: what a process happens to get of memory, and what else the machine does, is
-averaged over the networks that have a piece in common.
+averaged over the networks that have a piece in common. None is timed again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from modscale.latency.calibration import (
 from modscale.latency.device import Device
 from modscale.latency.plan import plan_exports, plan_networks
 from modscale.latency.predictor import FEWEST, Deviations
-from modscale.latency.steady import TimeFile, take_steadily
+from modscale.latency.steady import Take
 from modscale.latency.summary import is_disturbed
 from modscale.processes import Child
+from modscale.providers import PROVIDERS
 from modscale.runs.experiment import Experiment
 from modscale.searching.draws import Draws
 from modscale.settings import LatencySettings
@@ -45,20 +46,25 @@ from modscale.specs.spec import ModelSpec
 
 DRAWN = 3000
 """Networks of the space that are drawn, to find its pieces and to choose from."""
-LIMIT_S = 285.0
+LIMIT_S = 280.0
 """Seconds that a calibration takes, its exports among them."""
 EXPORT_SHARE = 0.4
 """Of that, what the exports may take; what is not exported by then is predicted from its neighbours."""
-NETWORKS = 240
+NETWORKS = 400
 """Networks timed at most."""
-PROCESS_S = 0.35
+PROCESS_S = 0.25
 """Seconds that the timed runs of one process are to take."""
-ENOUGH = 2 * FEWEST
-"""Networks timed while the machine was steady for which the others are left out."""
-WARMUP = 3
+DISTURBED_SHARE = 0.5
+"""Of the networks; where more were disturbed, these count too."""
+WARMUP = 2
 """Runs before the first timed one of a process."""
 RUNS = (8, 60)
 """Timed runs of one process, at the least and at most."""
+TELL_EVERY = 4
+"""Networks after which it is told how many there are."""
+
+TimeFile = Callable[[Path, int], tuple[Take, bool]]
+"""Takes an ONNX file and a number of runs; gives their times, and whether others had the cores meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,45 +163,22 @@ def _calibrate(
         pieces.update(piece_keys(spec))
     chosen = list(islice(plan_networks(drawn, pieces), most))
     say(f"{len(pieces)} pieces exported in {time.monotonic() - start:.0f} s; timing networks put together of them")
-    flops = [count_model(spec).flops for spec in chosen]
-    reference, model = folder / "reference.onnx", folder / "model.onnx"
-    composer.write(min(chosen, key=lambda spec: count_model(spec).flops), reference)
-    speed: list[float] = []
-
-    def time_file(path: Path, runs: int) -> tuple[tuple[int, ...], bool]:
-        times, disturbed = clock.time_file(path, runs)
-        if path == reference:
-            speed.append(median(times) / min(flops) / 1e9)  # seconds a FLOP
-        return times, disturbed
-
-    def prepare(index: int) -> Path:
-        composer.write(chosen[index], model)
-        return model
-
-    takes = take_steadily(
-        len(chosen),
-        prepare,
-        time_file,
-        reference,
-        runs=lambda index: int(min(max(PROCESS_S / (median(speed) * flops[index]), RUNS[0]), RUNS[1])),
-        flops=lambda index: flops[index],
-        limit_s=limit_s - (time.monotonic() - start),
-        on_take=lambda done, left: on_timed(done, done + left),
+    timed, disturbed = _time(
+        chosen, clock, composer, folder / "model.onnx", limit_s - (time.monotonic() - start), on_timed
     )
-    kept, noisy = takes.steady, len(takes.steady) < ENOUGH
+    noisy = sum(disturbed) > DISTURBED_SHARE * len(timed)
     if noisy:
-        say("note: the machine's speed changed all the while; the predictions are as wide as that makes them")
-        kept = (*takes.steady, *takes.others)
-    timed = [
-        Timed(spec=chosen[take.index], times_ns=(take.times_ns,), at_s=take.at_s)
-        for take in sorted(kept, key=lambda take: take.at_s)
-    ]
-    if len(timed) < FEWEST:
+        say("note: others had the cores most of the time; the predictions are as wide as that makes them")
+    else:
+        timed = [replace(one, left_out=is_bad) for one, is_bad in zip(timed, disturbed, strict=True)]
+    fitted = [one for one in timed if not one.left_out]
+    if len(fitted) < FEWEST:
         raise InputError(
-            f"only {len(timed)} networks were timed in {limit_s:.0f} s, and {FEWEST} are the fewest", file=file
+            f"only {len(fitted)} networks were timed in {limit_s:.0f} s, and {FEWEST} are the fewest", file=file
         )
     deviations, taken = _fit(timed)
-    timed = [replace(one, left_out=not is_taken) for one, is_taken in zip(timed, taken, strict=True)]
+    marks = iter(taken)
+    timed = [one if one.left_out else replace(one, left_out=not next(marks)) for one in timed]
     calibration = Calibration(
         space=experiment.space.name, conditions=clock.conditions(), networks=tuple(timed), deviations=deviations
     )
@@ -208,7 +191,7 @@ def _calibrate(
         "pieces": len(predictor.pieces),
         "seconds": seconds,
         "processor": calibration.conditions.processor,
-        "networks": len(timed),
+        "networks": len(fitted),
         "left_out": sum(one.left_out for one in timed),
         "noisy": noisy,
         "error_percent": float(100 * errors.mean()),
@@ -216,6 +199,36 @@ def _calibrate(
         "ci90_percent": float(100 * predictor.stretch * np.median(predictor.scales)),
         "conditions": asdict(calibration.conditions),
     }
+
+
+def _time(
+    chosen: Sequence[ModelSpec],
+    clock: Clock,
+    composer: Composer,
+    file: Path,
+    limit_s: float,
+    on_timed: Callable[[int, int], None],
+) -> tuple[list[Timed], list[bool]]:
+    """Times the networks, each in a process, in order, until the time is up; and which others disturbed."""
+    start = time.monotonic()
+    timed: list[Timed] = []
+    disturbed: list[bool] = []
+    speed: list[float] = []  # seconds a FLOP
+    for spec in chosen:
+        at_s = time.monotonic() - start
+        if at_s > limit_s:
+            break
+        check_stop()
+        composer.write(spec, file)
+        flops = count_model(spec).flops
+        runs = int(min(max(PROCESS_S / (median(speed) * flops), RUNS[0]), RUNS[1])) if speed else RUNS[0]
+        take, is_bad = clock.time_file(file, runs)
+        speed.append(median(take.times_ns) / flops / 1e9)
+        timed.append(Timed(spec=spec, takes=(take,), at_s=at_s))
+        disturbed.append(is_bad)
+        if len(timed) % TELL_EVERY == 0:
+            on_timed(len(timed), len(chosen))
+    return timed, disturbed
 
 
 def draw_networks(space: Space, number: int, *, seed: int) -> list[ModelSpec]:
@@ -234,12 +247,18 @@ def _fit(timed: Sequence[Timed]) -> tuple[Deviations, list[bool]]:
 
 
 def device_clock(settings: LatencySettings) -> Clock:
-    """What times on the device of the settings, as `modscale latency` does. Raises as `Device.check`."""
+    """What times on the device of the settings, as `modscale latency` does. Raises as `Device.check`.
+
+    Where the provider computes on cores, the probe tells how fast they are meanwhile.
+    """
     device = Device(replace(settings, warmup=WARMUP))
     device.check()
+    provider = PROVIDERS[settings.provider]
+    is_probed = provider.takes_cores or bool(provider.threads_option)
 
-    def time_file(file: Path, runs: int) -> tuple[tuple[int, ...], bool]:
-        timings = device.time(file, runs=runs, shape=None)
-        return timings.times_ns, is_disturbed(timings, device)
+    def time_file(file: Path, runs: int) -> tuple[Take, bool]:
+        timings = device.time(file, runs=runs, shape=None, is_probed=is_probed)
+        take = Take(times_ns=timings.times_ns, probes_ns=timings.probes_ns[1:])
+        return take, is_disturbed(timings, device)
 
     return Clock(time_file=time_file, conditions=lambda: device_conditions(device))

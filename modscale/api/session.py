@@ -54,8 +54,9 @@ from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.engine import Engine
 from modscale.searching.loop import Observer, require_complete, run_search
-from modscale.searching.measures import Evaluator, time_again
+from modscale.searching.measures import MEASURES, Evaluator, time_again
 from modscale.searching.mirror import StudyMirror
+from modscale.searching.prediction import with_prediction
 from modscale.searching.rivals import check_rivals, check_unchanged, measure_rival
 from modscale.searching.rungs import make_judge
 from modscale.searching.screen import comparing, limiting, make_screen
@@ -294,8 +295,8 @@ def _search(
         check_rivals([(i, rival) for i, rival in rivals if i not in compared.numbers], home, side)
     say(f"loading the data ({source})")
     with Evaluator(
-        experiment, source, cores=cores_each(workers), checks_devices=isinstance(workers, int), debug=debug, note=say,
-        timings=folder / TIMINGS_FILE,
+        experiment, source, measures=with_prediction(MEASURES, predictor), cores=cores_each(workers),
+        checks_devices=isinstance(workers, int), debug=debug, note=say, timings=folder / TIMINGS_FILE,
     ) as evaluator:  # fmt: skip
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:

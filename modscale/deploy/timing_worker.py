@@ -36,7 +36,7 @@ from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 MARK = "modscale-answer"
@@ -53,6 +53,22 @@ ONE_NODE = base64.b64decode(
     "CAgSADpHChUKBWltYWdlEgZsb2dpdHMiBFJlbHUSA29uZVoTCgVpbWFnZRIKCggIARIECgIIAWIUCgZsb2dpdHMSCgoICAESBAoCCAFCBAoAEBE="
 )
 """A model of a single Relu: a provider that cannot run it can run nothing."""
+PROBE = base64.b64decode(
+    "CAc68AYKNAoDYTFzEgJhMSIPQ29uc3RhbnRPZlNoYXBlKhgKBXZhbHVlKgwIARABIgQK1yM8QgCgAQQKNAoDYjFzEgJiMSIPQ29uc3RhbnRPZlNo"
+    "YXBlKhgKBXZhbHVlKgwIARABIgQK1yM8QgCgAQQKNAoDYzFzEgJjMSIPQ29uc3RhbnRPZlNoYXBlKhgKBXZhbHVlKgwIARABIgQAAAA/QgCgAQQK"
+    "NAoDYTJzEgJhMiIPQ29uc3RhbnRPZlNoYXBlKhgKBXZhbHVlKgwIARABIgQK1yM8QgCgAQQKNAoDYjJzEgJiMiIPQ29uc3RhbnRPZlNoYXBlKhgK"
+    "BXZhbHVlKgwIARABIgQK1yM8QgCgAQQKNAoDYzJzEgJjMiIPQ29uc3RhbnRPZlNoYXBlKhgKBXZhbHVlKgwIARABIgQAAAA/QgCgAQQKEAoCYzEK"
+    "AXgSAmQxIgNBZGQKFAoCZDEKAmExEgJlMSIGTWF0TXVsCg0KAmUxEgJmMSIDRXJmChEKAmUxCgJmMRICZzEiA011bAoUCgJnMQoCYjESAmgxIgZN"
+    "YXRNdWwKJQoCaDESAnkxIgpSZWR1Y2VNZWFuKg8KCGtlZXBkaW1zGAGgAQIKEQoCYzIKAnkxEgJkMiIDQWRkChQKAmQyCgJhMhICZTIiBk1hdE11"
+    "bAoNCgJlMhICZjIiA0VyZgoRCgJlMgoCZjISAmcyIgNNdWwKFAoCZzIKAmIyEgJoMiIGTWF0TXVsCiUKAmgyEgJ5MiIKUmVkdWNlTWVhbioPCghr"
+    "ZWVwZGltcxgBoAECChEKAmgxCgJ5MhICZDMiA0FkZAoUCgJkMwoCYTESAmUzIgZNYXRNdWwKDQoCZTMSAmYzIgNFcmYKEQoCZTMKAmYzEgJnMyID"
+    "TXVsChQKAmczCgJiMRICaDMiBk1hdE11bAokCgJoMxIBeSIKUmVkdWNlTWVhbioPCghrZWVwZGltcxgBoAECEgVwcm9iZSoPCAIQBzoEgAGABEID"
+    "YTFzKg8IAhAHOgSABIABQgNiMXMqDwgCEAc6BMQBgAFCA2MxcyoPCAIQBzoEgAOADEIDYTJzKg8IAhAHOgSADIADQgNiMnMqDggCEAc6AzGAA0ID"
+    "YzJzWhMKAXgSDgoMCAESCAoCCAEKAggBYhMKAXkSDgoMCAESCAoCCAEKAggBQgQKABAN"
+)
+"""A model of three dense layers one after the other, a sum, two products and an Erf each: 196 tokens of 128 and 512
+channels, 49 of 384 and 1536, and the first again; two milliseconds of one core. Its weights, all equal, are made on
+loading."""
 LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 """ONNX Runtime's names of how far a graph is optimised."""
 
@@ -93,6 +109,8 @@ class Job:
     """The oldest ONNX Runtime that will do, as in (1, 16)."""
     cache_bytes: int = 0
     """Bytes that the cache may take; the models used longest ago go first. 0: nothing is cached."""
+    is_probed: bool = False
+    """Whether the speed of the core is taken before and after each timed run, see `PROBE`."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,8 @@ class Timings:
     """Processor time of all threads during the timed runs, nanoseconds; -1 where unknown."""
     main_cpu_ns: int = -1
     """Of that, the thread's that asked for the runs; it waits by spinning, so an undisturbed one has all of them."""
+    probes_ns: tuple[int, ...] = ()
+    """Wall time of `PROBE` before the first timed run and after each one, nanoseconds; empty where it was not asked."""
 
 
 def answer(job: str, mark: str, model: Sequence[bytes] = ()) -> None:
@@ -420,6 +440,7 @@ def time_model(model: str | bytes, job: Job) -> Timings:
     binding.bind_ortvalue_input(feed.name, onnxruntime.OrtValue.ortvalue_from_numpy(image, provider["device"], 0))
     for output in session.get_outputs():
         binding.bind_output(output.name, provider["device"], 0)
+    probe = open_probe() if job.is_probed else None
     heard_ns = [time.perf_counter_ns()]
 
     def run() -> int:
@@ -448,14 +469,45 @@ def time_model(model: str | bytes, job: Job) -> Timings:
     while done < job.warmup or warm_ns < provider["warmup_s"] * 1e9:
         warm_ns += run()
         done += 1
+    times: list[int] = []
+    probes = [probe()] if probe else []
     preempted, cpu_ns, main_cpu_ns = preemptions(), time.process_time_ns(), time.thread_time_ns()
-    times = tuple(run() for _ in range(job.runs))
+    for _ in range(job.runs):
+        times.append(run())
+        if probe:
+            probes.append(probe())
+    probes_ns = sum(probes[1:])
     return Timings(
-        times_ns=times,
-        main_cpu_ns=time.thread_time_ns() - main_cpu_ns,
-        cpu_ns=time.process_time_ns() - cpu_ns,
+        times_ns=tuple(times),
+        main_cpu_ns=time.thread_time_ns() - main_cpu_ns - probes_ns,
+        cpu_ns=time.process_time_ns() - cpu_ns - probes_ns,
         preemptions=preemptions() - preempted if preempted >= 0 else -1,
+        probes_ns=tuple(probes),
     )
+
+
+def open_probe() -> Callable[[], int]:
+    """What runs `PROBE` once and gives its wall time, nanoseconds."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(PROBE, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    image = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 1), np.float32), "cpu", 0)
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, image)
+    binding.bind_output(session.get_outputs()[0].name, "cpu", 0)
+
+    def probe() -> int:
+        start = time.perf_counter_ns()
+        session.run_with_iobinding(binding)
+        return time.perf_counter_ns() - start
+
+    for _ in range(3):
+        probe()
+    return probe
 
 
 def new_cpu_outputs(model: str | bytes, name: str, image: Any) -> Any:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from modscale import __version__
@@ -22,6 +22,7 @@ from modscale.errors import InputError, naming_file, shorten
 from modscale.files import read_plain, write_whole
 from modscale.latency.device import Device
 from modscale.latency.predictor import Deviations, Observation, Prediction, Predictor
+from modscale.latency.steady import Take, steady_ms
 from modscale.machine import describe_versions
 from modscale.settings import LatencySettings
 from modscale.specs.pieces import network_pieces
@@ -62,17 +63,12 @@ class Timed:
 
     spec: ModelSpec
     """What was timed, put together from pieces."""
-    times_ns: tuple[tuple[int, ...], ...]
-    """Wall time of each timed run, process by process."""
+    takes: tuple[Take, ...]
+    """What was seen, process by process."""
     at_s: float
     """When, in seconds from the begin."""
     left_out: bool = False
-    """Whether the fit takes it for disturbed."""
-
-    @property
-    def latency_ms(self) -> float:
-        """The median over the processes of each one's median, as the protocol reports it."""
-        return median(median(times) for times in self.times_ns) / 1e6
+    """Whether others had the cores meanwhile, or the fit takes it for disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,11 +90,14 @@ class Calibration:
 
 
 def observations(networks: Sequence[Timed]) -> list[Observation]:
-    """What a predictor is fitted to: the networks that are not left out."""
+    """What a predictor is fitted to: the networks that are not left out, as they are at the machine's usual speed."""
+    kept = [one for one in networks if not one.left_out]
+    found = iter(steady_ms([take for one in kept for take in one.takes]) if kept else ())
     return [
-        Observation(pieces=tuple(network_pieces(one.spec)), latency_ms=one.latency_ms, at_s=one.at_s)
-        for one in networks
-        if not one.left_out
+        Observation(
+            pieces=tuple(network_pieces(one.spec)), latency_ms=fmean(next(found) for _ in one.takes), at_s=one.at_s
+        )
+        for one in kept
     ]
 
 
@@ -113,7 +112,8 @@ def write_calibration(file: str | Path, calibration: Calibration, *, seconds: fl
         "networks": [
             {
                 "spec": spec_to_dict(one.spec),
-                "times_ns": [list(times) for times in one.times_ns],
+                "times_ns": [list(take.times_ns) for take in one.takes],
+                "probes_ns": [list(take.probes_ns) for take in one.takes],
                 "at_s": round(one.at_s, 3),
                 "left_out": one.left_out,
             }
@@ -237,9 +237,17 @@ def _parse(document: object) -> Calibration:
     return Calibration(
         space=top.text("space", "space"),
         conditions=_parse_conditions(top.raw("conditions")),
-        networks=tuple(_parse_timed(one, f"networks[{i}]") for i, one in enumerate(networks)),
+        networks=_parse_networks(networks),
         deviations=_parse_deviations(top.raw("deviations")),
     )
+
+
+def _parse_networks(documents: Sequence[object]) -> tuple[Timed, ...]:
+    networks = tuple(_parse_timed(one, f"networks[{i}]") for i, one in enumerate(documents))
+    probed = {bool(take.probes_ns) for one in networks for take in one.takes}
+    if len(probed) > 1:
+        raise InputError("must be there for all processes, or for none", place="networks: probes_ns")
+    return networks
 
 
 def _parse_conditions(document: object) -> Conditions:
@@ -261,17 +269,26 @@ def _parse_deviations(document: object) -> Deviations:
 
 
 def _parse_timed(document: object, place: str) -> Timed:
-    section = Section(document, [field.name for field in fields(Timed)], place=place, what="a timed network")
-    processes = section.sequence("times_ns", most=MOST_RUNS)
-    times = []
-    for i, runs in enumerate(processes):
-        at = f"{section.at('times_ns')}[{i}]"
-        if not isinstance(runs, list) or not 1 <= len(runs) <= MOST_RUNS:
-            raise InputError("must be a list of times", place=at, value=runs)
-        times.append(tuple(check_integer(ns, at, high=10**15) for ns in runs))
+    keys = ("spec", "times_ns", "probes_ns", "at_s", "left_out")
+    section = Section(document, keys, place=place, what="a timed network")
+    times = _parse_processes(section, "times_ns")
+    probes = _parse_processes(section, "probes_ns") if section.has("probes_ns") else [()] * len(times)
+    if len(times) != len(probes):
+        raise InputError("must have a process for each of times_ns", place=section.at("probes_ns"))
     return Timed(
         spec=parse_spec(section.raw("spec"), section.at("spec")),
-        times_ns=tuple(times),
+        takes=tuple(Take(times_ns=one, probes_ns=other) for one, other in zip(times, probes, strict=True)),
         at_s=check_number(section.raw("at_s", 0.0), section.at("at_s"), low=0),
         left_out=check_flag(section.raw("left_out", False), section.at("left_out")),
     )
+
+
+def _parse_processes(section: Section, key: str) -> list[tuple[int, ...]]:
+    """Times, process by process."""
+    found = []
+    for i, runs in enumerate(section.sequence(key, most=MOST_RUNS)):
+        at = f"{section.at(key)}[{i}]"
+        if not isinstance(runs, list) or not (key == "probes_ns" or runs) or len(runs) > MOST_RUNS:
+            raise InputError("must be a list of times", place=at, value=runs)
+        found.append(tuple(check_integer(ns, at, high=10**15) for ns in runs))
+    return found

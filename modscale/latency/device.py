@@ -67,14 +67,19 @@ class Device:
         """Has it answer, and try the provider. Raises as `ask_device` does, and TargetError where it has changed."""
         self._know(ask_device(self.settings, _job(self.settings)))
 
-    def time(self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None) -> Timings:
-        """Times a model in a fresh process. Raises as `ask_device` does, and TargetError where it has changed."""
+    def time(self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None, is_probed: bool = False) -> Timings:
+        """Times a model in a fresh process, with `timing_worker.PROBE` between its runs where `is_probed`.
+
+        Raises as `ask_device` does, and TargetError where it has changed.
+        """
         job = _job(self.settings)
-        job = replace(job, runs=runs, warmup=self.settings.warmup, limit_s=LIMIT_S / 2, shape=shape)
+        job = replace(
+            job, runs=runs, warmup=self.settings.warmup, limit_s=LIMIT_S / 2, shape=shape, is_probed=is_probed
+        )
         answer = ask_device(self.settings, job, onnx_file)
         self._know(answer)
         times = answer["timings"]
-        return Timings(**{**times, "times_ns": tuple(times["times_ns"])})
+        return Timings(**{**times, **{key: tuple(times[key]) for key in ("times_ns", "probes_ns")}})
 
     def _know(self, answer: dict[str, Any]) -> None:
         if self.settings.target is None:  # a process only sees what it is bound to, and not its quota

@@ -5,7 +5,7 @@ observed are whole networks, few of which share more than some pieces, so the th
 linear regression does (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapter 2 and section
 5.4.2 for the leave-one-out residuals):
 
-- a first estimate is the best non-negative combination of calls, FLOPs, params and activations, one for all pieces;
+- a first estimate is the best non-negative combination of what pieces cost (`Piece.costs`), one for all of them;
 - each piece deviates from it by a share of its own, by one that it has in common with its kind, and by one with pieces
   of its family of nearly the same sizes; the network as a whole deviates smoothly in its size, the machine in time;
 - how large these deviations are is what makes the observations most likely, among a grid.
@@ -15,6 +15,8 @@ wider; one of a family that was never observed is refused.
 
 The interval: a measurement deviates from its leave-one-out prediction by so many of its standard deviations; the
 quantile of that over the observations, and not the normal law's, is what the predictions' deviations are stretched by.
+A later session finds the whole machine faster or slower than the calibration did (`LEVEL`), which its own observations
+cannot tell.
 
 Shapes: N networks, P pieces.
 """
@@ -33,6 +35,8 @@ from modscale.specs.pieces import Piece
 
 COVERED = 0.9
 """Share of the measurements that the interval is to hold."""
+Z90 = 1.644854
+"""Half the width of a normal interval that holds so many, in standard deviations."""
 GRID: Mapping[str, tuple[float, ...]] = {
     "kind": (0.1, 0.3, 0.6),
     "own": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
@@ -45,12 +49,17 @@ GRID: Mapping[str, tuple[float, ...]] = {
 of like sizes, of the machine in time, and of one measurement."""
 LENGTH = 0.5
 """Distance, in logarithms of sizes, over which pieces are alike."""
+LEVEL = 0.025
+"""Standard deviation, as a share, of the machine's usual speed from one session to another: `benchmarks/latency.md`."""
 DRIFT_S = 30.0
 """Seconds over which the machine's speed stays much the same."""
 OUTLIER = 4.0
-"""Leave-one-out residual, in its standard deviations, from which a measurement is left out as disturbed."""
-OUTLIER_ROUNDS = 5
-MOST_LEFT_OUT = 0.1
+"""Leave-one-out residual from which a measurement is left out as disturbed, in standard deviations by the median
+absolute one: of processes with two threads a sixth took 1.65 times as long, which makes the plain deviation large."""
+OUTLIER_LEAST = 0.02
+"""Share by which it is off at the least."""
+OUTLIER_ROUNDS = 12
+MOST_LEFT_OUT = 0.35
 """Share of the measurements that are left out at most."""
 FEWEST = 8
 """Networks that a fit takes at the least."""
@@ -98,8 +107,9 @@ class Predictor:
         self.kept = np.ones(len(times), dtype=bool)
         """[N] whether each observation is taken, and not left out as disturbed."""
         self._fit(counts, times, moments, deviations)
-        for _ in range(0 if deviations else OUTLIER_ROUNDS):  # what is left out changes what the rest looks like
-            far = np.abs(self.residuals / self.scales) > OUTLIER
+        for _ in range(0 if deviations else OUTLIER_ROUNDS):  # the farthest first: they pull others along
+            away = np.abs(self.residuals - np.median(self.residuals))
+            far = away > max(OUTLIER * 1.4826 * float(np.median(away)), OUTLIER_LEAST, float(away.max()) / 2)
             if not far.any() or far.sum() + (~self.kept).sum() > MOST_LEFT_OUT * len(times):
                 break
             self.kept[np.flatnonzero(self.kept)[far]] = False
@@ -130,7 +140,7 @@ class Predictor:
         own += self.deviations.whole**2 + self.deviations.drift**2 + self.deviations.noise**2
         centre = across @ self.weights
         variance = np.maximum(own - ((across @ self.inverse) * across).sum(axis=1), self.deviations.noise**2)
-        half = self.stretch * np.sqrt(variance)
+        half = np.hypot(self.stretch * np.sqrt(variance), Z90 * LEVEL)
         return [
             Prediction(
                 latency_ms=float(total * (1 + middle)),
@@ -231,8 +241,8 @@ def _count(networks: Sequence[Sequence[Piece]], pieces: Sequence[Piece]) -> Floa
 
 
 def _features(pieces: Sequence[Piece]) -> FloatArray:
-    """[P, 4] what the first estimate is a combination of."""
-    return np.array([[1.0, piece.flops / 1e7, piece.params / 1e5, piece.activations / 1e5] for piece in pieces])
+    """[P, 7] what the first estimate is a combination of."""
+    return np.array([piece.costs for piece in pieces])
 
 
 def _covariance(pieces: Sequence[Piece], others: Sequence[Piece], deviations: Deviations) -> FloatArray:

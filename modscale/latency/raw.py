@@ -22,7 +22,7 @@ from modscale.settings import LatencySettings, latency_to_dict, parse_latency
 
 FACTS = {"processor": str, "system": str, "runtime": str, "cores": int, "threads": int}
 """What of a device's facts the figures need."""
-ROUND_KEYS = ("model", "order", "at_s", "seconds", *(f.name for f in fields(Timings)))
+ROUND_KEYS = ("model", "order", "at_s", "seconds", *(f.name for f in fields(Timings) if f.name != "probes_ns"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def keep_in(
             begin |= {"device": name} if name else {}
             append_line(file, {"begin": begin})
             begun = True
-        timings = asdict(taken.timings)
+        timings = {key: value for key, value in asdict(taken.timings).items() if key in ROUND_KEYS}
         line = {"model": which, "order": taken.order, "at_s": round(taken.at_s, 3), "seconds": round(taken.seconds, 3)}
         append_line(file, {**line, **timings, "times_ns": list(timings["times_ns"])})
 
@@ -136,5 +136,5 @@ def _parse_round(document: object, models: int) -> tuple[int | None, Round]:
         order=section.integer("order", None, low=0),
         at_s=check_number(section.raw("at_s", 0.0), "at_s", low=0),
         seconds=check_number(section.raw("seconds", 0.0), "seconds", low=0),
-        timings=Timings(times_ns=tuple(times), **counters),
+        timings=Timings(times_ns=tuple(times), probes_ns=(), **counters),
     )

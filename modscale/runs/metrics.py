@@ -194,6 +194,9 @@ LATENCY_DOUBTS = {
 TOLD_BY_THE_RUN = ("slow",)
 """Of these what only the other measurements of a run tell: worked out when it is read, and written nowhere."""
 
+PREDICTED = ("predicted_latency_ms", "predicted_latency_low_ms", "predicted_latency_high_ms")
+"""What the calibration of a search foretold, and the ends of its 90 % interval; a device of `targets` has none."""
+
 TARGET_METRIC = re.compile(r"latency_([a-z][a-z0-9_]*)_ms")
 """The latency on a device of `latency.targets`, by its name."""
 
@@ -242,6 +245,7 @@ def _latency_metric(device: str = "") -> Metric:
             f"{prefix}_relative_ci95": partial(check_number, low=0),
             f"{prefix}_relative_standard_error": partial(check_number, low=0),
             **{f"{prefix}_{key}": check_flag for key in LATENCY_DOUBTS if key not in TOLD_BY_THE_RUN},
+            **({} if device else dict.fromkeys(PREDICTED, partial(check_number, low=0))),
         },
         doubts=doubts,
         text=_milliseconds,

@@ -54,9 +54,17 @@ class Piece:
         return self.kind, self.kernels, self.variant
 
     @property
-    def activations(self) -> int:
-        """Numbers in the maps that enter and leave it and, of a block, that lie inside its MLP."""
-        return self.side**2 * (self.dim + self.out + self.hidden)
+    def costs(self) -> tuple[float, ...]:
+        """What its latency is composed of, each at a rate of its own: 1 for the call of it, and then
+
+        multiply-adds of its products with dense weights, of a depthwise conv, of attention between tokens; learned
+        numbers that are read; numbers in the maps inside its MLP, and in those that enter and leave it.
+        """
+        tokens = self.side**2
+        conv = tokens * self.dim * sum(side**2 for side in self.kernels) if self.hidden else 0
+        between = 2 * tokens**2 * self.dim if self.kind == ATTENTION else 0
+        dense = max(self.flops - conv - between, 0)
+        return 1.0, dense, conv, between, self.params, tokens * self.hidden, tokens * (self.dim + self.out)
 
 
 def network_pieces(spec: ModelSpec) -> list[Piece]:

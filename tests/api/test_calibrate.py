@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 
 import pytest
 
 from modscale.api.calibrate import Clock, calibrate, draw_networks
 from modscale.errors import InputError, TrialFailed
 from modscale.latency.calibration import Conditions, read_calibration
+from modscale.latency.steady import Take
 from modscale.runs.experiment import parse_experiment
 from modscale.specs.pieces import network_pieces
 from modscale.specs.spec import load_spec, spec_to_yaml
@@ -38,6 +40,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.exported, self.timed = [], []
+        self.speed = cycle((1.0,))
 
     def add(self, spec) -> None:
         self.exported.append(spec)
@@ -50,7 +53,9 @@ class Fake:
     def time_file(self, file, runs):
         spec = load_spec(file)
         self.timed.append(spec)
-        return (round(1e6 * sum(map(piece_ms, network_pieces(spec)))),) * runs, False
+        factor = next(self.speed)
+        times = (round(1e6 * factor * sum(map(piece_ms, network_pieces(spec)))),) * runs
+        return Take(times_ns=times, probes_ns=(round(500_000 * factor),) * runs), factor > 3
 
     def clock(self) -> Clock:
         return Clock(time_file=self.time_file, conditions=lambda: CONDITIONS)
@@ -71,6 +76,18 @@ def test_a_machine_of_known_pieces_is_recovered(tmp_path):
     assert (summary["calibration"], summary["processor"], summary["networks"]) == (str(file), "fake", 60)
     assert json.loads(file.read_text())["conditions"]["runtime"] == "1"
     assert len(fake.exported) < 10
+
+
+def test_a_machine_that_changes_its_speed_is_recovered_too(tmp_path):
+    """A third take 1.65 times as long, and so do the probes beside them; what was disturbed is left out."""
+    fake, file = Fake(), tmp_path / "c.json"
+    fake.speed = cycle((1.0, 1.65, 1.0, 1.0, 1.65, 1.0, 3.5))
+    summary = calibrate(EXPERIMENT, fake.clock(), file, most=70, composer=fake)
+    pieces = [network_pieces(spec) for spec in draw_networks(EXPERIMENT.space, 2000, seed=3)]
+    found = read_calibration(file).predictor().predict(pieces)
+    for one, network in zip(found, pieces, strict=True):
+        assert one.latency_ms == pytest.approx(sum(map(piece_ms, network)), rel=0.01)
+    assert (summary["networks"], summary["noisy"]) == (60, False)
 
 
 def test_a_calibration_that_fails_loses_nothing(tmp_path):

@@ -408,3 +408,12 @@ def test_an_answer_survives_what_else_is_written_around_it(model_file):
     assert read_answer(b"", "m") is None
     assert base64.b64decode(lines[0].split()[-1])
     assert json.dumps(whole)
+
+
+def test_the_probe_runs_between_the_runs(model_file):
+    """Before the first timed run and after each one, only where it is asked for; its time is nobody's core share."""
+    probed, plain = (run(program(job(model_file, is_probed=flag), "m"))[0]["ok"]["timings"] for flag in (True, False))
+    assert len(probed["probes_ns"]) == len(probed["times_ns"]) + 1 == 8
+    assert min(probed["probes_ns"]) > 0
+    assert plain["probes_ns"] == []
+    assert probed["main_cpu_ns"] < 1.5 * sum(probed["times_ns"])

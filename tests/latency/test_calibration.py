@@ -18,6 +18,7 @@ from modscale.latency.calibration import (
     write_calibration,
 )
 from modscale.latency.predictor import Deviations
+from modscale.latency.steady import Take
 from modscale.settings import LatencySettings, Target
 from modscale.specs.pieces import network_pieces
 from modscale.specs.spec import ModelSpec, StageSpec
@@ -29,7 +30,7 @@ def made(**conditions) -> Calibration:
     networks = tuple(
         Timed(
             spec=ModelSpec(resolution=64, stages=(StageSpec(dim=dim, depth=depth),)),
-            times_ns=((depth * 10**6, depth * 10**6),),
+            takes=(Take(times_ns=(depth * 10**6, depth * 10**6), probes_ns=(500, 500)),),
             at_s=float(depth),
             left_out=depth == 9,
         )
@@ -104,6 +105,8 @@ def test_a_device_named_as_the_target_is_believed(write):
     [
         (lambda d: d.pop("networks"), "is no calibration"),
         (lambda d: d["networks"][0].update(times_ns=[[0]]), r"networks\[0\].times_ns\[0\]: must be 1 or more"),
+        (lambda d: d["networks"][1].update(probes_ns=[[]]), "probes_ns: must be there for all processes, or for none"),
+        (lambda d: d["networks"][1].update(probes_ns=[[9], [9]]), r"networks\[1\].probes_ns: must have a process"),
         (lambda d: d["networks"][2]["spec"].pop("stages"), r"networks\[2\].spec.stages: is required"),
         (lambda d: d["conditions"].update(threads="many"), "conditions.threads: must be a whole number"),
         (lambda d: d["deviations"].update(own=-1), "deviations.own: must be 0 or more"),

@@ -39,7 +39,8 @@ class Machine:
     def run(self, spec: ModelSpec) -> float:
         for piece in network_pieces(spec):
             own = float(np.exp(self.spread * self.rng.standard_normal()))
-            self.times.setdefault(piece, own * (0.05 + piece.flops / 1e6 + piece.activations / 1e5))
+            maps = piece.side**2 * (piece.dim + piece.out + piece.hidden)
+            self.times.setdefault(piece, own * (0.05 + piece.flops / 1e6 + maps / 1e5))
         exact = 0.3 + sum(self.times[piece] for piece in network_pieces(spec))
         return exact * (1 + self.noise * float(self.rng.standard_normal()))
 
@@ -61,14 +62,19 @@ def test_a_machine_of_exact_pieces_is_recovered():
 
 
 def test_the_interval_holds_nine_of_ten_measurements():
-    """With 3 % of noise, 90 % of the intervals hold a new measurement, and are hardly wider than they must."""
+    """With 3 % of noise, and 2.5 % from session to session: 90 % of new ones, and hardly wider than it must be."""
     machine = Machine(spread=0.1, noise=0.03)
-    seen, new = observe(machine, networks(120, seed=1)), networks(300, seed=2)
+    seen, new = observe(machine, networks(120, seed=1)), networks(400, seed=2)
     found = Predictor(seen).predict([network_pieces(spec) for spec in new])
-    inside = [one.ci90_ms[0] <= machine.run(spec) <= one.ci90_ms[1] for one, spec in zip(found, new, strict=True)]
+    sessions = np.repeat(np.exp(0.025 * np.random.default_rng(5).standard_normal(80)), 5)
+    inside = [
+        one.ci90_ms[0] <= level * machine.run(spec) <= one.ci90_ms[1]
+        for one, level, spec in zip(found, sessions, new, strict=True)
+    ]
     assert 0.84 <= np.mean(inside) <= 0.96
     widths = [(one.ci90_ms[1] - one.ci90_ms[0]) / 2 / one.latency_ms for one in found]
-    assert 1.645 * 0.03 * 0.8 < np.median(widths) < 1.645 * 0.03 * 1.8
+    least = 1.645 * np.hypot(0.03, 0.025)
+    assert 0.8 * least < np.median(widths) < 1.8 * least
 
 
 def test_a_disturbed_measurement_is_left_out():

@@ -1,66 +1,51 @@
-"""What is timed of many networks on a machine whose speed changes."""
+"""What networks take on a machine whose speed changes."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import numpy as np
+import pytest
 
-from modscale.latency.steady import take_steadily
-
-
-class Machine:
-    """A clock in which every process takes a second; in the seconds that are slow, runs take 1.6 times as long."""
-
-    def __init__(self, slow: range) -> None:
-        self.slow, self.seconds = slow, 0
-
-    def time_file(self, file: Path, runs: int) -> tuple[tuple[int, ...], bool]:
-        self.seconds += 1
-        factor = 1.6 if self.seconds in self.slow else 1.0
-        return (int(1e6 * factor * float(file.name)),) * runs, False
+from modscale.latency.steady import Take, steady_ms
 
 
-def take(machine: Machine, limit_s: float):
-    return take_steadily(
-        12, lambda i: Path(str(i + 2)), machine.time_file, Path("1"), runs=lambda i: 3, flops=lambda i: i + 2,
-        limit_s=limit_s,
-        now=lambda: machine.seconds,
-    )  # fmt: skip
+def take(ms: float, factor: float = 1.0, *, jitter: tuple[float, ...] = (1.0,) * 5) -> Take:
+    """A network of `ms` on a machine that takes `factor` times as long as at its best, where a probe takes 0.5 ms."""
+    times = tuple(round(1e6 * ms * factor * one) for one in jitter)
+    return Take(times_ns=times, probes_ns=(round(500_000 * factor),) * len(times))
 
 
-def test_what_was_timed_while_the_machine_was_slow_is_timed_again():
-    """Half of the networks meet a slow machine; all have their own time in the end."""
-    found = take(Machine(slow=range(8, 13)), limit_s=100)
-    assert {one.index: one.times_ns for one in found.steady} == {i: (int(1e6 * (i + 2)),) * 3 for i in range(12)}
-    assert {one.index for one in found.others} == set(range(4, 12))
-    assert found.reference_ms == 1.0
+def test_the_usual_speed_is_the_middle_of_the_quiet_takes():
+    """A third at 1.0, a third at 1.03, a third at 1.65 times the best: all as they are at 1.015."""
+    takes = [take(5.0, (1.0, 1.03, 1.65)[i % 3]) for i in range(12)]
+    assert steady_ms(takes) == pytest.approx([5.0 * 1.015] * 12, rel=1e-4)
 
 
-def test_the_first_ones_are_judged_by_what_comes_later():
-    """A machine that begins slow and becomes faster shows only then that it was slow."""
-    found = take(Machine(slow=range(7)), limit_s=100)
-    assert min(one.at_s for one in found.steady) > 6
-    assert all(one.times_ns[0] == 1e6 * (one.index + 2) for one in found.steady)
+def test_what_ran_on_a_slow_machine_is_scaled_by_the_probe_beside_it():
+    """Half of the networks meet a machine of 1.65 times their times, which is no usual one."""
+    takes = [take(5.0 + i, 1.65 if i % 2 else 1.0) for i in range(12)]
+    assert steady_ms(takes) == pytest.approx([5.0 + i for i in range(12)], rel=1e-4)
 
 
-def test_a_process_that_was_slow_by_itself_is_timed_again():
-    """Both references were fast, and the network took far longer than its FLOPs let expect: once, so it was not it."""
-    found = take(Machine(slow=range(4, 5)), limit_s=100)
-    assert {one.index: one.times_ns[0] for one in found.steady} == {i: 1e6 * (i + 2) for i in range(12)}
-    assert [one.index for one in found.others] == [2]
+def test_a_few_fast_moments_do_not_set_the_level():
+    """One take in twelve that found the machine 5 % faster does not make all others look slow."""
+    takes = [take(8.0, 0.95 if i == 3 else 1.0) for i in range(12)]
+    assert steady_ms(takes) == pytest.approx([8.0] * 12, rel=1e-4)
 
 
-def test_a_network_that_is_slow_twice_is_slow():
-    """What takes long for its FLOPs and does so again is believed."""
-    machine = Machine(slow=range(0))
-    found = take_steadily(
-        8, lambda i: Path(str(9 if i == 5 else 3)), machine.time_file, Path("1"), runs=lambda i: 3,
-        flops=lambda i: 3, limit_s=100, now=lambda: machine.seconds,
-    )  # fmt: skip
-    assert {one.index: one.times_ns[0] for one in found.steady} == {i: 9e6 if i == 5 else 3e6 for i in range(8)}
-    assert [one.index for one in found.others] == [5]
+def test_it_is_the_median_run_that_is_told():
+    """Runs that scatter upwards by up to 8 %: the lower decile is what is compared, the median what is given."""
+    jitter = (1.0, 1.0, 1.02, 1.05, 1.08)
+    takes = [take(10.0 + i, jitter=jitter) for i in range(8)]
+    assert steady_ms(takes) == pytest.approx([1.02 * (10.0 + i) for i in range(8)], rel=1e-4)
 
 
-def test_it_ends_in_time():
-    """After the limit nothing more is begun, and what there is is given."""
-    found = take(Machine(slow=range(0)), limit_s=7)
-    assert len(found.steady) == 8
+def test_a_disturbed_run_of_a_take_does_not_matter():
+    """A few runs of three times the time, in one of the takes."""
+    takes = [take(10.0, jitter=(1.0,) * 5 + ((3.0,) * 2 if i == 5 else (1.0,) * 2)) for i in range(8)]
+    assert steady_ms(takes) == pytest.approx([10.0] * 8, rel=1e-4)
+
+
+def test_without_a_probe_the_times_stand_as_they_are():
+    """On a device whose cores do not compute."""
+    takes = [Take(times_ns=(2_000_000, 2_000_000)), Take(times_ns=(3_000_000, 3_000_000))]
+    assert np.array_equal(steady_ms(takes), [2.0, 3.0])

@@ -140,8 +140,9 @@ def _predict(models: list[str], resolution: int | None, file: Path, settings: La
     from modscale.specs.pieces import network_pieces
 
     for model in models:
-        if model.lower().endswith(".onnx"):
-            raise InputError("is an ONNX file, and --calibration predicts what has a spec", file=model)
+        kind = "an ONNX file" if model.lower().endswith(".onnx") else "a network of timm's" * model.startswith(TIMM)
+        if kind:
+            raise InputError(f"is {kind}, and --calibration predicts only networks that have a spec", file=model)
     specs = [resolve_spec(model, resolution) for model in models]
     predictor, conditions = load_predictor(file, settings)
     found = predictor.predict([network_pieces(spec) for spec in specs])
