@@ -218,6 +218,15 @@ def test_a_search_learns_from_what_is_known() -> None:
     assert bad["with"] == 0 < bad["without"]
 
 
+def test_own_trials_are_told_at_the_speed_at_which_the_known_were_measured() -> None:
+    """On a machine that is twice as slow by the reference beside a trial, its latency counts half."""
+    experiment = parse_experiment(TINY)
+    known = [remeasured(trial, latency_reference_ms=10.0) for trial in tiny_trials(experiment, 4)]
+    study = study_of(experiment, known=known)
+    (trial,) = ask_all(study, lambda candidate: remeasured(finished(candidate), latency_reference_ms=20.0), limit=1)
+    assert study.study.trials[0].values == pytest.approx([trial["accuracy"], trial["latency_ms"] / 2])
+
+
 def test_tpe_is_given_what_is_known_before_the_trials_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """With their options and values, as Optuna holds trials."""
     experiment = parse_experiment(TINY | {"search": {"startup_trials": 3, "sampler": "tpe"}})
