@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from modscale.arrays import FloatArray
-from modscale.latency.summary import BEST, UNSTEADY
+from modscale.latency.summary import BEST
+from modscale.settings import UNSTEADY
 
 LOW = 0.1
 """Quantile of the runs of a process, and of its probes, that is compared: the lower decile repeats best."""
