@@ -269,6 +269,18 @@ def store(model: Graph, name: str, values: Sequence[int]) -> str:
     return name
 
 
+def make_unique(tensor: Any, number: int) -> None:
+    """Changes the first value of a stored float32 matrix by so many 2 ** -20 of itself, so that no two are equal.
+
+    ONNX Runtime 1.32 packs equal matrices once: a network whose blocks have the same weights reads fewer of them.
+    """
+    values = numpy_helper.to_array(tensor)
+    if number and values.ndim > 1 and values.dtype == np.float32:
+        values = values.copy()
+        values.flat[0] *= np.float32(1 + number / 2**20)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
 def weighted_nodes(model: Graph) -> dict[str, list[str]]:
     """Names of the nodes that multiply by weights: `linear`, `conv` (a dense one), `depthwise` and `head`.
 

@@ -11,6 +11,7 @@ It runs in a process of its own, for it loads torch.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,7 +93,7 @@ def cut_graph(model: onnx_graph.Graph) -> dict[Place, Cut]:
 
 
 def join_cuts(cuts: Sequence[Cut], like: onnx_graph.Graph) -> onnx_graph.Graph:
-    """A graph of pieces one after the other, every one with weights of its own; input as in `like`.
+    """A graph of pieces one after the other, every one with weights unlike the others'; input as in `like`.
 
     The last one is a head like that of `like`.
     """
@@ -101,7 +102,7 @@ def join_cuts(cuts: Sequence[Cut], like: onnx_graph.Graph) -> onnx_graph.Graph:
     graph = model.graph
     for field in (graph.node, graph.initializer, graph.value_info):
         del field[:]
-    entering = graph.input[0].name
+    entering, seen = graph.input[0].name, Counter[bytes]()
     for i, cut in enumerate(cuts):
         names = {cut.source: entering}
         last = i + 1 == len(cuts)
@@ -113,6 +114,8 @@ def join_cuts(cuts: Sequence[Cut], like: onnx_graph.Graph) -> onnx_graph.Graph:
         for tensor in cut.weights:
             graph.initializer.add().CopyFrom(tensor)
             graph.initializer[-1].name = renamed(tensor.name)
+            onnx_graph.make_unique(graph.initializer[-1], seen[tensor.raw_data])
+            seen[tensor.raw_data] += 1
         for node in cut.nodes:
             added = graph.node.add()
             added.CopyFrom(node)
