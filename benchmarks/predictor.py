@@ -100,12 +100,12 @@ def time_networks(models: Path, out: Path, threads: int, number: int) -> None:
     print(f"{taken} timings; {sum(done[name] > 1 for name in names)} of {len(names)} networks twice or more")
 
 
-def judge(file: str, rows_file: Path, models: Path, half: int | None) -> None:
-    """What came of it; of all networks, or of those with an even (0) or odd (1) number."""
-    rows = [row for _, row in read_lines(rows_file)]
+def judge(file: str, rows_file: Path, models: Path, half: int | None, session: str | None) -> None:
+    """What came of it; of all networks, or of those with an even (0) or odd (1) number; of all sessions, or of one."""
+    rows = [row for _, row in read_lines(rows_file) if session in (None, row["session"])]
     each, plain = defaultdict(list), defaultdict(list)
-    for session in dict.fromkeys(row["session"] for row in rows):
-        some = [row for row in rows if row["session"] == session]
+    for chunk in dict.fromkeys(row["session"] for row in rows):
+        some = [row for row in rows if row["session"] == chunk]
         takes = [Take(times_ns=tuple(row["times_ns"]), probes_ns=tuple(row["probes_ns"])) for row in some]
         for row, ms in zip(some, steady_ms(takes), strict=True):
             if half is None or int(row["name"]) % 2 == half:
@@ -150,10 +150,11 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", type=int, default=215)
     parser.add_argument("--half", type=int, choices=(0, 1))
+    parser.add_argument("--session", help="judge the timings of this one alone")
     given = parser.parse_args()
     if given.step == "export":
         export(given.space, given.models, given.networks)
     elif given.step == "time":
         time_networks(given.models, given.rows, given.threads, given.networks)
     else:
-        judge(given.calibration, given.rows, given.models, given.half)
+        judge(given.calibration, given.rows, given.models, given.half, given.session)
