@@ -56,14 +56,12 @@ def make_screen(predictor: Predictor | None, limits: Mapping[str, Bounds]) -> Ca
 
 def comparing(judge: JudgeAmong | None) -> JudgeAmong | None:
     """The judge, who hears of latencies at the least level of the reference that is known (`runs/machine_speed.py`)."""
-    if judge is None:
-        return None
+    return None if judge is None else partial(_judge_compared, judge)  # it is sent to the process that trains
 
-    def judge_compared(trials: Sequence[Trial], results: Results, rungs: Sequence[Rung]) -> str | None:
-        levels = reference_levels([*(trial.results for trial in trials), results])
-        return judge(trials_at(trials, levels), at_levels(results, levels), rungs)
 
-    return judge_compared
+def _judge_compared(judge: JudgeAmong, trials: Sequence[Trial], results: Results, rungs: Sequence[Rung]) -> str | None:
+    levels = reference_levels([*(trial.results for trial in trials), results])
+    return judge(trials_at(trials, levels), at_levels(results, levels), rungs)
 
 
 def check_limits(limits: Mapping[str, Bounds], results: Results) -> None:

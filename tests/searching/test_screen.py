@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,8 @@ from modscale.runs.experiment import experiment_to_dict, parse_experiment
 from modscale.runs.trials import read_trials
 from modscale.searching.loop import run_search
 from modscale.searching.measures import Evaluation
-from modscale.searching.screen import check_limits, limiting, make_screen
+from modscale.searching.rungs import make_judge
+from modscale.searching.screen import check_limits, comparing, limiting, make_screen
 from modscale.searching.study import SearchStudy
 from modscale.spaces.space import Bounds
 from modscale.spaces.tables import build_tables
@@ -108,3 +110,12 @@ def test_a_lower_limit_counts_too():
     with pytest.raises(TrialFailed, match="its latency of 1 ms is less than the 2 ms of the constraints"):
         check_limits({"latency_ms": Bounds(min=2.0)}, {"latency_ms": 1.0})
     check_limits({"latency_ms": Bounds(min=2.0)}, {"params": 1})
+
+
+@pytest.mark.parametrize("limits", [{}, {"latency_ms": Bounds(max=20.0)}])
+def test_the_judge_of_a_search_reaches_the_process_that_trains(limits):
+    """It is pickled on its way, whatever it is made of."""
+    experiment = parse_experiment(DOCUMENT | {"search": {"rungs": [0.5]}})
+    judge = comparing(limiting(limits, make_judge(experiment.objectives, experiment.search)))
+    assert judge is not None
+    pickle.loads(pickle.dumps(judge))  # noqa: S301  # our own
