@@ -265,12 +265,17 @@ def check_memory(number: int, resolution: int, bytes_a_pixel: int = 3) -> None:
         raise DataError(f"{rule}; lower proxy.train_images, val_images or resolution")
 
 
+def fingerprint(class_names: Sequence[str], arrays: Sequence[Any]) -> str:
+    """SHA-256 of the classes and of all images and labels, by which a run knows its data again."""
+    digest = hashlib.sha256("\0".join(class_names).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def _dataset(name: str, class_names: Sequence[str], arrays: Sequence[Any], notes: Sequence[str]) -> Dataset:
     x_train, y_train, x_val, y_val = (np.ascontiguousarray(array) for array in arrays)
-    digest = hashlib.sha256("\0".join(class_names).encode())
-    for array in (x_train, y_train, x_val, y_val):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.data)
     train, val = digests(x_train), digests(x_val)
     _check_learnable(train, y_train, val)
     leaked = count_leaked(train, val)
@@ -281,7 +286,7 @@ def _dataset(name: str, class_names: Sequence[str], arrays: Sequence[Any], notes
         y_train=y_train,
         x_val=x_val,
         y_val=y_val,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint(class_names, (x_train, y_train, x_val, y_val)),
         leaked=leaked,
         notes=(
             *notes,

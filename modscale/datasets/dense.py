@@ -5,14 +5,13 @@ Shapes: N training and M validation images, R side in pixels, K classes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
-from modscale.datasets.dataset import Dataset, check_memory, count_leaked, digests, leak_notes
+from modscale.datasets.dataset import Dataset, check_memory, count_leaked, digests, fingerprint, leak_notes
 from modscale.datasets.images import Images, quiet_pillow
 from modscale.datasets.labelled import Indices
 from modscale.datasets.masks import MaskedImages, Pair, open_masks
@@ -80,10 +79,6 @@ def _dataset(
     x_train, y_train, x_val, y_val = arrays
     _check_scored(x_val, y_val)
     _check_learnable(y_train)
-    digest = hashlib.sha256("\0".join(class_names).encode())
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
     leaked = count_leaked(digests(x_train), digests(x_val))
     return Dataset(
         name=name,
@@ -92,7 +87,7 @@ def _dataset(
         y_train=y_train,
         x_val=x_val,
         y_val=y_val,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint(class_names, arrays),
         leaked=leaked,
         notes=(*notes, *leak_notes(leaked, len(x_val), "mIoUs")),
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from killed import kill_after
 from masked_folders import furnish
 
 from modscale.api.session import choose_spec
@@ -46,13 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--data", str(folder / "data"), "--out", str(folder / "run"),
     ]  # fmt: skip
     trials = folder / "run" / "trials.jsonl"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 600
-        while not (trials.exists() and trials.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
-            assert first.poll() is None
-            time.sleep(0.05)
-        os.kill(first.pid, signal.SIGKILL)
-    before = trials.read_bytes()
+    before = kill_after(command, trials, lines=1, within_s=600)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert trials.read_bytes().startswith(before)

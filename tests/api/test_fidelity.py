@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from killed import kill_after
 
 from modscale.api import fidelity
 from modscale.api.fidelity import check_fidelity, choose_setup
@@ -116,13 +115,7 @@ def test_a_killed_check_goes_on_where_it_was(place: Path, capsys: pytest.Capture
     """Killed with SIGKILL after its first scores, it keeps them and takes only the others."""
     scores = place / "out" / "fidelity.jsonl"
     arguments = command(place, "--seeds", "2", "--no-latency", "--json")
-    with subprocess.Popen([sys.executable, "-m", "modscale", *arguments], stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 120
-        while not (scores.exists() and scores.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
-            assert first.poll() is None
-            time.sleep(0.02)
-        os.kill(first.pid, signal.SIGKILL)
-    before = scores.read_bytes()
+    before = kill_after([sys.executable, "-m", "modscale", *arguments], scores, lines=2, within_s=120)
     assert main(arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert scores.read_bytes().startswith(before)

@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from killed import kill_after
 
 from modscale.api import session
 from modscale.api.session import choose_spec
@@ -76,13 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--storage", f"sqlite:///{folder / 'studies.db'}?password=hunter2",
     ]  # fmt: skip
     trials = folder / "run" / "trials.jsonl"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 120
-        while not (trials.exists() and trials.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
-            assert first.poll() is None
-            time.sleep(0.05)
-        os.kill(first.pid, signal.SIGKILL)
-    before = trials.read_bytes()
+    before = kill_after(command, trials, lines=2, within_s=120)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     finished = before.count(b"\n")
