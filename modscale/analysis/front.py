@@ -83,10 +83,8 @@ def find_front(
         InputError: a trial has no value for an objective.
     """
     directions = list(objectives.values())
+    members, dominated = split_front(trials, objectives)
     values = objective_values(trials, objectives)
-    on_front = set(pareto_front(values, directions))
-    members = _fastest_first(trial for i, trial in enumerate(trials) if i in on_front)
-    dominated = _fastest_first(trial for i, trial in enumerate(trials) if i not in on_front)
     reference: tuple[float, ...] = ()
     volume = share = 0.0
     if trials:
@@ -106,6 +104,17 @@ def find_front(
         ties={t.number: tuple(other.number for other in tied_with(t, trials, objectives)) for t in members},
         picks={band: pick_band(limits, members, dominated, objectives) for band, limits in bands.items()},
     )
+
+
+def split_front(trials: Sequence[Trial], objectives: Mapping[str, str]) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
+    """The complete trials that none dominates, and the others, each fastest first.
+
+    Raises:
+        InputError: a trial has no value for an objective.
+    """
+    on_front = set(pareto_front(objective_values(trials, objectives), list(objectives.values())))
+    members = _fastest_first(trial for i, trial in enumerate(trials) if i in on_front)
+    return members, _fastest_first(trial for i, trial in enumerate(trials) if i not in on_front)
 
 
 def objective_values(trials: Sequence[Trial], objectives: Mapping[str, str]) -> Floats:

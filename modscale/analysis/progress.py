@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modscale.analysis.comparison import Compared, compare_references
-from modscale.analysis.front import objective_values, pick_band
+from modscale.analysis.front import pick_band, split_front
 from modscale.analysis.results import load_run
-from modscale.errors import RunError
-from modscale.pareto import pareto_front
+from modscale.errors import naming_file
 from modscale.runs.experiment import Experiment
 from modscale.runs.folder import RUN_FILE, TRIALS_FILE
 from modscale.runs.locking import is_locked
@@ -78,14 +77,16 @@ def read_progress(folder: Path) -> RunProgress | None:
 
     Raises:
         RunError: the folder is no run, or one of its files is broken.
+        InputError: a complete trial lacks an objective.
     """
     is_running = is_locked(folder)  # before the files are read: what ends after this is seen the next time
     if is_running and not (folder / RUN_FILE).exists():
         return None
     run = load_run(folder)
     experiment, trials = run.experiment, run.trials
-    front = find_members(complete_trials(trials), experiment.objectives, folder)
     objectives, stated = experiment.objectives, experiment.search.references
+    with naming_file(folder / TRIALS_FILE):
+        front, _ = split_front(complete_trials(trials), objectives)
     picks = {band: pick_band(limits, front, (), objectives).trial for band, limits in experiment.bands.items()}
     measured: list[Trial | MeasuredRival] = [*run.references, *run.rivals]
     return RunProgress(
@@ -93,22 +94,12 @@ def read_progress(folder: Path) -> RunProgress | None:
         is_running=is_running,
         experiment=experiment,
         trials=trials,
-        front=tuple(front),
+        front=front,
         compared=tuple(compare_references(front, run.references, run.rivals, objectives, stated)),
         picks={band: trial.number for band, trial in picks.items() if trial is not None},
         references=len({one.number for one in measured}),
         seconds=tuple(one.seconds for one in (*trials, *measured)),
     )
-
-
-def find_members(complete: Sequence[Trial], objectives: Mapping[str, str], folder: Path) -> list[Trial]:
-    """The complete trials that no other dominates. Raises RunError where one lacks an objective."""
-    try:
-        values = objective_values(complete, objectives)
-    except ValueError as error:
-        raise RunError(str(error), file=folder / TRIALS_FILE) from error
-    members = [complete[i] for i in pareto_front(values, list(objectives.values()))]
-    return sorted(members, key=lambda trial: (trial.value("latency_ms") or 0.0, trial["params"], trial.number))
 
 
 def progress_to_json(progress: RunProgress) -> dict[str, Any]:

@@ -17,14 +17,7 @@ import numpy as np
 
 from modscale.analysis.told_apart import ToldApart, tell_apart
 from modscale.api.rehearsed_report import imagined_trials, rehearse_report
-from modscale.api.session import (
-    Silence,
-    Watcher,
-    load_run_predictor,
-    reference_network,
-    rival_spec,
-)
-from modscale.api.workers import resolve
+from modscale.api.session import Silence, Watcher, check_references, join_run, load_run_predictor, reference_network
 from modscale.errors import naming_file
 from modscale.files import path_text, scratch_folder
 from modscale.interrupts import hearing_stops
@@ -32,20 +25,12 @@ from modscale.latency.raw import read_measurements
 from modscale.machine import largest_child, memory_in_use
 from modscale.rivals import Rival
 from modscale.runs.experiment import Experiment
-from modscale.runs.folder import (
-    REFERENCES_FILE,
-    RUN_FILE,
-    TIMINGS_FILE,
-    TRIALS_FILE,
-    check_folder,
-    read_run_experiment,
-)
+from modscale.runs.folder import REFERENCES_FILE, TIMINGS_FILE, TRIALS_FILE
 from modscale.runs.metrics import LATENCY
 from modscale.runs.references import read_references
 from modscale.runs.trials import read_trials
 from modscale.searching.measures import Evaluator
 from modscale.searching.rehearsal import Costs, choose_networks, draw_candidates, rehearse
-from modscale.searching.rivals import check_rivals
 from modscale.searching.screen import make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
@@ -113,22 +98,12 @@ def plan_search(
     """
     watcher = watcher or Silence()
     began = time.monotonic()
-    earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
-    experiment = resolve(experiment, earlier, 1)
-    experiment = check_folder(folder, experiment) or experiment
-    if not experiment.space.from_data:
-        with naming_file(space_file):
-            require_feasible(experiment.space)
+    experiment, _ = join_run(experiment, folder, 1, space_file)
     predictor = load_run_predictor(experiment, folder)
     home = Path(space_file).parent
     known = read_references(folder / REFERENCES_FILE)
     waiting = [(i, one) for i, one in enumerate(experiment.search.references) if i not in known.numbers]
-    with naming_file(space_file):
-        for _, one in waiting:
-            if isinstance(one, Rival):
-                rival_spec(one, home, experiment.space)
-        rivals = [(i, one) for i, one in waiting if isinstance(one, Rival)]
-        check_rivals(rivals, home, experiment.space.base.resolution)
+    check_references(experiment, known.numbers, space_file)
     watcher.say(f"loading the data ({source})")
     with scratch_folder() as scratch, hearing_stops():
         timings = scratch / TIMINGS_FILE
@@ -157,7 +132,7 @@ def plan_search(
         bytes_a_round = timings.stat().st_size / costs.rounds()
         bytes_a_network = timings.stat().st_size / len(rehearsed)
     left = max(0, min(search.trials, experiment.space.size()) - done)
-    networks = [(reference_network(one, home, experiment.space)) for _, one in waiting]
+    networks = [reference_network(one, home, experiment.space) for _, one in waiting]
     finals = report.finals if search.finals and (left or waiting) else 0
 
     def parts(epochs: int, val_images: int | None) -> dict[str, float]:
@@ -249,8 +224,8 @@ def _told(
     if proxy.task != "classification":
         return None, None
     names = [one for one in experiment.search.references if isinstance(one, str)]
-    middling = choose_networks(drawn)[len(choose_networks(drawn)) // 2]
-    estimate = estimate_accuracy(middling, method=proxy.method, evidence=0.0)
+    chosen = choose_networks(drawn)
+    estimate = estimate_accuracy(chosen[len(chosen) // 2], method=proxy.method, evidence=0.0)
     told = tell_apart(
         proxy,
         str(data["name"]),

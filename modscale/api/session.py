@@ -5,7 +5,7 @@ This is where the parts meet: the run's folder, the study, the evaluator, the lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -133,13 +133,7 @@ def search_space(
     watcher = watcher or Silence()
     there = _check_storage(storage, folder)
     check_log(log, "--log")
-    earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
-    experiment = resolve(experiment, earlier, workers)
-    begun = check_folder(folder, experiment)
-    resumed, experiment = begun is not None, begun or experiment
-    if not experiment.space.from_data:
-        with naming_file(space_file):
-            require_feasible(experiment.space)
+    experiment, resumed = join_run(experiment, folder, workers, space_file)
     with locked_run(folder):
         done = len(read_run_trials(folder, experiment.space)) if resumed else 0
         limit = experiment.search.trials
@@ -166,6 +160,32 @@ def search_space(
             if stop is not None:
                 raise stop
     return reported
+
+
+def join_run(experiment: Experiment, folder: Path, workers: Workers, space_file: str) -> tuple[Experiment, bool]:
+    """The experiment as it is begun, or gone on with, in `folder`, which is left as it is; and whether it is gone on.
+
+    Raises:
+        InputError: the space has nothing feasible, or the folder holds something else.
+    """
+    earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
+    experiment = resolve(experiment, earlier, workers)
+    begun = check_folder(folder, experiment)
+    experiment = begun or experiment
+    if not experiment.space.from_data:
+        with naming_file(space_file):
+            require_feasible(experiment.space)
+    return experiment, begun is not None
+
+
+def check_references(experiment: Experiment, measured: Collection[int], space_file: str) -> None:
+    """Raises InputError where a network that is compared with is none, or of those not `measured` cannot be read."""
+    home, side = Path(space_file).parent, experiment.space.base.resolution
+    rivals = [(i, one) for i, one in enumerate(experiment.search.references) if isinstance(one, Rival)]
+    with naming_file(space_file):
+        for _, rival in rivals:
+            rival_spec(rival, home, experiment.space)
+        check_rivals([(i, rival) for i, rival in rivals if i not in measured], home, side)
 
 
 def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
@@ -287,12 +307,7 @@ def _search(
     if resumed and not is_over:
         for change in check_machine(folder):
             say(f"note: {change} since this run began; what is measured now may differ for it")
-    rivals = [(i, one) for i, one in enumerate(experiment.search.references) if isinstance(one, Rival)]
-    side = experiment.space.base.resolution
-    with naming_file(space_file):
-        for _, rival in rivals:
-            rival_spec(rival, home, experiment.space)
-        check_rivals([(i, rival) for i, rival in rivals if i not in compared.numbers], home, side)
+    check_references(experiment, compared.numbers, space_file)
     say(f"loading the data ({source})")
     with Evaluator(
         experiment, source, measures=with_prediction(MEASURES, predictor), cores=cores_each(workers),
@@ -348,7 +363,7 @@ def _search(
                     trials_file=folder / TRIALS_FILE,
                     references=references,
                     references_file=folder / REFERENCES_FILE,
-                    measure_rival=partial(measure_rival, folder=home, resolution=side),
+                    measure_rival=partial(measure_rival, folder=home, resolution=experiment.space.base.resolution),
                     judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
                     mirror=mirror,
                 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from modscale.analysis.results import Run
 from modscale.pareto import pareto_front
 from modscale.runs.earlier import EarlierTrial
-from modscale.runs.machine_speed import at_levels
+from modscale.runs.machine_speed import trials_at
 from modscale.runs.trials import Trial, complete_trials
 
 MOST_AHEAD = 8
@@ -15,7 +17,7 @@ MOST_AHEAD = 8
 def earlier_notes(run: Run) -> list[str]:
     """A sentence an earlier run, without full stops, and one on the known networks that no trial of the run beats."""
     notes = [origin.sentence() for origin in run.origins]
-    known = [one for one in run.earlier if one.use == "known"]
+    known = [one for one in _at_our_level(run) if one.use == "known"]
     if known:
         ahead = _ahead(run, known)
         named = [f"trial {one.trial.number} of {one.run} ({_figures(run, one.trial)})" for one in ahead[:MOST_AHEAD]]
@@ -28,11 +30,19 @@ def earlier_notes(run: Run) -> list[str]:
     return notes
 
 
+def _at_our_level(run: Run) -> list[EarlierTrial]:
+    """What was taken of earlier runs, its latencies in terms of the machine that the report's are of."""
+    return [
+        replace(one, trial=trial)
+        for one, trial in zip(run.earlier, trials_at([one.trial for one in run.earlier], run.levels), strict=True)
+    ]
+
+
 def _ahead(run: Run, known: list[EarlierTrial]) -> list[EarlierTrial]:
     """Those of the known networks that would be on a front of both, best first by the first objective."""
     objectives = run.experiment.objectives
     own = [[trial[metric] for metric in objectives] for trial in complete_trials(run.trials)]
-    theirs = [[at_levels(one.trial.results, run.levels)[metric] for metric in objectives] for one in known]
+    theirs = [[one.trial[metric] for metric in objectives] for one in known]
     both = pareto_front([*own, *theirs], list(objectives.values()))
     ahead = [known[i - len(own)] for i in both if i >= len(own) and theirs[i - len(own)] not in own]
     first, direction = next(iter(objectives.items()))

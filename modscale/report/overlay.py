@@ -17,7 +17,7 @@ from modscale.report.figures import draw_fronts
 from modscale.report.front_chart import MOST_NUMBERS, charts, is_drawn, make_mark, plot_axes, point_of
 from modscale.report.pages import render_page, to_json
 from modscale.report.references import numbers_text, reference_kind
-from modscale.report.table import Cell, Column, Row, metric_cells, metric_column, title_of
+from modscale.report.table import Cell, Column, Row, metric_cells, metric_column, title_of, told
 from modscale.runs.metrics import METRICS, Metric, doubts_text, metric_text, metrics_among
 from modscale.runs.trials import Trial, complete_trials
 from modscale.specs.published import is_published
@@ -178,7 +178,7 @@ def _trial_row(overlay: Overlay, i: int, trial: Trial, columns: Sequence[Metric]
             Cell(text=", ".join(overlay.runs[i].front.bands_of(trial.number))),
             Cell(text=architecture),
         ),
-        title=title_of(name, [f"{m.noun} {c.text}" for m, c in zip(columns, metrics, strict=True)], architecture),
+        title=title_of(name, told(columns, metrics), architecture),
     )
 
 
@@ -210,11 +210,7 @@ def _compared_row(overlay: Overlay, i: int, k: int, one: Compared, columns: Sequ
             Cell(text=""),
             Cell(text=architecture),
         ),
-        title=title_of(
-            f"{one.name} in {overlay.names[i]}",
-            [f"{m.noun} {c.text}" for m, c in zip(columns, metrics, strict=True)],
-            architecture,
-        ),
+        title=title_of(f"{one.name} in {overlay.names[i]}", told(columns, metrics), architecture),
     )
 
 

@@ -137,7 +137,7 @@ def _trial_row(
             Cell(text=", ".join(front.bands_of(trial.number))),
             Cell(text=architecture),
         ),
-        title=title_of(name, _told(columns, metrics), architecture),
+        title=title_of(name, told(columns, metrics), architecture),
     )
 
 
@@ -163,11 +163,12 @@ def _compared_row(index: int, one: Compared, columns: Sequence[Metric], has_top1
             Cell(text=""),
             Cell(text=architecture),
         ),
-        title=title_of(one.name, _told(columns, metrics), architecture),
+        title=title_of(one.name, told(columns, metrics), architecture),
     )
 
 
-def _told(columns: Sequence[Metric], cells: Sequence[Cell]) -> list[str]:
+def told(columns: Sequence[Metric], cells: Sequence[Cell]) -> list[str]:
+    """Each metric's cell after its name."""
     return [f"{metric.noun} {cell.text}" for metric, cell in zip(columns, cells, strict=True)]
 
 

@@ -154,11 +154,12 @@ class RayEngine:
         """Hands Ray all work that waits, which finds its room there, and as many timings as there are devices."""
         while self.agenda.pieces:
             piece = self.agenda.begin_piece()
-            options = {"num_cpus": self.place.cores}
             if piece.work.function == "export":
                 ended = self._export(*piece.work.arguments)
             else:
-                ended = self.do.options(**options).remote(self.place, piece.work.function, piece.work.arguments)
+                ended = self.do.options(num_cpus=self.place.cores).remote(
+                    self.place, piece.work.function, piece.work.arguments
+                )
             self.running[ended] = _Running(of=piece, began_s=time.perf_counter())
         while self.agenda.timings and self._timing() < self.devices:
             session = self.agenda.begin_session()

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from modscale.files import scratch_folder
-from modscale.latency.protocol import REFERENCE_EVERY, measure_files
-from modscale.latency.raw import Measurement, keep_in
+from modscale.latency.protocol import REFERENCE_EVERY
+from modscale.latency.raw import Measurement
 from modscale.latency.summary import first_rounds
 from modscale.runs.metrics import Results
 from modscale.searching.bench import Bench
 from modscale.searching.draws import SpaceExhausted
-from modscale.searching.measures import FINAL_PERCENT, latency_results
+from modscale.searching.measures import FINAL_PERCENT, time_models, told_of
+from modscale.searching.steps import Timing
 from modscale.searching.study import Candidate, SearchStudy
 from modscale.specs.counts import count_model
-from modscale.specs.spec import ModelSpec, spec_to_dict
+from modscale.specs.spec import ModelSpec
 from modscale.training.pace import Pace
 
 REHEARSED = 3
@@ -82,17 +83,12 @@ def rehearse(bench: Bench, spec: ModelSpec) -> Rehearsed:
     Raises:
         TrialFailed: as a trial does.
     """
-    told = [{"name": spec.name, "spec": spec_to_dict(spec)}]
-    results: dict[str, float] = {}
     began = time.monotonic()
     with scratch_folder() as folder:
         file = folder / "model.onnx"
         bench.ask("export", spec, file)
         exported = time.monotonic()
-        for name, device in bench.devices.items():
-            keep = None if bench.timings is None else keep_in(bench.timings, told, device=name)
-            (latency,) = measure_files([file], device.settings, note=bench.note, device=device, keep=keep)
-            results |= latency_results(name, latency)
+        (results,) = time_models(bench, Timing(models=(file,), told=(told_of(spec),)))
         timed = time.monotonic()
     return Rehearsed(
         spec=spec,
