@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from fake_runs import SPACE, fake_references, fake_trials, read_json, write_run
 
 from modscale.analysis.progress import progress_to_json, read_progress
 from modscale.analysis.results import load_run
-from modscale.errors import RunError
+from modscale.errors import InputError, RunError
 from modscale.report.build import build_report
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.locking import is_locked, locked_folder
@@ -84,3 +85,12 @@ def test_what_was_timed_again_counts():
     front = read_json(example / "front.json")
     found = progress_to_json(read_progress(example))
     assert (found["over"], found["front"], found["bands"]) == (True, front["front"], front["bands"])
+
+
+def test_a_trial_without_an_objective_is_named_with_its_file(folder):
+    """As the report has it."""
+    lines = (folder / "trials.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"accuracy": None}
+    (folder / "trials.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    with pytest.raises(InputError, match=r"trials\.jsonl: trial 0: is complete and must have accuracy"):
+        read_progress(folder)

@@ -21,7 +21,7 @@ from modscale.api.warm_start import load_earlier_runs, plan_start
 from modscale.errors import InputError, RunError
 from modscale.machine import describe_machine, describe_versions
 from modscale.report.earlier import earlier_notes
-from modscale.runs.earlier import check_from, read_earlier, write_earlier
+from modscale.runs.earlier import EarlierTrial, check_from, read_earlier, write_earlier
 from modscale.runs.experiment import Experiment, parse_experiment
 from modscale.runs.trials import Trial
 from modscale.searching.study import SearchStudy
@@ -336,3 +336,14 @@ def test_the_report_tells_what_was_known_and_what_is_still_ahead(tmp_path: Path)
     assert first.startswith(f"known beforehand, from {other.folder}: {len(taken)} of its ")
     told = [int(part.split()[0]) for part in second.split("trial ")[2:]]
     assert set(told) == set(ahead) if len(ahead) <= 8 else set(told) < set(ahead)
+
+
+def test_known_latencies_are_told_in_terms_of_the_reports_machine(tmp_path: Path) -> None:
+    """A network of 3 ms beside a reference of 2 is told as one of 1.5 ms, where the run's reference takes 1."""
+    run = run_of(tmp_path / "run", count=12)
+    known = next(trial for trial in run.trials if trial.state == "complete")
+    known = replace(known, results={**known.results, "accuracy": 0.999, "latency_ms": 3.0, "latency_reference_ms": 2.0})
+    earlier = EarlierTrial(run="other", use="known", trial=known)
+    (note,) = earlier_notes(replace(run, earlier=(earlier,), levels={"latency_ms": 1.0}))
+    assert "latency 1.50 " in note
+    assert "3.00 as measured" in note
