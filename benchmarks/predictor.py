@@ -7,8 +7,9 @@
 
 Every network is the true export of its spec, not one put together of pieces, and is timed by a program that shares
 nothing with modscale but the probe's model (`ONE`): ONNX Runtime alone, a fresh process for every timing, the network
-with the fewest timings next. The probe runs after every run, since the machine changes its speed. `judge` compares what
-is predicted with the networks as they are at the machine's best, by the probe, and with plain medians. Every chunk has
+with the fewest timings next. The probe runs after every run, on the same threads, since the machine changes its speed.
+`judge` compares what is predicted with the networks as they are at the machine's best, by the probe, and with plain
+medians; of several threads it leaves out the processes that the probe found slow (`--slow` keeps them). Every chunk has
 its own probe times: a row's `session` says which.
 """
 
@@ -31,7 +32,7 @@ from modscale.api.calibrate import draw_networks
 from modscale.deploy.timing_worker import PROBE
 from modscale.files import scratch_folder
 from modscale.latency.calibration import read_calibration
-from modscale.latency.steady import Take, steady_ms
+from modscale.latency.steady import Take, are_slow, steady_ms
 from modscale.lines import append_line, read_lines
 from modscale.processes import Child
 from modscale.runs.experiment import load_experiment
@@ -46,9 +47,17 @@ import json, os, sys, time
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np, onnxruntime as ort
 
-def ready(file, threads):
+threads = int(sys.argv[3])
+if threads > 1:
+    ort.set_global_thread_pool_sizes(threads, 1)
+
+def ready(file):
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.log_severity_level = 3
+    if threads > 1:
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = 1
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     feed, binding = session.get_inputs()[0], session.io_binding()
     image = np.random.default_rng(0).standard_normal(feed.shape, dtype=np.float32)
@@ -61,7 +70,7 @@ def ready(file, threads):
         return time.perf_counter_ns() - start
     return run
 
-network, probe = ready(sys.argv[1], int(sys.argv[3])), ready(sys.argv[2], 1)
+network, probe = ready(sys.argv[1]), ready(sys.argv[2])
 for _ in range(3):
     network(), probe()
 runs = max(8, min(40, int(0.35e9 / min(network(), network()))))
@@ -100,20 +109,28 @@ def time_networks(models: Path, out: Path, threads: int, number: int) -> None:
     print(f"{taken} timings; {sum(done[name] > 1 for name in names)} of {len(names)} networks twice or more")
 
 
-def judge(file: str, rows_file: Path, models: Path, half: int | None, session: str | None) -> None:
+def judge(
+    file: str, rows_file: Path, models: Path, half: int | None, session: str | None, keeps_slow: bool
+) -> None:
     """What came of it; of all networks, or of those with an even (0) or odd (1) number; of all sessions, or of one."""
     rows = [row for _, row in read_lines(rows_file) if session in (None, row["session"])]
+    calibration = read_calibration(file)
     each, plain = defaultdict(list), defaultdict(list)
     for chunk in dict.fromkeys(row["session"] for row in rows):
         some = [row for row in rows if row["session"] == chunk]
         takes = [Take(times_ns=tuple(row["times_ns"]), probes_ns=tuple(row["probes_ns"])) for row in some]
+        if calibration.conditions.threads > 1 and not keeps_slow:
+            slow = are_slow(takes)
+            print(f"{slow.sum()} of {len(takes)} processes were slow by the probe, and are left out")
+            some = [row for row, is_slow in zip(some, slow, strict=True) if not is_slow]
+            takes = [take for take, is_slow in zip(takes, slow, strict=True) if not is_slow]
         for row, ms in zip(some, steady_ms(takes), strict=True):
             if half is None or int(row["name"]) % 2 == half:
                 each[row["name"]].append(float(ms))
                 plain[row["name"]].append(median(row["times_ns"]) / 1e6)
     names = sorted(each)
     specs = [load_spec(models / name / "spec.yaml") for name in names]
-    found = read_calibration(file).predictor().predict([network_pieces(spec) for spec in specs])
+    found = calibration.predictor().predict([network_pieces(spec) for spec in specs])
     predicted = np.array([one.latency_ms for one in found])
     print(
         f"{sum(map(len, each.values()))} timings of {len(names)} networks, {min(map(len, each.values()))} at the least"
@@ -151,10 +168,11 @@ if __name__ == "__main__":
     parser.add_argument("--networks", type=int, default=215)
     parser.add_argument("--half", type=int, choices=(0, 1))
     parser.add_argument("--session", help="judge the timings of this one alone")
+    parser.add_argument("--slow", action="store_true", help="keep the slow processes of several threads")
     given = parser.parse_args()
     if given.step == "export":
         export(given.space, given.models, given.networks)
     elif given.step == "time":
         time_networks(given.models, given.rows, given.threads, given.networks)
     else:
-        judge(given.calibration, given.rows, given.models, given.half, given.session)
+        judge(given.calibration, given.rows, given.models, given.half, given.session, given.slow)

@@ -31,7 +31,7 @@ from modscale.latency.calibration import (
 from modscale.latency.device import Device
 from modscale.latency.plan import plan_exports, plan_networks
 from modscale.latency.predictor import FEWEST, Deviations
-from modscale.latency.steady import Take
+from modscale.latency.steady import Take, are_slow
 from modscale.latency.summary import is_disturbed
 from modscale.processes import Child
 from modscale.providers import PROVIDERS
@@ -171,6 +171,9 @@ def _calibrate(
         say("note: others had the cores most of the time; the predictions are as wide as that makes them")
     else:
         timed = [replace(one, left_out=is_bad) for one, is_bad in zip(timed, disturbed, strict=True)]
+    if timed and clock.conditions().threads > 1:  # scaled by the probe they would not be what they usually are
+        slow = are_slow([one.takes[0] for one in timed])
+        timed = [replace(one, left_out=one.left_out or bool(is_bad)) for one, is_bad in zip(timed, slow, strict=True)]
     fitted = [one for one in timed if not one.left_out]
     if len(fitted) < FEWEST:
         raise InputError(

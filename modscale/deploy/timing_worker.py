@@ -110,7 +110,7 @@ class Job:
     cache_bytes: int = 0
     """Bytes that the cache may take; the models used longest ago go first. 0: nothing is cached."""
     is_probed: bool = False
-    """Whether the speed of the core is taken before and after each timed run, see `PROBE`."""
+    """Whether the speed of the cores is taken before and after each timed run, see `PROBE`."""
 
 
 @dataclass(frozen=True)
@@ -361,11 +361,15 @@ def new_session(
     may_fall_back: bool = False,
     optimised_file: str = "",
 ) -> Any:
+    """A session of so many threads; of those that all sessions share where they are 0."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    else:
+        options.use_per_session_threads = False
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[graph_level])
     options.log_severity_level = 3
@@ -433,14 +437,16 @@ def time_model(model: str | bytes, job: Job) -> Timings:
 
     parent = os.getppid()
     provider, is_other = job.provider, not is_cpu(job.provider)
-    session = open_session(model, provider, threads_of(job), graph_level=job.graph_level, is_profiled=is_other)
+    is_shared = job.is_probed and not is_other and share_threads(threads_of(job))
+    threads = 0 if is_shared else threads_of(job)
+    session = open_session(model, provider, threads, graph_level=job.graph_level, is_profiled=is_other)
     feed = session.get_inputs()[0]
     image = draw_input(feed, job.shape, job.seed)
     binding = session.io_binding()
     binding.bind_ortvalue_input(feed.name, onnxruntime.OrtValue.ortvalue_from_numpy(image, provider["device"], 0))
     for output in session.get_outputs():
         binding.bind_output(output.name, provider["device"], 0)
-    probe = open_probe() if job.is_probed else None
+    probe = open_probe(0 if is_shared else 1) if job.is_probed else None
     heard_ns = [time.perf_counter_ns()]
 
     def run() -> int:
@@ -480,19 +486,35 @@ def time_model(model: str | bytes, job: Job) -> Timings:
     return Timings(
         times_ns=tuple(times),
         main_cpu_ns=time.thread_time_ns() - main_cpu_ns - probes_ns,
-        cpu_ns=time.process_time_ns() - cpu_ns - probes_ns,
+        cpu_ns=time.process_time_ns() - cpu_ns - probes_ns * (threads_of(job) if is_shared else 1),
         preemptions=preemptions() - preempted if preempted >= 0 else -1,
         probes_ns=tuple(probes),
     )
 
 
-def open_probe() -> Callable[[], int]:
-    """What runs `PROBE` once and gives its wall time, nanoseconds."""
+def share_threads(threads: int) -> bool:
+    """Has the sessions of this process share so many threads, if it can be had and they are several.
+
+    Two pools would wait for work on the same cores, by spinning, each while the other has some.
+    """
+    import onnxruntime
+
+    if threads < 2 or not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+        return False
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+    return True
+
+
+def open_probe(threads: int) -> Callable[[], int]:
+    """What runs `PROBE` once, on threads as those of `new_session`, and gives its wall time, nanoseconds."""
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    if threads:
+        options.intra_op_num_threads = threads
+    else:
+        options.use_per_session_threads = False
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(PROBE, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()

@@ -1,7 +1,8 @@
 """Limits of what is measured: candidates that a calibration predicts beyond them are drawn again, others fail by them.
 
 Both come before anything is trained. A prediction leaves a candidate out only where its whole 90 % interval lies
-beyond a limit: the measurement decides the rest, at the level of the machine's best so far.
+beyond a limit, with what the machine changes by since the calibration: the measurement decides the rest, at the level
+of the machine's best so far.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def make_screen(predictor: Predictor | None, limits: Mapping[str, Bounds]) -> Ca
         if key in known:
             return known[key]
         (found,) = predictor.predict([network_pieces(spec)])
-        low, high = found.ci90_ms
+        low, high = found.on_another_day()
         allowed = (bounds.max is None or low <= bounds.max) and (bounds.min is None or high >= bounds.min)
         known[key] = allowed
         refused = 0 if allowed else refused + 1

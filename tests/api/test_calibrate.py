@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
@@ -41,6 +42,8 @@ class Fake:
     def __init__(self) -> None:
         self.exported, self.timed = [], []
         self.speed = cycle((1.0,))
+        self.probed = None
+        self.threads = 1
 
     def add(self, spec) -> None:
         self.exported.append(spec)
@@ -55,10 +58,11 @@ class Fake:
         self.timed.append(spec)
         factor = next(self.speed)
         times = (round(1e6 * factor * sum(map(piece_ms, network_pieces(spec)))),) * runs
-        return Take(times_ns=times, probes_ns=(round(500_000 * factor),) * runs), factor > 3
+        probed = factor if self.probed is None else next(self.probed)
+        return Take(times_ns=times, probes_ns=(round(500_000 * probed),) * runs), factor > 3
 
     def clock(self) -> Clock:
-        return Clock(time_file=self.time_file, conditions=lambda: CONDITIONS)
+        return Clock(time_file=self.time_file, conditions=lambda: replace(CONDITIONS, threads=self.threads))
 
 
 def test_a_machine_of_known_pieces_is_recovered(tmp_path):
@@ -88,6 +92,19 @@ def test_a_machine_that_changes_its_speed_is_recovered_too(tmp_path):
     for one, network in zip(found, pieces, strict=True):
         assert one.latency_ms == pytest.approx(sum(map(piece_ms, network)), rel=0.01)
     assert (summary["networks"], summary["noisy"]) == (60, False)
+
+
+def test_slow_processes_of_several_threads_are_left_out(tmp_path):
+    """Half take 1.4 to 1.9 times as long and their probes 1.25 times: too many for the fit itself to find them odd."""
+    fake, file = Fake(), tmp_path / "c.json"
+    fake.threads = 2
+    fake.speed, fake.probed = cycle((1.0, 1.4, 1.0, 1.7, 1.9, 1.0)), cycle((1.0, 1.25, 1.0, 1.25, 1.25, 1.0))
+    summary = calibrate(EXPERIMENT, fake.clock(), file, most=120, composer=fake)
+    pieces = [network_pieces(spec) for spec in draw_networks(EXPERIMENT.space, 2000, seed=3)]
+    found = read_calibration(file).predictor().predict(pieces)
+    for one, network in zip(found, pieces, strict=True):
+        assert one.latency_ms == pytest.approx(sum(map(piece_ms, network)), rel=0.01)
+    assert (summary["networks"], summary["left_out"]) == (60, 60)
 
 
 def test_a_calibration_that_fails_loses_nothing(tmp_path):

@@ -417,3 +417,21 @@ def test_the_probe_runs_between_the_runs(model_file):
     assert min(probed["probes_ns"]) > 0
     assert plain["probes_ns"] == []
     assert probed["main_cpu_ns"] < 1.5 * sum(probed["times_ns"])
+
+
+def test_a_probe_shares_the_threads_of_the_model(model_file):
+    """With two threads there are no more of them in the process than without a probe, and none is a session's own."""
+    counted = b"""
+    shared = [not one.get_session_options().use_per_session_threads for one in (session, *probe_sessions)]
+    raise Refused("failed", f"{len(os.listdir('/proc/self/task'))} {shared}")"""
+
+    def told(is_probed: bool) -> list[str]:
+        text = program(job(model_file, is_probed=is_probed), "m")
+        text = text.replace(b"    probes_ns = sum(probes[1:])", counted)
+        text = text.replace(b"MARK =", b"probe_sessions = []\nMARK =")
+        text = text.replace(b"    return probe\n", b"    probe_sessions.append(session)\n    return probe\n")
+        return run(text)[0]["text"].split(" ", 1)
+
+    (plain, own), (probed, shared) = told(False), told(True)
+    assert (own, shared) == ("[False]", "[True, True]")
+    assert plain == probed
