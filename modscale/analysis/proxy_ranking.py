@@ -36,7 +36,8 @@ class RankingCheck:
 
     def sentence(self) -> str:
         """What it says, for people."""
-        told = f"{self.clear} are told apart by this run's validation images, {self.clear_as_published} as published"
+        verb = "is" if self.clear == 1 else "are"
+        told = f"{self.clear} {verb} told apart by this run's validation images, {self.clear_as_published} as published"
         if not self.clear:
             told = "none is told apart by this run's validation images"
         all_pairs = "the one pair" if self.pairs == 1 else f"the {self.pairs} pairs"

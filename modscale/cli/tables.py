@@ -251,14 +251,15 @@ def show_overlay(summary: Mapping[str, Any]) -> None:
     note(f"report: {summary['files']['report.html']} (opens in a browser, offline)")
 
 
-def show_next(summary: Mapping[str, Any], *, searched: bool) -> None:
-    """What to type next: how to export a pick, or a trial of the front, and after a search how to report it again."""
+def show_next(summary: Mapping[str, Any], data: str) -> None:
+    """What to type next: how to train a pick, or a trial of the front, on `data`, and how to export it untrained."""
     run = summary["run"]
     picks = [(band, ["--pick", band]) for band, number in summary["bands"].items() if number is not None]
     picks += [(f"trial-{number}", ["--trial", str(number)]) for number in summary["front"]]
-    commands = [["modscale", "export", run, *words, "--out", name] for name, words in picks[:1]]
-    commands += [["modscale", "report", run]] if searched else []
-    print_lines(out, [as_shown(out, f"next:   {shlex.join(words)}") for words in commands])
+    for name, words in picks[:1]:
+        train = ["modscale", "train", run, *words, "--data", data, "--hours", "2", "--out", f"{name}-trained"]
+        commands = [train, ["modscale", "export", run, *words, "--out", name]]
+        print_lines(out, [as_shown(out, f"next:   {shlex.join(words)}") for words in commands])
 
 
 def show_scaled(scaled: ScaledModel) -> None:

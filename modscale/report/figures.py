@@ -47,7 +47,7 @@ RUN_MARKS = "o^so^s"
 LEGEND_COLUMNS = 4
 LEGEND_ROW = 16
 """Height of one row, points."""
-METRIC_COLOURS = ("#0b5fa5", "#c2410c")
+METRIC_COLOURS = ("#0b5fa5", "#c2410c", "#7e22ce", "#0f766e", "#a3195b", "#6b5900")
 DPI = 150
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -149,21 +149,23 @@ def draw_reading(reading: DesignReading) -> Picture:
     parameters = reading.parameters[:MOST_PARAMETERS]
     metrics = list(parameters[0].importance) if parameters else []
     split = learnt_split(reading)
-    with open_figure(8.4, 1.5 + 0.42 * max(len(parameters), 2)) as figure:
+    step = min(0.17, 0.68 / max(len(metrics), 1))
+    with open_figure(8.4, 1.5 + max(0.42, 0.14 * len(metrics)) * max(len(parameters), 2)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for k, metric in enumerate(metrics):
-            lift = 0.17 * (k - (len(metrics) - 1) / 2)
+            colour = METRIC_COLOURS[k % len(METRIC_COLOURS)]
+            lift = step * (k - (len(metrics) - 1) / 2)
             shares = [p.importance[metric].share for p in parameters]
             centre = np.array([100 * s.value for s in shares])
             reach = np.array([[100 * (s.value - s.low) for s in shares], [100 * (s.high - s.value) for s in shares]])
             rows = np.arange(len(parameters)) + lift
             left.errorbar(
-                centre, rows, xerr=reach, fmt="o", ms=5, color=METRIC_COLOURS[k], elinewidth=1.4, capsize=2,
+                centre, rows, xerr=reach, fmt="o", ms=5, color=colour, elinewidth=1.4, capsize=2,
                 label=METRICS[metric].noun,
             )  # fmt: skip
             left.scatter(
                 [100 * min(p.importance[metric].chance, 1.0) for p in parameters], rows, marker="|", s=60, zorder=1,
-                color=METRIC_COLOURS[k], alpha=0.45, label="by chance" if k == 0 else None,
+                color=colour, alpha=0.45, label="by chance" if k == 0 else None,
             )  # fmt: skip
         for row, parameter in enumerate(parameters):
             _draw_halves(right, row, parameter, split)
@@ -182,7 +184,10 @@ def draw_reading(reading: DesignReading) -> Picture:
             right.plot([], [], color=colour, marker="o", ms=5, lw=3, label=label)
         for axes in (left, right):
             if metrics or axes is right:
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8.5, handletextpad=0.4)
+                axes.legend(
+                    loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2 if len(metrics) > 2 else 3, fontsize=8.5,
+                    handletextpad=0.4,
+                )  # fmt: skip
         return render_figure(figure)
 
 

@@ -28,6 +28,17 @@
     return place.top >= 0 && place.bottom <= root.clientHeight;
   }
 
+  // A row of a table that scrolls comes into its view; the page stays where it is.
+  function bringIntoBox(row) {
+    const box = row && row.closest(".tall");
+    if (!box || row.hidden) return;
+    const place = row.getBoundingClientRect();
+    const frame = box.getBoundingClientRect();
+    if (place.top < frame.top + 60 || place.bottom > frame.bottom) {
+      box.scrollTop += place.top - frame.top - (frame.height - place.height) / 2;
+    }
+  }
+
   // What is told of a point while it is pointed at.
   const tip = document.createElement("div");
   tip.className = "tip";
@@ -75,6 +86,7 @@
     point.addEventListener("click", (event) => {
       event.preventDefault();
       mark(point.dataset.key);
+      if (marked !== null) bringIntoBox(document.getElementById(marked));
     });
   }
   document.addEventListener("keydown", (event) => {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from modscale import __version__
@@ -16,6 +14,7 @@ from modscale.analysis.proxy_ranking import check_ranking
 from modscale.analysis.results import Run
 from modscale.document import dump_yaml
 from modscale.report.architecture import draw_stages
+from modscale.report.commands import export_command, search_command, source_of, train_command
 from modscale.report.earlier import earlier_notes
 from modscale.report.figures import Picture
 from modscale.report.front_chart import front_charts, is_drawn, plot_axes
@@ -73,6 +72,7 @@ def write_context(
         "version": __version__,
         "headline": _headline(run, front),
         "counts": {state: states.count(state) for state in ("complete", "failed", "stopped")},
+        "unfinished": _unfinished_note(run),
         "spared": _spared_sentence(run.trials),
         "total": len(states),
         "columns": [metric.noun for metric in columns],
@@ -104,7 +104,7 @@ def write_context(
         "machine": _pairs(section(run.document, "machine")),
         "versions": _pairs(section(run.document, "versions")),
         "data": _data_pairs(run),
-        "command": _command(run),
+        "command": search_command(run),
         "space_lines": dump_yaml(run.document["space"]).rstrip("\n").split("\n"),
         "reading": reading_view(reading, reading_picture),
         "doubts": list(
@@ -177,6 +177,17 @@ def _spared_sentence(trials: Sequence[Trial]) -> str:
     )
 
 
+def _unfinished_note(run: Run) -> str:
+    """That there is more to come; empty where all that was asked for is finished."""
+    wanted, done = run.experiment.search.trials, len(run.trials)
+    if done >= wanted:
+        return ""
+    return (
+        f"This run is not over: {done} of {wanted} trials are finished. The same search command goes on, and"
+        " modscale report shows what there is by then."
+    )
+
+
 def _headline(run: Run, front: Front) -> str:
     """The first sentence of the report."""
     learnt = LEARNT[run.experiment.proxy.task]
@@ -196,10 +207,18 @@ def _cells(trial: Trial, columns: Sequence[Metric]) -> list[str]:
 
 def _measured(trial: Trial) -> list[str]:
     """All that is known of one trial: a count is read as a number of things, a measurement as a thing of some size."""
-    known = metrics_among(trial.results)
-    texts = [metric.full(trial.results) for metric in known]
-    pairs = zip(known, texts, strict=True)
+    return _told(trial, metrics_among(trial.results))
+
+
+def _told(trial: Trial, metrics: Sequence[Metric]) -> list[str]:
+    pairs = [(metric, metric.full(trial.results)) for metric in metrics]
     return [f"{text} {metric.noun}" if metric.is_count else f"{metric.noun} {text}" for metric, text in pairs]
+
+
+def _sought(trial: Trial, run: Run) -> list[str]:
+    """The objectives alone."""
+    wanted = [METRICS[metric] for metric in run.experiment.objectives]
+    return _told(trial, sorted(wanted, key=lambda metric: metric.name != LEARNT[run.experiment.proxy.task].name))
 
 
 def _plot_note(objectives: Sequence[str]) -> str:
@@ -260,13 +279,11 @@ def _pick_row(band: str, front: Front, run: Run, rows: Mapping[int, Mapping[str,
         "reason": pick.reason,
         "runner_up": ""
         if pick.runner_up is None
-        else f"Next is trial {pick.runner_up.number}: {', '.join(_measured(pick.runner_up)[:2])}.",
+        else f"Next is trial {pick.runner_up.number}: {', '.join(_sought(pick.runner_up, run))}.",
         "ties": numbers_text(pick.ties),
         "stages": None if pick.trial is None else draw_stages(pick.trial.spec),
-        "command": [
-            *("modscale", "export", shlex.quote(_portable(str(run.folder)))),
-            *_options({"--pick": band, "--out": band}),
-        ],
+        "train": train_command(run, band),
+        "export": export_command(run, band),
     }
 
 
@@ -307,27 +324,6 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _command(run: Run) -> list[str]:
-    """What makes a run like this one, wherever the run's folder has been moved to, in parts that are kept together."""
-    search = run.experiment.search
-    words = ["modscale", "search", _portable(str(run.document.get("space_file", "SPACE.yaml")))]
-    options = {"--data": _source(run), "--trials": search.trials, "--seed": search.seed}
-    return [*map(shlex.quote, words), *_options({**options, "--out": run.folder.resolve().name})]
-
-
-def _options(options: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {shlex.quote(str(value))}" for name, value in options.items()]
-
-
 def _data_pairs(run: Run) -> list[tuple[str, str]]:
     data = {key: value for key, value in section(run.document, "data").items() if key != "notes"}
-    return _pairs(data | ({"source": _source(run)} if "source" in data else {}))
-
-
-def _source(run: Run) -> str:
-    return _portable(str(section(run.document, "data").get("source", "synthetic")))
-
-
-def _portable(path: str) -> str:
-    """A path as it was given, and of one that holds on this machine alone its last part."""
-    return Path(path).name if Path(path).is_absolute() or path.startswith("~") else path
+    return _pairs(data | ({"source": source_of(run)} if "source" in data else {}))

@@ -96,6 +96,11 @@ def section(run: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def data_source(run: Mapping[str, Any]) -> str:
+    """The data as the search was given them, by `run.yaml`."""
+    return str(section(run, "data").get("source", "synthetic"))
+
+
 def check_folder(folder: Path, experiment: Experiment) -> Experiment | None:
     """The experiment with which the run in `folder` goes on; None where it holds none.
 

@@ -118,15 +118,15 @@ def test_no_text_is_obeyed(screen: Any) -> None:
 
 
 def test_what_comes_next_is_told(screen: Any) -> None:
-    """A pick's export, or that of a trial on the front where no band has one; a report is named after a search."""
+    """How a pick, or a trial on the front where no band has one, is trained on the run's data, and exported."""
     summary = {"run": "my runs/a", "bands": {"xxs": None, "xs": 4}, "front": [4, 2]}
-    assert screen(lambda: tables.show_next(summary, searched=True), width=20) == [
+    assert screen(lambda: tables.show_next(summary, "my photos"), width=20) == [
+        "next:   modscale train 'my runs/a' --pick xs --data 'my photos' --hours 2 --out xs-trained",
         "next:   modscale export 'my runs/a' --pick xs --out xs",
-        "next:   modscale report 'my runs/a'",
     ]
-    (line,) = screen(lambda: tables.show_next({**summary, "bands": {"xxs": None}}, searched=False), width=80)
+    _, line = screen(lambda: tables.show_next({**summary, "bands": {"xxs": None}}, "synthetic"), width=80)
     assert line == "next:   modscale export 'my runs/a' --trial 4 --out trial-4"
-    assert screen(lambda: tables.show_next({**summary, "bands": {}, "front": []}, searched=False), width=80) == []
+    assert screen(lambda: tables.show_next({**summary, "bands": {}, "front": []}, "synthetic"), width=80) == []
 
 
 @pytest.mark.parametrize("width", [None, 80])

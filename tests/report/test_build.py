@@ -29,6 +29,7 @@ from modscale.errors import RunError
 from modscale.report.build import build_report
 from modscale.report.front_chart import plot_axes
 from modscale.runs.experiment import parse_experiment
+from modscale.runs.metrics import METRICS
 from modscale.runs.trials import Rung, Trial
 from modscale.specs.counts import count_model
 from modscale.specs.spec import load_spec, parse_spec
@@ -465,6 +466,33 @@ def test_nothing_complete(tmp_path: Path, count: int) -> None:
     assert front["bands"] == {"xxs": None, "xs": None, "s": None}
     for name in ("report.md", "report.html"):
         assert "No trial is complete" in (folder / name).read_text()
+
+
+def test_a_run_in_progress_says_so(tmp_path: Path) -> None:
+    """How many trials were asked for, and that the search goes on; nothing of it when all are finished."""
+    trials = fake_trials(FAKE, 5)
+    for wanted, says in ((12, True), (5, False)):
+        folder = write_run(tmp_path / str(wanted), trials, [], space={**SPACE, "search": {"trials": wanted}})
+        files = build_report(load_run(folder), draws=2)
+        for kind in ("html", "markdown"):
+            text = " ".join(files[kind].read_text(encoding="utf-8").split())
+            assert ("This run is not over: 5 of 12 trials are finished." in text) is says
+            assert ("not over" in text) is says
+
+
+def test_the_next_of_a_band_is_told_by_what_is_sought(tmp_path: Path) -> None:
+    """Not by the latency here, where that on a device is the objective."""
+    space = {
+        **SPACE, "latency": {"targets": {"pi": {"command": ["ssh", "pi", "python3", "-"]}}}, "bands": {"all": {}},
+        "objectives": {"latency_pi_ms": "minimize", "accuracy": "maximize"},
+    }  # fmt: skip
+    trials = [remeasured(t, latency_pi_ms=3 * t.results["latency_ms"]) for t in fake_trials(FAKE, 20)]
+    text = build_report(load_run(write_run(tmp_path / "run", trials, [], space=space)), draws=2)["html"].read_text()
+    said = re.search(r"Next is trial (\d+): (.*?)\.\s*</p>", text)
+    assert said is not None
+    trial = trials[int(said[1])]
+    on_pi = METRICS["latency_pi_ms"].full(trial.results)
+    assert said[2] == f"accuracy {METRICS['accuracy'].full(trial.results)}, latency on pi {on_pi}"
 
 
 def test_one_trial(tmp_path: Path) -> None:

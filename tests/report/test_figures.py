@@ -10,6 +10,7 @@ import pytest
 from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 from matplotlib.figure import Figure
 
+from modscale.analysis.design_reading import read_design
 from modscale.analysis.results import load_run
 from modscale.report import figures
 from modscale.runs.experiment import parse_experiment
@@ -41,3 +42,18 @@ def test_the_title_stands_clear_of_the_legend(
     ((title, legend, entries),) = seen
     assert not title.overlaps(legend)
     assert entries == 4 + with_references
+
+
+def test_the_reading_draws_every_device() -> None:
+    """However many further devices were timed."""
+    targets = {name: {"command": ["ssh", name, "python3", "-"]} for name in ("pi", "phone", "desk")}
+    experiment = parse_experiment({**SPACE, "latency": {"targets": targets}})
+    trials = [
+        remeasured(
+            trial, **{f"latency_{name}_ms": (i + 2) * trial.results["latency_ms"] for i, name in enumerate(targets)}
+        )
+        for trial in fake_trials(experiment, 40)
+    ]
+    picture = figures.draw_reading(read_design(experiment, trials, seed=0, draws=2))
+    for noun in ("accuracy", "latency", "latency on pi", "latency on phone", "latency on desk"):
+        assert f">{noun}</text>" in picture.svg

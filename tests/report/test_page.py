@@ -164,14 +164,36 @@ def test_the_table_filters_by_words_and_kinds(browser, page):
     assert browser.ask("document.querySelector('.tools output').innerText") == "1 of 34 networks"
 
 
+def test_a_long_table_scrolls_to_the_row_of_a_point(browser, page):
+    """In its own box, and the page stays where it is; printed it is whole."""
+    browser.open(page)
+    box = "document.querySelector('.tall')"
+    assert browser.ask(f"{box}.scrollHeight > {box}.clientHeight + 100")
+    last = browser.ask(f"{ROWS}.at(-1).dataset.key")
+    point = f"document.querySelector('svg.wide a.point[data-key={last}]')"
+    browser.ask(f"{point}.scrollIntoView()")
+    before = browser.ask("window.scrollY")
+    browser.ask(f"{point}.dispatchEvent(new MouseEvent('click', {{cancelable: true}}))")
+    assert browser.ask("window.scrollY") == before
+    assert browser.ask(
+        f"""(() => {{ const row = document.getElementById('{last}').getBoundingClientRect();
+        const frame = {box}.getBoundingClientRect(); return row.top >= frame.top && row.bottom <= frame.bottom; }})()"""
+    )
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    assert browser.ask(f"{box}.scrollHeight === {box}.clientHeight")
+
+
 def test_a_command_is_copied(browser, page):
     """To the clipboard; where that is closed it is chosen instead, and the button says which keys copy it."""
     browser.open(page)
     seen = "navigator.clipboard.writeText = async (text) => { window.seen = text; }"
     browser.ask(seen)
     browser.click(".card button.copy")
-    expected = browser.ask("document.querySelector('.card .command code').textContent")
-    assert expected.startswith("modscale export ")
+    expected, export = browser.ask(
+        "Array.from(document.querySelectorAll('.card .command code'), (code) => code.textContent).slice(0, 2)"
+    )
+    assert expected.startswith("modscale train ")
+    assert export.startswith("modscale export ")
     assert " --pick " in expected
     assert browser.ask("window.seen") == expected
     assert browser.ask("document.querySelector('.card button.copy').innerText") == "copied"

@@ -58,8 +58,9 @@ def report(
 
     def show() -> None:
         from modscale.cli.tables import show_next, show_report
+        from modscale.runs.folder import data_source
 
         show_report(summary, reported.trials)
-        show_next(summary, searched=False)
+        show_next(summary, data_source(reported.document))
 
     answer(summary, as_json, show)

@@ -106,8 +106,9 @@ def search(
 
     def show() -> None:
         from modscale.cli.tables import show_next, show_report
+        from modscale.runs.folder import data_source
 
         show_report(summary, run.trials)
-        show_next(summary, searched=True)
+        show_next(summary, data_source(run.document))
 
     answer(summary, as_json, show)
