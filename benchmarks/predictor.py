@@ -109,9 +109,7 @@ def time_networks(models: Path, out: Path, threads: int, number: int) -> None:
     print(f"{taken} timings; {sum(done[name] > 1 for name in names)} of {len(names)} networks twice or more")
 
 
-def judge(
-    file: str, rows_file: Path, models: Path, half: int | None, session: str | None, keeps_slow: bool
-) -> None:
+def judge(file: str, rows_file: Path, models: Path, half: int | None, session: str | None, keeps_slow: bool) -> None:
     """What came of it; of all networks, or of those with an even (0) or odd (1) number; of all sessions, or of one."""
     rows = [row for _, row in read_lines(rows_file) if session in (None, row["session"])]
     calibration = read_calibration(file)

@@ -127,6 +127,8 @@ class Timings:
     """Of that, the thread's that asked for the runs; it waits by spinning, so an undisturbed one has all of them."""
     probes_ns: tuple[int, ...] = ()
     """Wall time of `PROBE` before the first timed run and after each one, nanoseconds; empty where it was not asked."""
+    probe_threads: int = 0
+    """Threads that it ran on: the model's own where ONNX Runtime lets the two share them, else one; 0 without it."""
 
 
 def answer(job: str, mark: str, model: Sequence[bytes] = ()) -> None:
@@ -477,18 +479,24 @@ def time_model(model: str | bytes, job: Job) -> Timings:
         done += 1
     times: list[int] = []
     probes = [probe()] if probe else []
-    preempted, cpu_ns, main_cpu_ns = preemptions(), time.process_time_ns(), time.thread_time_ns()
+    preempted = cpu_ns = main_cpu_ns = 0
     for _ in range(job.runs):
+        preempted -= preemptions()
+        cpu_ns -= time.process_time_ns()
+        main_cpu_ns -= time.thread_time_ns()
         times.append(run())
+        main_cpu_ns += time.thread_time_ns()
+        cpu_ns += time.process_time_ns()
+        preempted += preemptions()
         if probe:
             probes.append(probe())
-    probes_ns = sum(probes[1:])
     return Timings(
         times_ns=tuple(times),
-        main_cpu_ns=time.thread_time_ns() - main_cpu_ns - probes_ns,
-        cpu_ns=time.process_time_ns() - cpu_ns - probes_ns * (threads_of(job) if is_shared else 1),
-        preemptions=preemptions() - preempted if preempted >= 0 else -1,
+        cpu_ns=cpu_ns,
+        main_cpu_ns=main_cpu_ns,
+        preemptions=preempted if preemptions() >= 0 else -1,
         probes_ns=tuple(probes),
+        probe_threads=0 if not probe else threads_of(job) if is_shared else 1,
     )
 
 

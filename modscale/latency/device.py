@@ -67,12 +67,16 @@ class Device:
         """Has it answer, and try the provider. Raises as `ask_device` does, and TargetError where it has changed."""
         self._know(ask_device(self.settings, _job(self.settings)))
 
-    def time(self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None, is_probed: bool = False) -> Timings:
+    def time(
+        self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None, is_probed: bool | None = None
+    ) -> Timings:
         """Times a model in a fresh process, with `timing_worker.PROBE` between its runs where `is_probed`.
 
-        Raises as `ask_device` does, and TargetError where it has changed.
+        By default it is where the provider computes on threads that the probe can share. Raises as `ask_device` does,
+        and TargetError where it has changed.
         """
         job = _job(self.settings)
+        is_probed = PROVIDERS[self.settings.provider].takes_cores if is_probed is None else is_probed
         job = replace(
             job, runs=runs, warmup=self.settings.warmup, limit_s=LIMIT_S / 2, shape=shape, is_probed=is_probed
         )

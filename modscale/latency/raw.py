@@ -22,7 +22,8 @@ from modscale.settings import LatencySettings, latency_to_dict, parse_latency
 
 FACTS = {"processor": str, "system": str, "runtime": str, "cores": int, "threads": int}
 """What of a device's facts the figures need."""
-ROUND_KEYS = ("model", "order", "at_s", "seconds", *(f.name for f in fields(Timings) if f.name != "probes_ns"))
+COUNTERS = tuple(field.name for field in fields(Timings) if field.type == "int" and field.name != "probe_threads")
+ROUND_KEYS = ("model", "order", "at_s", "seconds", "times_ns", *COUNTERS, "probes_ns", "probe_threads")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +81,11 @@ def keep_in(
             begin |= {"device": name} if name else {}
             append_line(file, {"begin": begin})
             begun = True
-        timings = {key: value for key, value in asdict(taken.timings).items() if key in ROUND_KEYS}
         line = {"model": which, "order": taken.order, "at_s": round(taken.at_s, 3), "seconds": round(taken.seconds, 3)}
-        append_line(file, {**line, **timings, "times_ns": list(timings["times_ns"])})
+        timings = asdict(taken.timings)
+        if not timings["probe_threads"]:
+            del timings["probes_ns"], timings["probe_threads"]
+        append_line(file, {**line, **timings})
 
     return keep
 
@@ -125,16 +128,24 @@ def _parse_begin(document: object) -> tuple[tuple[Mapping[str, Any], ...], Devic
 
 def _parse_round(document: object, models: int) -> tuple[int | None, Round]:
     section = Section(document, ROUND_KEYS, what="a round")
-    which, times = section.raw("model"), section.raw("times_ns")
+    which, probe_threads = section.raw("model"), section.integer("probe_threads", 0, low=0)
     place = None if which is None else check_integer(which, "model", low=0, high=models - 1)
-    if not isinstance(times, list) or len(times) < 2:
-        raise InputError("must be a list of two times or more", place="times_ns")
-    for i, time_ns in enumerate(times):
-        check_integer(time_ns, f"times_ns[{i}]", high=2**53)
-    counters = {key: check_integer(section.raw(key, -1), key, low=-1, high=2**62) for key in ROUND_KEYS[5:]}
+    counters = {key: check_integer(section.raw(key, -1), key, low=-1, high=2**62) for key in COUNTERS}
     return place, Round(
         order=section.integer("order", None, low=0),
         at_s=check_number(section.raw("at_s", 0.0), "at_s", low=0),
         seconds=check_number(section.raw("seconds", 0.0), "seconds", low=0),
-        timings=Timings(times_ns=tuple(times), probes_ns=(), **counters),
+        timings=Timings(
+            times_ns=_parse_times(section, "times_ns"),
+            probes_ns=_parse_times(section, "probes_ns") if probe_threads else (),
+            probe_threads=probe_threads,
+            **counters,
+        ),
     )
+
+
+def _parse_times(section: Section, key: str) -> tuple[int, ...]:
+    times = section.raw(key)
+    if not isinstance(times, list) or len(times) < 2:
+        raise InputError("must be a list of two times or more", place=key)
+    return tuple(check_integer(time_ns, f"{key}[{i}]", high=2**53) for i, time_ns in enumerate(times))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modscale.arrays import BoolArray, FloatArray
-from modscale.latency.summary import BEST
+from modscale.latency.probed import BEST
 from modscale.settings import UNSTEADY
 
 LOW = 0.1

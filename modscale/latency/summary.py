@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles, stdev
 
 from modscale.deploy.timing_worker import Timings
 from modscale.latency.confidence import Z95, confidence_interval, median_interval
 from modscale.latency.device import Device
+from modscale.latency.probed import find_probe
 from modscale.providers import PROVIDERS
 from modscale.settings import UNSTEADY, LatencySettings
 
@@ -30,13 +31,16 @@ BEST = 0.25
 """Quantile of the reference's rounds that stands for the machine at its best."""
 
 LOW = 0.05
-"""Quantile of all runs that is compared with the reference's: what a disturbed machine leaves in peace; see there."""
+"""Quantile of all runs that stands for a quiet machine where no probe tells which rounds were: it repeats best then."""
 
 RESAMPLES = 200
 """Draws of the bootstrap."""
 
 QUIET_SHARE = 1 / 3
 """Share of the rounds that must be quiet for the others not to count: fewer are no better than all."""
+
+FEWEST_PROBED = 3
+"""Rounds that must be quiet where a probe in each of them tells; where the reference does, as many as first ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +62,12 @@ class Latency:
     mean_ci95_ms: float
     """The same of the mean."""
     quiet_ms: float
-    """What it takes while nothing disturbs it: quantile `LOW` of all runs. The median where no reference ran."""
+    """What it takes while the machine is quiet, by the probe between its runs (`probed.py`).
+
+    Where there is none, on a GPU say: quantile `LOW` of all runs, or the median where no reference ran either.
+    """
     quiet_ci95_ms: float
-    """Half-width of the 95 % interval of that, as wide as `relative_ci95`: how the machine changes is in it."""
+    """Half-width of the 95 % interval of that, the machine being as quick as it was during this measurement."""
     reached_percent: float
     """`quiet_ci95_ms` as a percentage of `quiet_ms`."""
     standard_error_ms: float
@@ -78,7 +85,7 @@ class Latency:
     disturbed_rounds: int
     """Of them those whose cores others had too."""
     unsteady_rounds: int
-    """Of them those beside which the reference was not at its best: the machine itself was slower for a while."""
+    """Of them those during which the machine itself was slower, by the probe, or by the reference beside them."""
     process_medians_ms: tuple[float, ...]
     """Median of each process that counts, in the order they ran."""
     process_means_ms: tuple[float, ...]
@@ -96,11 +103,11 @@ class Latency:
     reference_ms: float | None
     """Median of the reference network's rounds in this measurement; None where it was not timed."""
     reference_quiet_ms: float | None
-    """Quantile `LOW` of its runs; `relative` times this is `quiet_ms`."""
+    """What it takes while the machine is quiet; `relative` times this is `quiet_ms`."""
     reference_drift_percent: float | None
     """By how much it was slower in the later half of the measurement than in the earlier one."""
     relative: float | None
-    """Quantile `LOW` of the model's runs in units of the reference's: both with the machine at its best."""
+    """`quiet_ms` in units of the reference's."""
     relative_ci95: float | None
     """Half-width of the 95 % interval of that, by bootstrap over the rounds of both; None of fewer than three."""
     relative_standard_error: float | None
@@ -141,16 +148,20 @@ def summarise(
 ) -> Latency:
     """One `Latency` from what the processes saw: the quiet ones, once they are enough and a third of all, or all.
 
-    A round is quiet where the reference was near its best before and after it; where none was timed, where its threads
-    had their cores.
+    A round is quiet where the probe in it was near its best; without one where the reference was, before and after it;
+    where none was timed, where its threads had their cores.
     """
     settings = device.settings
-    beside = beside_ms(rounds, references)
-    best_ms = best_reference_ms(references)
-    steady = [one for one, ms in zip(rounds, beside, strict=True) if ms is None or max(ms) <= UNSTEADY * best_ms]
+    probe = find_probe([*rounds, *references], device.threads)
+    if probe is not None:
+        steady = [one for one in rounds if not probe.is_slow(one)]
+    else:
+        best_ms, beside = best_reference_ms(references), beside_ms(rounds, references)
+        steady = [one for one, ms in zip(rounds, beside, strict=True) if ms is None or max(ms) <= UNSTEADY * best_ms]
     undisturbed = [one for one in rounds if not is_disturbed(one.timings, device)]
-    quiet = steady if references else undisturbed
-    counted = quiet if len(quiet) >= max(first_rounds(settings), QUIET_SHARE * len(rounds)) else list(rounds)
+    quiet = steady if references or probe is not None else undisturbed
+    fewest = FEWEST_PROBED if probe is not None else first_rounds(settings)
+    counted = quiet if len(quiet) >= max(fewest, QUIET_SHARE * len(rounds)) else list(rounds)
     timings = [one.timings for one in counted]
     times_ms = [[ns / 1e6 for ns in one.times_ns] for one in timings]
     everything = sorted(time for times in times_ms for time in times)
@@ -160,9 +171,14 @@ def summarise(
     half_width, error = median_interval(medians) if len(medians) > 2 else (mean_half_width, mean_error)
     median_ms = median(medians)
     tenths = quantiles(everything, n=10, method="inclusive")
-    relative, relative_half, relative_error = relative_latency(rounds, references)
-    quiet_ms = median_ms if relative is None else low_ms(rounds)
-    quiet_share = half_width / median_ms if relative is None or relative_half is None else relative_half / relative
+    level = low_ms if probe is None else probe.level_ms
+    relative, relative_half, relative_error = relative_latency(rounds, references, level)
+    quiet_ms = median_ms if relative is None and probe is None else level(rounds)
+    quiet_half = probe.half_width_ms(rounds) if probe is not None else None
+    if quiet_half is not None:
+        quiet_share = quiet_half / quiet_ms
+    else:
+        quiet_share = half_width / median_ms if relative is None or relative_half is None else relative_half / relative
     return Latency(
         provider=settings.provider,
         threads=device.threads,
@@ -190,7 +206,7 @@ def summarise(
         wide=100 * quiet_share > settings.until_percent,
         busy=is_busy(timings, device),
         reference_ms=median(one.median_ms for one in references) if references else None,
-        reference_quiet_ms=low_ms(references) if references else None,
+        reference_quiet_ms=level(references) if references else None,
         reference_drift_percent=drift_percent(references),
         relative=relative,
         relative_ci95=relative_half,
@@ -204,14 +220,17 @@ def summarise(
 
 
 def relative_latency(
-    rounds: Sequence[Round], references: Sequence[Round]
+    rounds: Sequence[Round], references: Sequence[Round], level: Callable[[Sequence[Round]], float]
 ) -> tuple[float | None, float | None, float | None]:
-    """`Latency.relative`, `relative_ci95` and `relative_standard_error`, of all rounds; None where there is none."""
+    """`Latency.relative`, `relative_ci95` and `relative_standard_error`; None where there is none.
+
+    `level` gives what some rounds take while the machine is quiet, milliseconds.
+    """
     if not references:
         return None, None, None
 
     def ratio(some: Sequence[Round], others: Sequence[Round]) -> float:
-        return low_ms(some) / low_ms(others)
+        return level(some) / level(others)
 
     found, fewest = ratio(rounds, references), min(len(rounds), len(references))
     if fewest < 3:

@@ -1,0 +1,82 @@
+"""How fast the machine was while a process timed a model, by the probe between its runs, and what follows from it.
+
+A virtual machine changes its speed by the minute, and several threads have a second slowness, for a whole process and
+by a factor of 1.4 to 1.9: that of two cores which do not work well together (`benchmarks/latency.md`). Neither shows in
+the share of the cores that the threads had, nor in a reference network that was timed in another process. A small model
+(`timing_worker.PROBE`) between the runs, on the same threads, tells both without regard to the model's own latency:
+a round beside a slow probe does not count where enough others do, and of those that count the runs are divided by the
+probe's, times what that takes on the quiet machine.
+
+Worked by hand: rounds of 10, 10.5 and 16 ms beside probes of 1, 1.05 and 1.3 ms. The last one is slow, and left out;
+the others are 10 probes each. Of a machine whose quiet probes take 1.02 ms the model takes 10.2 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from modscale.latency.confidence import median_interval
+from modscale.settings import UNSTEADY
+
+if TYPE_CHECKING:
+    from modscale.latency.summary import Round
+
+BEST = 0.1
+"""Quantile of the probes of all rounds that stands for the machine at its best: most of them may be slow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What the probe took during one measurement."""
+
+    limit_ms: float
+    """Beside more than that a round is slow."""
+    usual_ms: float
+    """Median over the rounds that are not."""
+
+    def is_slow(self, one: Round) -> bool:
+        """Whether the machine was slow during a round."""
+        return probe_ms(one) > self.limit_ms
+
+    def level_ms(self, rounds: Sequence[Round]) -> float:
+        """What a model takes on the quiet machine: median over its rounds, none of them slow if that can be."""
+        return self.usual_ms * median(map(in_probes, self._counted(rounds)))
+
+    def half_width_ms(self, rounds: Sequence[Round]) -> float | None:
+        """Of the 95 % interval of that; None of fewer than three rounds.
+
+        It is that of the ratio to the probe: by how much the machine is quicker another time is not in it.
+        """
+        counted = self._counted(rounds)
+        if len(counted) < 3:
+            return None
+        half, _ = median_interval([in_probes(one) for one in counted])
+        return self.usual_ms * half
+
+    def _counted(self, rounds: Sequence[Round]) -> Sequence[Round]:
+        return [one for one in rounds if not self.is_slow(one)] or rounds
+
+
+def find_probe(rounds: Sequence[Round], threads: int) -> Probe | None:
+    """The probe of a measurement, from all of its rounds, the reference's too; None where not all had it on `threads`.
+
+    One on fewer threads than the models' does not tell how these work together.
+    """
+    if not rounds or any(one.timings.probe_threads != threads for one in rounds):
+        return None
+    taken = sorted(map(probe_ms, rounds))
+    limit_ms = UNSTEADY * taken[int(BEST * (len(taken) - 1))]
+    return Probe(limit_ms=limit_ms, usual_ms=median(ms for ms in taken if ms <= limit_ms))
+
+
+def probe_ms(one: Round) -> float:
+    """What the probe took during a round: the median."""
+    return median(one.timings.probes_ns) / 1e6
+
+
+def in_probes(one: Round) -> float:
+    """How many times as long as the probe's the runs of a round took, by the medians."""
+    return one.median_ms / probe_ms(one)
