@@ -16,13 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
+from modscale.deploy.timing_worker import Timings
 from modscale.latency.confidence import median_interval
 from modscale.settings import UNSTEADY
-
-if TYPE_CHECKING:
-    from modscale.latency.summary import Round
 
 BEST = 0.1
 """Quantile of the probes of all rounds that stands for the machine at its best: most of them may be slow."""
@@ -37,15 +34,15 @@ class Probe:
     usual_ms: float
     """Median over the rounds that are not."""
 
-    def is_slow(self, one: Round) -> bool:
+    def is_slow(self, one: Timings) -> bool:
         """Whether the machine was slow during a round."""
         return probe_ms(one) > self.limit_ms
 
-    def level_ms(self, rounds: Sequence[Round]) -> float:
+    def level_ms(self, rounds: Sequence[Timings]) -> float:
         """What a model takes on the quiet machine: median over its rounds, none of them slow if that can be."""
         return self.usual_ms * median(map(in_probes, self._counted(rounds)))
 
-    def half_width_ms(self, rounds: Sequence[Round]) -> float | None:
+    def half_width_ms(self, rounds: Sequence[Timings]) -> float | None:
         """Of the 95 % interval of that; None of fewer than three rounds.
 
         It is that of the ratio to the probe: by how much the machine is quicker another time is not in it.
@@ -56,27 +53,27 @@ class Probe:
         half, _ = median_interval([in_probes(one) for one in counted])
         return self.usual_ms * half
 
-    def _counted(self, rounds: Sequence[Round]) -> Sequence[Round]:
+    def _counted(self, rounds: Sequence[Timings]) -> Sequence[Timings]:
         return [one for one in rounds if not self.is_slow(one)] or rounds
 
 
-def find_probe(rounds: Sequence[Round], threads: int) -> Probe | None:
+def find_probe(rounds: Sequence[Timings], threads: int) -> Probe | None:
     """The probe of a measurement, from all of its rounds, the reference's too; None where not all had it on `threads`.
 
     One on fewer threads than the models' does not tell how these work together.
     """
-    if not rounds or any(one.timings.probe_threads != threads for one in rounds):
+    if not rounds or any(one.probe_threads != threads for one in rounds):
         return None
     taken = sorted(map(probe_ms, rounds))
     limit_ms = UNSTEADY * taken[int(BEST * (len(taken) - 1))]
     return Probe(limit_ms=limit_ms, usual_ms=median(ms for ms in taken if ms <= limit_ms))
 
 
-def probe_ms(one: Round) -> float:
+def probe_ms(one: Timings) -> float:
     """What the probe took during a round: the median."""
-    return median(one.timings.probes_ns) / 1e6
+    return median(one.probes_ns) / 1e6
 
 
-def in_probes(one: Round) -> float:
+def in_probes(one: Timings) -> float:
     """How many times as long as the probe's the runs of a round took, by the medians."""
-    return one.median_ms / probe_ms(one)
+    return median(one.times_ns) / 1e6 / probe_ms(one)

@@ -6,16 +6,17 @@ for life the memory layout it happened to get; each warms up before its share. S
 process, in an order that reverses every round, so that a machine which slows down does so for all of them.
 `benchmarks/latency_isolation.md` and `benchmarks/latency.md` have the measurements behind this.
 
-What is reported is `quiet_ms`, the 5th percentile of all runs, and `relative`, that divided by the reference's. A low
-percentile, because a virtual machine is slowed down by halves: of all ways that were tried it repeats best, and the
-interval of the ratio, by bootstrap over the rounds of both, is a tenth of the median's. Median and mean of the rounds
-and runs stand beside it; the paper's protocol is `threads: 4, runs: 4000` and the mean. A model is measured until the
-interval is within `until_percent`, or `patience_s` is over.
+What is reported is `quiet_ms`, what a model takes while the machine is quiet, and `relative`, that divided by the
+reference's. A small model, the probe, runs between any two timed runs, on the same threads: rounds beside a slow probe
+do not count, and the others are put to the probe's usual time (`probed.py`). Of all ways that were tried that repeats
+best, and its interval closes soonest. Where no probe can run on the model's threads, on a GPU say, it is the 5th
+percentile of all runs. Median and mean of the rounds and runs stand beside it; the paper's protocol is `threads: 4,
+runs: 4000` and the mean. A model is measured until the interval is within `until_percent`, or `patience_s` is over.
 
-The reference. A virtual machine is slower for some seconds, or minutes, while its own threads have all of its cores; no
-counter in it tells. So a fixed small network runs before every third model and at the end. A round beside which it took
-more than `UNSTEADY` times its best is unsteady, which is told without the model's own latency; in the median it counts
-only where too few others were. `relative` is in units of the reference, and so compares with another day's.
+The reference. A fixed network runs before every third model and at the end: `relative` is in units of it, and so
+compares with another day's. A virtual machine is slower for some seconds, or minutes, while its own threads have all of
+its cores; no counter in it tells. Where there is no probe, a round beside which the reference took more than `UNSTEADY`
+times its best is unsteady instead; in the median such rounds count only where too few others were.
 
 A busy machine. ONNX Runtime's threads wait for each other by spinning, as they do where a network is deployed, and are
 left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2 times as long, beside two 3.5

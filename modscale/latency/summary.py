@@ -152,9 +152,9 @@ def summarise(
     where none was timed, where its threads had their cores.
     """
     settings = device.settings
-    probe = find_probe([*rounds, *references], device.threads)
+    probe = find_probe([one.timings for one in (*rounds, *references)], device.threads)
     if probe is not None:
-        steady = [one for one in rounds if not probe.is_slow(one)]
+        steady = [one for one in rounds if not probe.is_slow(one.timings)]
     else:
         best_ms, beside = best_reference_ms(references), beside_ms(rounds, references)
         steady = [one for one, ms in zip(rounds, beside, strict=True) if ms is None or max(ms) <= UNSTEADY * best_ms]
@@ -171,10 +171,13 @@ def summarise(
     half_width, error = median_interval(medians) if len(medians) > 2 else (mean_half_width, mean_error)
     median_ms = median(medians)
     tenths = quantiles(everything, n=10, method="inclusive")
-    level = low_ms if probe is None else probe.level_ms
+
+    def level(some: Sequence[Round]) -> float:
+        return low_ms(some) if probe is None else probe.level_ms([one.timings for one in some])
+
     relative, relative_half, relative_error = relative_latency(rounds, references, level)
     quiet_ms = median_ms if relative is None and probe is None else level(rounds)
-    quiet_half = probe.half_width_ms(rounds) if probe is not None else None
+    quiet_half = None if probe is None else probe.half_width_ms([one.timings for one in rounds])
     if quiet_half is not None:
         quiet_share = quiet_half / quiet_ms
     else:

@@ -86,9 +86,9 @@ def test_the_reference_is_put_to_the_same_probe():
 
 def test_without_a_probe_on_the_models_threads_nothing_is_told_by_it():
     """One thread's probe does not tell how two threads work together; nor is a measurement mixed."""
-    rounds = made([10.0] * 5, [1.0] * 5)
+    rounds = [one.timings for one in made([10.0] * 5, [1.0] * 5)]
     assert find_probe(rounds, 2) is not None
-    one_thread = [replace(one, timings=replace(one.timings, probe_threads=1)) for one in rounds]
+    one_thread = [replace(one, probe_threads=1) for one in rounds]
     assert find_probe(one_thread, 2) is None
     assert find_probe([*rounds[1:], one_thread[0]], 2) is None
     assert find_probe([], 2) is None
