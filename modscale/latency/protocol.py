@@ -160,8 +160,14 @@ def measure_files(
     if has_reference:
         take(None, REFERENCE_RUNS)
     return [
-        summarise(rounds, references, device, precision=getattr(model, "precision", "fp32"))
-        for model, rounds in zip(onnx_files, seen, strict=True)
+        summarise(
+            seen[i],
+            references,
+            device,
+            others=[one for j, rounds in enumerate(seen) if j != i for one in rounds],
+            precision=getattr(model, "precision", "fp32"),
+        )
+        for i, model in enumerate(onnx_files)
     ]
 
 

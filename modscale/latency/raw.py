@@ -42,8 +42,14 @@ class Measurement:
     def latencies(self) -> list[Latency]:
         """The figures, as they were computed when it was taken."""
         return [
-            summarise(rounds, self.references, self.device, precision=str(model.get("precision", "fp32")))
-            for model, rounds in zip(self.models, self.rounds, strict=True)
+            summarise(
+                self.rounds[place],
+                self.references,
+                self.device,
+                others=[one for i, rounds in enumerate(self.rounds) if i != place for one in rounds],
+                precision=str(model.get("precision", "fp32")),
+            )
+            for place, model in enumerate(self.models)
         ]
 
 

@@ -144,15 +144,21 @@ class Round:
 
 
 def summarise(
-    rounds: Sequence[Round], references: Sequence[Round], device: Device, *, precision: str = "fp32"
+    rounds: Sequence[Round],
+    references: Sequence[Round],
+    device: Device,
+    *,
+    others: Sequence[Round] = (),
+    precision: str = "fp32",
 ) -> Latency:
     """One `Latency` from what the processes saw: the quiet ones, once they are enough and a third of all, or all.
 
-    A round is quiet where the probe in it was near its best; without one where the reference was, before and after it;
-    where none was timed, where its threads had their cores.
+    A round is quiet where the probe in it was near its best, in these rounds and `others`, of further models that took
+    turns with it; without a probe where the reference was, before and after it; where none was timed, where its threads
+    had their cores.
     """
     settings = device.settings
-    probe = find_probe([one.timings for one in (*rounds, *references)], device.threads)
+    probe = find_probe([one.timings for one in (*rounds, *references, *others)], device.threads)
     if probe is not None:
         steady = [one for one in rounds if not probe.is_slow(one.timings)]
     else:
