@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PASSWORD = "s{3}cr%t:/@"  # noqa: S105  # every sign that a URL, or a template, might trip over
 URL_PASSWORD = "s{3}cr%25t%3A%2F%40"  # noqa: S105  # the same, as it stands in a URL
 
@@ -23,6 +26,12 @@ def programs() -> Path | None:
     places = [Path(found).resolve().parent] if found else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
+
+
+needs_postgres = pytest.mark.skipif(
+    programs() is None or not any(map(importlib.util.find_spec, ("psycopg", "psycopg2"))),
+    reason="needs PostgreSQL's programs, and modscale[postgres]",
+)
 
 
 class Postgres:
@@ -55,8 +64,10 @@ class Postgres:
 
 
 @contextmanager
-def postgres(bin_folder: Path) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A server that runs, with a user `keeper` who needs the password."""
+    bin_folder = programs()
+    assert bin_folder is not None
     folder = Path(tempfile.mkdtemp(prefix="modscale-pg-"))
     owner: dict[str, Any] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root

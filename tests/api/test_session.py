@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import optuna
 import pytest
 import yaml
 from killed import kill_after
+from postgres import needs_postgres, postgres
 
 from modscale.api import session
 from modscale.api.session import choose_spec
@@ -25,6 +27,7 @@ from modscale.cli.main import main
 from modscale.latency import summary
 from modscale.report.build import build_report
 from modscale.runs.experiment import Experiment
+from modscale.searching import storage
 from modscale.searching.measures import Evaluation
 from modscale.searching.steps import Request, Steps, Work
 from modscale.searching.worker import DataSummary
@@ -152,6 +155,57 @@ def test_a_storage_that_is_out_ends_no_search(run: Path, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert "--storage: must be a URL such as" in error
     assert "hunter2" not in error
+
+
+@needs_postgres
+def test_postgresql_is_stopped_and_started_in_mid_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials go on without it, which is told once, and the study there is whole at the end.
+
+    Stopped once more before the end, it is told so, and the same command adds what is missing.
+    """
+    measure_nothing(monkeypatch)
+    monkeypatch.setattr(storage, "RETRY_S", 0.2)
+    monkeypatch.setattr(storage, "AGAIN_S", 0.05)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    command = ["search", str(tmp_path / "space.yaml"), "--data", "d.npz", "--out", str(tmp_path / "run")]
+
+    def finished() -> list[tuple[object, ...]]:
+        keys = ("number", "spec", "accuracy", "latency_ms")
+        return [tuple(trial[key] for key in keys) for trial in read_trials(tmp_path / "run")]
+
+    def stored(url: str) -> list[tuple[object, ...]]:
+        there = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"))
+        (name,) = optuna.get_all_study_names(there)
+        trials = optuna.load_study(study_name=name, storage=there).trials
+        there.engine.dispose()
+        return [(trial.number, trial.user_attrs["spec"], *trial.values) for trial in trials]
+
+    with postgres() as server:
+        moments, count = {4: server.stop, 10: server.start, 17: server.stop}, itertools.count(1)
+
+        class Switching(FakeEvaluator):
+            def steps(self, spec: ModelSpec, judge: object = None) -> Steps[Evaluation]:
+                moments.get(next(count), lambda: time.sleep(0.1))()
+                return super().steps(spec, judge)
+
+        monkeypatch.setattr(session, "Evaluator", Switching)
+        url = server.url.replace("postgresql", "postgresql+psycopg")
+        command += ["--storage", server.url, "--trials"]
+        assert main([*command, "14"]) == 0
+        told = capsys.readouterr().err
+        assert (told.count("is not up to date"), told.count("lacks some of the trials")) == (1, 0)
+        assert [number for number, *_ in finished()] == list(range(14))
+        assert stored(url) == finished()
+        assert main([*command, "20"]) == 0
+        told = capsys.readouterr().err
+        assert (told.count("is not up to date"), told.count("lacks some of the trials")) == (1, 1)
+        server.start()
+        assert stored(url) == finished()[: len(stored(url))]
+        assert len(stored(url)) < len(finished()) == 20
+        assert main([*command, "20"]) == 0
+        assert stored(url) == finished()
 
 
 def test_the_front_is_what_brute_force_finds(run: Path) -> None:

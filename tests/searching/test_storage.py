@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 import sqlalchemy
 from fake_runs import SPACE as DOCUMENT
 from fake_runs import fake_trials, remeasured
-from postgres import PASSWORD, URL_PASSWORD, postgres, programs
+from postgres import PASSWORD, URL_PASSWORD, needs_postgres, postgres
 
 from modscale.errors import InputError
 from modscale.runs.experiment import parse_experiment
@@ -29,10 +28,6 @@ SPACE = parse_experiment(DOCUMENT)
 TRIALS = fake_trials(SPACE, 8)
 TRIALS[4] = remeasured(
     replace(TRIALS[4], state="failed", reason="no luck"), accuracy=None, latency_ms=None, latency_ci95_ms=None
-)
-needs_postgres = pytest.mark.skipif(
-    programs() is None or not any(map(importlib.util.find_spec, ("psycopg", "psycopg2"))),
-    reason="needs PostgreSQL's programs, and modscale[postgres]",
 )
 
 
@@ -262,9 +257,8 @@ def test_nothing_secret_is_shown(tmp_path: Path) -> None:
 @needs_postgres
 def test_postgresql_is_stopped_and_started_in_mid_run() -> None:
     """Told once, nothing lost, nothing twice; stopped at the end too, it is caught up with by the next run."""
-    bin_folder, told = programs(), list[str]()
-    assert bin_folder is not None
-    with postgres(bin_folder) as server:
+    told = list[str]()
+    with postgres() as server:
         storage = Storage(server.url, Path("study.db"))
         assert PASSWORD not in str(storage)
         assert URL_PASSWORD not in str(storage)
