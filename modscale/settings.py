@@ -113,7 +113,7 @@ class LatencySettings:
     until_percent: float = 10.0
     """Half-width of the 95 % interval, as a percentage of the median, above which a model is measured again."""
     patience_s: float = 5.0
-    """Seconds for which one model is measured again at most; 0 never does."""
+    """Seconds for which one model is measured again at most, its share of the reference's in them; 0 never does."""
     reference: bool = True
     """Whether a small network of ours is timed before and after, which tells when the machine itself was slower."""
     calibration: str | None = None

@@ -310,7 +310,8 @@ def _search(
     check_references(experiment, compared.numbers, space_file)
     say(f"loading the data ({source})")
     with Evaluator(
-        experiment, source, measures=with_prediction(MEASURES, predictor), cores=cores_each(workers),
+        experiment, source, measures=with_prediction(MEASURES, predictor),
+        workers=workers if isinstance(workers, int) else 1, cores=cores_each(workers),
         checks_devices=isinstance(workers, int), debug=debug, note=say, timings=folder / TIMINGS_FILE,
     ) as evaluator:  # fmt: skip
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}

@@ -81,6 +81,7 @@ def make_engine(evaluator: Evaluator, workers: Workers, window: int) -> Abstract
             Staff(start=bench.start, first=("load",), check=bench.check),
             partial(time_models, bench),
             ready=[] if bench.worker is None else [bench.worker],
+            asked=bench.loading,
             workers=workers,
             capacity=window + 1,
             in_advance=in_advance,

@@ -1,8 +1,9 @@
 """Where models are timed: this machine, or whatever a target's command leads to.
 
 Both run the same text, `deploy/timing_worker.py`, as a program read from standard input, a fresh process for every
-round. Here it is given the model's place. Elsewhere the model travels with the job, unless the device has it in its
-cache; that is asked first, for a question is small and a model is not.
+round. Here it is given the model's place, and the processes of a turn are started together, all cores at once: each
+loads its libraries and waits, before the first of them is told what to time. Elsewhere the model travels with the job,
+unless the device has it in its cache; that is asked first, for a question is small and a model is not.
 
 The answer is picked out of all that comes back by a mark drawn for the job, line by line, each with a checksum: what a
 login shell greets with, or a library prints, is passed over. What a device says of itself must stay as it was at
@@ -20,6 +21,7 @@ import shlex
 import sys
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from modscale.deploy import timing_worker
 from modscale.deploy.timing_worker import MARK, Job, Timings
 from modscale.errors import ProviderError, TargetError, TrialFailed, WorkerFault, WorkerKilled, one_line
 from modscale.machine import available_cores
-from modscale.programs import Ended, run_program
+from modscale.programs import Ended, Program, run_program
 from modscale.providers import PROVIDERS
 from modscale.settings import LatencySettings
 
@@ -42,6 +44,24 @@ SAME = ("processor", "cores", "system", "runtime", "threads")
 """What a device says of itself that must not change."""
 CHUNK = 1 << 16
 """Bytes of a model in one line of the program."""
+LOADED = b"modscale-loaded"
+"""What a process here says once it has begun."""
+LOAD = f"""
+import os, sys
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does, which finds NumPy loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+try:
+    import dataclasses, hashlib, platform, tempfile, numpy
+except ImportError:
+    pass  # the program says so
+os.write(1, {LOADED!r} + b"\\n")
+exec(compile(sys.stdin.buffer.read(), "<stdin>", "exec"))
+os._exit(0)  # all is said: what it holds is not taken apart piece by piece
+"""
+"""What a process here begins with: it loads what takes longest of what every program needs, reads one, and runs it.
+
+Not ONNX Runtime, which starts a thread as it is loaded: a process that waits has none but its own.
+"""
 
 
 class Device:
@@ -52,6 +72,8 @@ class Device:
         self.settings = settings
         self.facts: dict[str, Any] = dict(facts or {})
         """What it says of itself, once it has answered: see `timing_worker.describe`."""
+        self._started: list[Program] = []
+        """Processes that wait to be told what to time."""
 
     @property
     def threads(self) -> int:
@@ -67,10 +89,30 @@ class Device:
         """Has it answer, and try the provider. Raises as `ask_device` does, and TargetError where it has changed."""
         self._know(ask_device(self.settings, _job(self.settings)))
 
+    def start(self, count: int) -> None:
+        """Has so many processes wait to be told what to time, where that can be: it saves each of them its start.
+
+        They have no threads and no model, and none is starting any more when this returns. `stop` ends them.
+        """
+        if self.settings.target is not None:
+            return
+        before = len(self._started)
+        while len(self._started) < count:
+            self._started.append(_start_here(self.settings))
+        for program in self._started[before:]:
+            program.hear(LOADED, LIMIT_S)
+
+    def stop(self) -> None:
+        """Ends the processes that wait."""
+        started, self._started = self._started, []
+        for program in started:
+            program.stop()
+
     def time(
         self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None, is_probed: bool | None = None
     ) -> Timings:
-        """Times a model in a fresh process, with `timing_worker.PROBE` between its runs where `is_probed`.
+        """Times a model in a fresh process, one that waits if there is one; with `timing_worker.PROBE` between its runs
+        where `is_probed`.
 
         By default it is where the provider computes on threads that the probe can share. Raises as `ask_device` does,
         and TargetError where it has changed.
@@ -80,10 +122,20 @@ class Device:
         job = replace(
             job, runs=runs, warmup=self.settings.warmup, limit_s=LIMIT_S / 2, shape=shape, is_probed=is_probed
         )
-        answer = ask_device(self.settings, job, onnx_file)
+        with self._next() as program:
+            answer = ask_device(self.settings, job, onnx_file, program)
         self._know(answer)
         times = answer["timings"]
         return Timings(**{**times, **{key: tuple(times[key]) for key in ("times_ns", "probes_ns")}})
+
+    def _next(self) -> AbstractContextManager[Program | None]:
+        """A process that waits; None where there is none."""
+        while self._started:
+            program = self._started.pop(0)
+            if program.is_running:
+                return program
+            program.stop()  # whoever ended it, what is to be timed had no part in it
+        return nullcontext()
 
     def _know(self, answer: dict[str, Any]) -> None:
         if self.settings.target is None:  # a process only sees what it is bound to, and not its quota
@@ -106,8 +158,10 @@ def device_name(settings: LatencySettings) -> str:
     return f"target {settings.target.name}" if settings.target.name else "the target"
 
 
-def ask_device(settings: LatencySettings, job: Job, onnx_file: Path | None = None) -> dict[str, Any]:
-    """What a fresh process of the device answers to a job.
+def ask_device(
+    settings: LatencySettings, job: Job, onnx_file: Path | None = None, program: Program | None = None
+) -> dict[str, Any]:
+    """What a fresh process of the device answers to a job: `program` of this machine, where that is given.
 
     Raises:
         ProviderError: it lacks the provider, or that does not start.
@@ -117,7 +171,7 @@ def ask_device(settings: LatencySettings, job: Job, onnx_file: Path | None = Non
     """
     if settings.target is None or onnx_file is None:
         local = "" if onnx_file is None else str(onnx_file.absolute())
-        return _result(settings, _run(settings, replace(job, onnx_file=local)))
+        return _result(settings, _run(settings, replace(job, onnx_file=local), started=program))
     content = onnx_file.read_bytes()
     job = replace(job, sha256=hashlib.sha256(content).hexdigest(), cache_bytes=settings.target.cache_mib << 20)
     found = _run_there(settings, job)
@@ -144,22 +198,28 @@ def _job(settings: LatencySettings) -> Job:
     )
 
 
-def _run(settings: LatencySettings, job: Job, content: bytes = b"") -> dict[str, Any]:
+def _run(
+    settings: LatencySettings, job: Job, content: bytes = b"", *, started: Program | None = None
+) -> dict[str, Any]:
     """What stands in the answer of one process. Raises TargetError or WorkerFault where there is none."""
     mark = secrets.token_hex(8)
-    target = settings.target
-    ended = run_program(
-        _here() if target is None else target.command,
-        program(job, mark, content),
-        name=device_name(settings),
-        limit_s=LIMIT_S,
-    )
+    target, text = settings.target, program(job, mark, content)
+    if started is not None:
+        ended = started.feed(text, LIMIT_S)
+    else:
+        command = _here() if target is None else target.command
+        ended = run_program(command, text, name=device_name(settings), limit_s=LIMIT_S)
     found = read_answer(ended.output, mark)
     if found is None:
         raise _lost(settings, ended, is_cut=mark.encode() in ended.output)
     if found.get("refused") == "provider":
         found["text"] += _missing_library(ended.log)
     return found
+
+
+def _start_here(settings: LatencySettings) -> Program:
+    """A process of this machine that begins to load its libraries."""
+    return Program(_here(), name=device_name(settings))
 
 
 def program(job: Job, mark: str, content: bytes = b"") -> bytes:
@@ -219,6 +279,6 @@ def _missing_library(log: str) -> str:
 
 
 def _here() -> list[str]:
-    """A Python like this one that reads its program from standard input, and nothing from the current folder."""
+    """A Python like this one that loads its libraries, reads its program, and nothing from the current folder."""
     flags = ["-P", *["-E"] * sys.flags.ignore_environment, *["-s"] * sys.flags.no_user_site]
-    return [sys.executable, *flags, "-"]
+    return [sys.executable, *flags, "-c", LOAD]

@@ -11,7 +11,8 @@ reference's. A small model, the probe, runs between any two timed runs, on the s
 do not count, and the others are put to the probe's usual time (`probed.py`). Of all ways that were tried that repeats
 best, and its interval closes soonest. Where no probe can run on the model's threads, on a GPU say, it is the 5th
 percentile of all runs. Median and mean of the rounds and runs stand beside it; the paper's protocol is `threads: 4,
-runs: 4000` and the mean. A model is measured until the interval is within `until_percent`, or `patience_s` is over.
+runs: 4000` and the mean. A model is measured until the interval is within `until_percent`, or `patience_s` is over, in
+which all counts that is run for it: its rounds, and its share of the reference's beside them and of their start.
 
 The reference. A fixed network runs before every third model and at the end: `relative` is in units of it, and so
 compares with another day's. A virtual machine is slower for some seconds, or minutes, while its own threads have all of
@@ -39,8 +40,9 @@ from typing import Any
 from modscale.errors import InputError, TrialFailed
 from modscale.files import path_text, scratch_folder
 from modscale.latency.device import LIMIT_S, Device
-from modscale.latency.summary import Latency, Round, core_share, first_rounds, is_busy, summarise
-from modscale.machine import load_average, stolen_seconds
+from modscale.latency.noise import busy_text
+from modscale.latency.summary import Latency, Round, first_rounds, summarise
+from modscale.machine import stolen_seconds
 from modscale.processes import Child
 from modscale.settings import LatencySettings
 from modscale.specs.spec import ModelSpec
@@ -125,40 +127,62 @@ def measure_files(
     references: list[Round] = []
     has_reference = settings.reference
     open_files = list(range(len(onnx_files)))
+    last_s, again_s = [0.0] * len(onnx_files), [0.0] * len(onnx_files)
     stolen, start, order = stolen_seconds(), time.monotonic(), itertools.count()
 
-    def take(which: int | None, runs: int) -> None:
-        """Times a model, or the reference, in a process of the device."""
+    def take(which: int | None, runs: int, start_s: float) -> float:
+        """Times a model, or the reference, in a process of the device; the seconds, with `start_s` for its start."""
         model = REFERENCE if which is None else onnx_files[which]
         file, shape = (model.file, model.shape) if isinstance(model, OnnxModel) else (Path(model), None)
         began = time.monotonic()
         timings = device.time(file, runs=runs, shape=shape)
-        now = time.monotonic()
-        taken = Round(order=next(order), at_s=began - start, seconds=now - began, timings=timings)
+        seconds = time.monotonic() - began + start_s
+        taken = Round(order=next(order), at_s=began - start, seconds=seconds, timings=timings)
         (references if which is None else seen[which]).append(taken)
         if keep is not None:
             keep(which, taken, device)
+        return seconds
 
-    while open_files:
-        turn = max(map(len, seen))
+    def take_beside(group: Sequence[int], turn: int, *, is_last: bool) -> float:
+        """Times the reference, and models each once; the seconds of the former. One more process is for the end."""
+        nonlocal has_reference
         runs = settings.runs // count + (turn % count < settings.runs % count)
-        for place, i in enumerate(open_files if turn % 2 == 0 else reversed(open_files)):
-            if has_reference and place % REFERENCE_EVERY == 0:
-                try:
-                    take(None, REFERENCE_RUNS)
-                except TrialFailed as error:  # it is of float32, which not every device takes
-                    if references:
-                        raise
-                    has_reference = False
-                    note(f"note: the reference network is left out: {error}")
-            take(i, runs)
+        began, shared_s = time.monotonic(), 0.0
+        device.start(len(group) + has_reference + (has_reference and is_last))
+        start_s = (time.monotonic() - began) / (len(group) + has_reference)
+        if has_reference:
+            try:
+                shared_s = take(None, REFERENCE_RUNS, start_s)
+            except TrialFailed as error:  # it is of float32, which not every device takes
+                if references:
+                    raise
+                has_reference = False
+                note(f"note: the reference network is left out: {error}")
+        for i in group:
+            last_s[i] = take(i, runs, start_s)
             done, missing = sum(map(len, seen)), sum(max(0, count - len(rounds)) for rounds in seen)
             on_round(done, done + missing)
-        if turn + 1 == count and (found := _busy_text(seen, device, stolen, start)):
-            note(found)
-        open_files = [i for i in open_files if _goes_on(seen[i], references, device)]
-    if has_reference:
-        take(None, REFERENCE_RUNS)
+        return shared_s
+
+    try:
+        while open_files:
+            turn = max(map(len, seen))
+            in_turn = open_files if turn % 2 == 0 else open_files[::-1]
+            ends = range(REFERENCE_EVERY, len(in_turn) + REFERENCE_EVERY, REFERENCE_EVERY)
+            shared_s = sum(
+                take_beside(in_turn[end - REFERENCE_EVERY : end], turn, is_last=turn + 1 >= count and end == ends[-1])
+                for end in ends
+            )
+            for i in in_turn:
+                last_s[i] += shared_s / len(in_turn)
+                again_s[i] += last_s[i] if turn >= count else 0.0
+            if turn + 1 == count and (found := busy_text(seen, device, stolen, start)):
+                note(found)
+            open_files = [i for i in open_files if _goes_on(seen[i], references, device, again_s[i] + last_s[i])]
+        if has_reference:
+            take(None, REFERENCE_RUNS, 0.0)
+    finally:
+        device.stop()
     return [
         summarise(
             seen[i],
@@ -222,56 +246,19 @@ def measure_models(
         return measure_files(files, settings, on_round=on_round, note=note, keep=keep)
 
 
-def _goes_on(rounds: Sequence[Round], references: Sequence[Round], device: Device) -> bool:
-    """Whether a model is measured once more: always up to the first rounds, then while there is doubt and time."""
+def _goes_on(rounds: Sequence[Round], references: Sequence[Round], device: Device, again_s: float) -> bool:
+    """Whether a model is measured once more: always up to the first rounds, then while there is doubt and time.
+
+    `again_s` is what has been spent on it beyond the first rounds, with what one more would take.
+    """
     settings = device.settings
     count = first_rounds(settings)
     if len(rounds) < count:
         return True
-    if sum(one.seconds for one in rounds[count:]) + rounds[-1].seconds > settings.patience_s:
+    if again_s > settings.patience_s:
         return False
     so_far = summarise(rounds, references, device)
     return so_far.wide or so_far.busy or so_far.rounds == so_far.unsteady_rounds
-
-
-def noise_text(latencies: Sequence[Latency], settings: LatencySettings) -> str | None:
-    """That the machine was too noisy for the interval that was asked for, and how that shows; None where it was not."""
-    wide = [one for one in latencies if one.wide]
-    if not wide:
-        return None
-    reached = [one.reached_percent for one in wide]
-    span = f"{min(reached):.2g}" if len(wide) == 1 else f"{min(reached):.2g} to {max(reached):.2g}"
-    rounds, unsteady, disturbed = (
-        sum(getattr(one, name) for one in latencies) for name in ("all_rounds", "unsteady_rounds", "disturbed_rounds")
-    )
-    told = (
-        f"note: too noisy for {settings.until_percent:g} % in the time given: {len(wide)} of {len(latencies)} reached"
-        f" {span} %"
-    )
-    if latencies[0].reference_ms is None:
-        return told
-    return f"{told}; of {rounds} rounds {disturbed} were disturbed and {unsteady} ran while the reference was slow"
-
-
-def _busy_text(seen: Sequence[Sequence[Round]], device: Device, stolen: float | None, start: float) -> str | None:
-    """That the machine is busy, and how that shows; None where it is not."""
-    timings = [one.timings for each in seen for one in each]
-    if not is_busy(timings, device):
-        return None
-    settings, is_here = device.settings, device.settings.target is None
-    share, cores = core_share(timings, device) or 0.0, device.cores
-    found = []
-    if min(one.preemptions for one in timings) >= 0:
-        runs = sum(len(one.times_ns) for one in timings)
-        found.append(f"{sum(one.preemptions for one in timings) / runs:.1f} preemptions a run")
-    if is_here and (load := load_average()) is not None:
-        found.append(f"load {load:.1f} on {cores} cores")
-    if is_here and stolen is not None and (now := stolen_seconds()) is not None:
-        taken = (now - stolen) / cores / (time.monotonic() - start)
-        found += [f"{taken:.0%} taken by the host"] if taken >= 0.01 else []
-    again = f"; measuring for {settings.patience_s:g} s more at most" if settings.patience_s else ""
-    signs = f" ({', '.join(found)})" if found else ""
-    return f"note: the machine is busy: the timing threads had a core {share:.0%} of the time{signs}{again}"
 
 
 def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Round:
     at_s: float
     """When it was started, seconds from the begin of the measurement."""
     seconds: float
-    """How long it took, start, load and warm-up included."""
+    """How long it took, load, warm-up and its share of the start included."""
     timings: Timings
     """What it saw."""
 

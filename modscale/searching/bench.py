@@ -35,6 +35,7 @@ class Bench:
         latency: LatencySettings,
         *,
         seed: int,
+        workers: int = 1,
         cores: int | None = None,
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
@@ -42,6 +43,7 @@ class Bench:
     ) -> None:
         """`seed` draws the data, and is that of a search; a worker trains on so many `cores` at once at most.
 
+        So many `workers` load the data side by side on entering, all but the first for somebody else, see `loading`.
         Every timed run is kept in `timings`; raises RunError where that is broken.
         """
         self.source = source
@@ -52,25 +54,37 @@ class Bench:
         self.devices = {name: Device(each, known.get(name)) for name, each in settings.items()}
         """By the names of `latency.targets`; the first one is what `latency` itself is about, and has none."""
         self.seed = seed
-        self.cores = cores
+        self.workers, self.cores = workers, cores
         self.debug = debug
         self.note = note
         self.timings = timings
         self.worker: Child | None = None
+        self.loading: list[Child] = []
+        """Further workers that were asked to `load` and have not answered yet."""
         self.shared: dict[Work, Any] = {}
         """What was answered to requests that all candidates share."""
         self.summary: DataSummary
 
     def __enter__(self) -> Bench:
-        self.worker = self._start()
+        try:
+            self.worker = self._start(others=self.workers - 1)
+        except BaseException:
+            self._stop_loading()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop_loading()
         if self.worker is not None:
             self.worker.stop()
             self.worker = None
+
+    def _stop_loading(self) -> None:
+        loading, self.loading = self.loading, []
+        for child in loading:
+            child.stop()
 
     def answer(self, work: Work) -> Any:
         """As `ask`; what is shared is asked once."""
@@ -98,12 +112,18 @@ class Bench:
         """As `check_same_summary`, beside the first worker's."""
         check_same_summary(summary, self.summary)
 
-    def _start(self) -> Child:
-        """A worker with the data loaded: the same data, on the same device, as the one before it had."""
+    def _start(self, others: int = 0) -> Child:
+        """A worker with the data loaded: the same data, on the same device, as the one before it had.
+
+        So many others begin to load them.
+        """
         try:
             worker = self.start()
             try:
+                for _ in range(others):
+                    self.loading.append(self.start())
                 worker.finish()
+                self.loading = list(filter(_asked_to_load, self.loading))
                 summary: DataSummary = worker.ask("load")
                 if self.worker is not None:
                     self.check(summary)
@@ -114,6 +134,17 @@ class Bench:
             raise InputError(f"loading the data: {error}", file=self.source) from error
         self.summary = summary
         return worker
+
+
+def _asked_to_load(child: Child) -> bool:
+    """Asks a worker that is being made to load the data; False where it is lost, which whoever wants it sees to."""
+    try:
+        child.finish()
+    except WorkerFault:
+        child.stop()
+        return False
+    child.begin("load")
+    return True
 
 
 def check_same_summary(summary: DataSummary, expected: DataSummary) -> None:

@@ -213,6 +213,7 @@ class Evaluator:
         source: str,
         *,
         measures: Sequence[Measure] = MEASURES,
+        workers: int = 1,
         cores: int | None = None,
         checks_devices: bool = True,
         debug: bool = False,
@@ -221,13 +222,15 @@ class Evaluator:
     ) -> None:
         """Every timed run is kept in `timings`, where that is given; a device there must be what it was.
 
-        A worker trains on so many `cores` at once at most. `checks_devices`: they are tried on entering.
+        So many `workers` load the data, and each trains on so many `cores` at once at most. `checks_devices`: they are
+        tried on entering.
         """
         self.bench = Bench(
             source,
             experiment.proxy,
             experiment.latency,
             seed=experiment.search.seed,
+            workers=workers,
             cores=cores,
             debug=debug,
             note=note,

@@ -78,10 +78,12 @@ class Pool:
         workers: int,
         capacity: int,
         ready: Sequence[Child] = (),
+        asked: Sequence[Child] = (),
         in_advance: Sequence[Work] = (),
         stands_still: bool = True,
     ) -> None:
-        """For so many workers, and tasks at a time; `ready` are workers that have answered all that comes before work.
+        """For so many workers, and tasks at a time; `ready` are workers that have answered all that comes before work,
+        `asked` such as were asked the first of it and have not answered.
 
         What is worked on `in_advance` is shared by all tasks. `stands_still` says whether no worker may work while
         `time_models` does.
@@ -89,6 +91,7 @@ class Pool:
         self.staff, self.time_models = staff, time_models
         self.count, self.capacity, self.stands_still = workers, capacity, stands_still
         self.workers = [_Worker(child=child, to_answer=[], is_ready=True) for child in ready]
+        self.workers += [_Worker(child=child, to_answer=list(staff.first[1:])) for child in asked]
         self.agenda = Agenda(in_advance)
         self.lost = 0
         """Workers lost one after the other before they were ready."""
@@ -111,6 +114,7 @@ class Pool:
 
     def submit(self, task: Task) -> None:
         self.agenda.submit(task)
+        self._dispatch()  # a worker begins with it while the next candidate is drawn
 
     def wait(self) -> list[Task]:
         while not self.agenda.done:

@@ -126,27 +126,30 @@ class Costs:
         An interval narrows with the square root of the rounds; nothing is measured beyond the settings' patience.
         """
         exports = float(np.mean([one.export_s for one in self.rehearsed]))
-        return networks * exports + sum(rounds * self._turn_s(one, networks) for one, rounds in self._final_rounds())
+        return networks * exports + sum(
+            rounds * self._turn_s(one, networks) for one, rounds in self._final_rounds(networks)
+        )
 
     def finals_bytes(self, networks: int, bytes_a_round: float) -> float:
         """What the timings of that take in their file."""
         return sum(
             rounds * bytes_a_round * (networks + math.ceil(networks / REFERENCE_EVERY))
-            for _, rounds in self._final_rounds()
+            for _, rounds in self._final_rounds(networks)
         )
 
     def rounds(self) -> int:
         """Of all that was taken, those of the reference among them."""
         return sum(len(one.references) + sum(map(len, one.rounds)) for one in self.measurements)
 
-    def _final_rounds(self) -> list[tuple[Measurement, float]]:
-        """Each measurement, with the rounds that its network would have at the end, weighted to one a device."""
+    def _final_rounds(self, networks: int) -> list[tuple[Measurement, float]]:
+        """Each measurement, with the rounds that its network would have at the end, being one of so many, weighted to
+        one a device."""
         found = []
         for one in self.measurements:
             settings = one.device.settings
             (latency,) = one.latencies()
-            first, each_s = first_rounds(settings), float(np.mean([taken.seconds for taken in one.rounds[0]]))
-            most = first + settings.patience_s // each_s
+            first = first_rounds(settings)
+            most = first + settings.patience_s // (self._turn_s(one, networks) / max(1, networks))
             needed = latency.rounds * (latency.reached_percent / min(FINAL_PERCENT, settings.until_percent)) ** 2
             found.append((one, min(max(needed, first), most) / len(self.rehearsed)))
         return found

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_onnx import write_tiny
@@ -169,6 +171,87 @@ def test_a_process_of_ours_that_ends_is_a_fault(model_file, monkeypatch):
     monkeypatch.setattr(devices, "_here", lambda: ["sh", "-c", "echo oh >&2; exit 3"])
     with pytest.raises(WorkerFault, match="the timing process ended with code 3: oh"):
         measure_files([model_file], HERE)
+
+
+def waiting(device):
+    return [program._process.pid for program in device._started]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_processes_that_wait_have_begun_and_hold_nothing(model_file, tmp_path):
+    """Each has NumPy, no ONNX Runtime, and no thread but its own, which sleeps; they are what times, once each."""
+    device = Device(HERE)
+    device.start(2)
+    two = waiting(device)
+    device.start(3)
+    assert (waiting(device)[:2], len(waiting(device))) == (two, 3)
+    for pid in waiting(device):
+        assert [task.name for task in Path(f"/proc/{pid}/task").iterdir()] == [str(pid)]
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":  # it reads, and gets nothing
+            assert time.monotonic() < deadline
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert ("_multiarray_umath" in loaded, "onnxruntime" in loaded) == (True, False)
+    os.kill(two[0], signal.SIGKILL)  # says nothing of the model
+    device._started[0]._process.wait()
+    last = waiting(device)[2]
+    for left in ([last], []):
+        assert len(device.time(model_file, runs=5, shape=None).times_ns) == 5
+        assert waiting(device) == left
+    assert len(device.time(model_file, runs=5, shape=None).times_ns) == 5  # none waits, and one is started
+    device.start(2)
+    two = waiting(device)
+    device.stop()
+    for pid in two:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    elsewhere = Device(behind(sys.executable, "-"))
+    elsewhere.start(2)
+    assert waiting(elsewhere) == []
+
+
+def test_none_waits_once_a_measurement_is_over(model_file, tmp_path, monkeypatch):
+    """Neither after the last round, nor where one failed."""
+    started = []
+    start = devices._start_here
+    monkeypatch.setattr(devices, "_start_here", lambda settings: started.append(start(settings)) or started[-1])
+    measure_files([model_file], HERE)
+    assert len(started) == 5
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(TrialFailed):
+        measure_files([tmp_path / "broken.onnx", model_file], HERE)
+    assert len(started) == 7
+    assert not any(program.is_running for program in started)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_no_process_that_waits_outlives_who_started_it(number):
+    """Killed, or stopped by Ctrl-C."""
+    code = """
+import time
+from modscale.interrupts import hearing_stops
+from modscale.latency.device import Device
+from modscale.settings import LatencySettings
+device = Device(LatencySettings(threads=1))
+with hearing_stops():
+    try:
+        device.start(2)
+        print(*(program._process.pid for program in device._started), flush=True)
+        time.sleep(60)
+    finally:
+        device.stop()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as driver:
+        pids = list(map(int, driver.stdout.readline().split()))
+        assert len(pids) == 2
+        driver.send_signal(number)
+        driver.wait(timeout=20)
+    deadline = time.monotonic() + 10
+    while (left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):

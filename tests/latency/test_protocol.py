@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from modscale.errors import InputError, TrialFailed
 from modscale.latency import device, probed, summary
 from modscale.latency import protocol as latency
 from modscale.latency.device import Device
+from modscale.latency.noise import noise_text
 from modscale.latency.protocol import find_onnx, latency_to_json, measure_files, measure_latency
 from modscale.latency.summary import Latency
 from modscale.settings import LatencySettings
@@ -89,19 +89,21 @@ def test_measure_models_exports_and_times(monkeypatch):
 
 def test_models_take_turns(monkeypatch):
     """Every round times each file once, in an order that reverses, and the runs add up."""
-    asked = []
+    asked, started = [], []
 
     def record(device, file, *, runs, shape):
         asked.append((file.name, runs))
         device.facts = FACTS
         return Timings(times_ns=tuple(range(1_000_000, 1_000_000 + runs)), preemptions=2)
 
+    monkeypatch.setattr(Device, "start", lambda self, count: started.append(count))
     monkeypatch.setattr(Device, "time", record)
     results = measure_files(["a", "b", "c"], LatencySettings(threads=1, runs=100, reference=False))
     assert [name for name, _ in asked] == list("abccbaabccbaabc")
     assert [sum(runs for name, runs in asked if name == file) for file in "abc"] == [100] * 3
     assert [result.runs for result in results] == [100] * 3
     assert results[0].preemptions == 10
+    assert started == [3] * 5
 
 
 # A busy machine
@@ -130,6 +132,7 @@ def machine(monkeypatch):
             self.facts = FACTS
             return left.pop(0)
 
+        monkeypatch.setattr(Device, "start", lambda self, count: None)
         monkeypatch.setattr(Device, "time", run)
         monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
         monkeypatch.setattr(device, "available_cores", lambda: 2)
@@ -143,18 +146,28 @@ FACTS = {"processor": "a CPU", "cores": 2, "threads": 2, "system": "Linux", "run
 
 @pytest.fixture
 def with_reference(monkeypatch):
-    """Processes of a second each; the reference takes what `reference_ms` says at that time, a model 10 ms times it."""
+    """Processes of a second each; the reference takes what `reference_ms` says at that time, a model 10 ms times it.
 
-    def made_of(reference_ms, **settings):
-        clock, order = [0.0], []
+    Each that is started ahead takes `start_s` besides.
+    """
+
+    def made_of(reference_ms, start_s=0.0, **settings):
+        clock, order, waiting = [0.0], [], [0]
+
+        def start(self, count):
+            clock[0] += start_s * max(0, count - waiting[0])
+            waiting[0] = max(count, waiting[0])
+            order.append(count)
 
         def run(self, file, *, runs, shape):
             self.facts = FACTS
             ms = reference_ms(clock[0])
             clock[0] += 1.0
+            waiting[0] -= 1
             order.append(file.stem)
             return round_of(ms if file.stem == "reference" else 10 * ms, runs=runs)
 
+        monkeypatch.setattr(Device, "start", start)
         monkeypatch.setattr(Device, "time", run)
         monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
         monkeypatch.setattr(device, "available_cores", lambda: 2)
@@ -208,8 +221,8 @@ def test_a_wide_interval_is_measured_again_until_it_is_narrow(machine):
 def test_the_reference_runs_in_every_round_and_last(with_reference):
     """Before the first of three models each, and at the end, so that every model lies between two of its rounds."""
     (one, *_), order, _ = with_reference(lambda now: 2.0, files=4, runs=10)
-    letters = "".join("R" if name == "reference" else name for name in order)
-    assert letters == "RabcRd" + "RdcbRa" + "RabcRd" + "RdcbRa" + "RabcRd" + "R"
+    letters = "".join("R" if name == "reference" else str(name) for name in order)
+    assert letters == "4Rabc2Rd" + "4Rdcb2Ra" + "4Rabc2Rd" + "4Rdcb2Ra" + "4Rabc3Rd" + "R"  # and how many are started
     assert (one.reference_ms, one.reference_drift_percent, one.unsteady_rounds) == (2.0, 0.0, 0)
     assert (one.relative, one.relative_ci95) == (pytest.approx(10), pytest.approx(0, abs=1e-9))
 
@@ -217,7 +230,7 @@ def test_the_reference_runs_in_every_round_and_last(with_reference):
 def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_there(with_reference):
     """A machine that is slow for a while, whoever has its cores: told by the reference, never by the model itself."""
     slow = lambda now: 2.0 if now < 4 or now > 9 else 3.5  # noqa: E731
-    (one,), *_ = with_reference(slow, patience_s=20, until_percent=1)
+    (one,), *_ = with_reference(slow, patience_s=40, until_percent=1)
     assert (one.quiet_ms, one.relative, one.wide) == (20.0, pytest.approx(10), False)
     assert (one.rounds, one.unsteady_rounds, one.all_rounds) == (8, 4, 8)
     seen = [
@@ -229,10 +242,10 @@ def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_ther
         assert (some.all_rounds, some.rounds, some.median_ms) == (count, counted, median_ms)
     (one,), *_ = with_reference(slow, patience_s=0, until_percent=1)
     assert (one.rounds, one.all_rounds, one.wide) == (5, 5, True)
-    text = latency.noise_text([one], LatencySettings(until_percent=1))
+    text = noise_text([one], LatencySettings(until_percent=1))
     assert text.startswith("note: too noisy for 1 % in the time given: 1 of 1 reached ")
     assert text.endswith("of 5 rounds 0 were disturbed and 4 ran while the reference was slow")
-    assert latency.noise_text([replace(one, wide=False)], LatencySettings()) is None
+    assert noise_text([replace(one, wide=False)], LatencySettings()) is None
 
 
 def test_what_a_machine_at_its_best_takes_is_told_of_one_that_is_mostly_slow(with_reference):
@@ -241,7 +254,7 @@ def test_what_a_machine_at_its_best_takes_is_told_of_one_that_is_mostly_slow(wit
     Quantiles and interval by NumPy: the 5th percentile of all runs, and a bootstrap over rounds of its own.
     """
     speeds = np.random.default_rng(3).choice([2.0, 3.4], 400)
-    (one,), *_ = with_reference(lambda now: speeds[int(now)] * (1 + int(now) % 7 / 100), patience_s=30, until_percent=1)
+    (one,), *_ = with_reference(lambda now: speeds[int(now)] * (1 + int(now) % 7 / 100), patience_s=60, until_percent=1)
     assert one.all_rounds == 35
     assert one.quiet_ms == pytest.approx(20.0, rel=0.07)
     assert one.quiet_ms == pytest.approx(one.relative * one.reference_quiet_ms)
@@ -296,6 +309,29 @@ def test_patience_bounds_the_time_and_what_stays_wide_is_marked(machine, patienc
     assert 12 - len(left) == result.rounds == 5 + again
     assert (result.wide, result.busy) == (True, False)
     assert result.reached_percent > 10
+
+
+@pytest.mark.parametrize(
+    ("patience", "files", "again"),
+    [(1.9, 1, 0), (2.1, 1, 1), (6.1, 1, 3), (5.3, 3, 3), (5.4, 3, 4), (3.5, 4, 2), (4.6, 4, 3)],
+)
+def test_the_reference_counts_towards_the_patience(with_reference, patience, files, again):
+    """All that is run for a model is: here a round takes a second, and so does the reference, for all it runs beside.
+
+    Worked by hand: of 1 model a turn takes 2 s, of 3 models 4/3 s each, of 4 models, with two references, 1.5 s.
+    """
+    speeds = np.random.default_rng(3).uniform(2, 4, 200)
+    found, *_ = with_reference(lambda now: speeds[int(now)], patience_s=patience, files=files, until_percent=0.001)
+    assert {one.all_rounds for one in found} == {5 + again}
+
+
+def test_a_start_counts_towards_the_patience(with_reference):
+    """2 s of rounds and 1 s of starts a turn; in the fifth 1.5 s, as the process of the end is started with it."""
+    speeds = np.random.default_rng(3).uniform(2, 4, 200)
+    some = {"until_percent": 0.001, "start_s": 0.5}
+    for patience, again in ((2.9, 0), (3.6, 1), (7.0, 2)):
+        (one,), *_ = with_reference(lambda now: speeds[int(now)], patience_s=patience, **some)
+        assert one.all_rounds == 5 + again
 
 
 def test_a_neighbour_that_goes_away_leaves_no_trace(machine):
@@ -355,12 +391,14 @@ def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
 
     def run(self, file, *, runs, shape):
         asked.append(file.name)
+        clock[0] += 1.0
         self.facts = FACTS
         return round_of(10.0 if file.name == "a" else 10.0 + len(asked) % 4 * 5)
 
     machine()
+    clock = [0.0]
     monkeypatch.setattr(Device, "time", run)
-    monkeypatch.setattr(latency.time, "monotonic", itertools.count().__next__)
+    monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
     heard = []
     first, second = measure_files(
         ["a", "b"], replace(TWO, patience_s=3), on_round=lambda done, total: heard.append((done, total))

@@ -18,7 +18,7 @@ PROXY = ProxySettings(resolution=16, epochs=1, train_images=100, val_images=60, 
 
 @pytest.mark.slow
 def test_a_score_comes_with_the_cpu_time_that_it_took() -> None:
-    """By the seed it is asked for; no torch in the process that asked."""
+    """By the seed it is asked for, and from whichever worker; no torch in the process that asked."""
     code = """
 import sys
 from tests.searching.test_bench import ask
@@ -31,7 +31,7 @@ print("torch" in sys.modules)
 
 def ask() -> None:
     """The checks, in a process that has loaded nothing yet."""
-    with Bench("synthetic", PROXY, LatencySettings(), seed=0) as bench:
+    with Bench("synthetic", PROXY, LatencySettings(), seed=0, workers=2) as bench:
         assert (bench.summary.train_images, bench.summary.val_images) == (100, 60)
         first, cpu_seconds = bench.ask("score", SPEC, 0)
         again, other = (bench.ask("score", SPEC, seed)[0] for seed in (0, 7))
@@ -40,4 +40,7 @@ def ask() -> None:
         assert first == again
         assert first.results["val_images"] == other.results["val_images"] == 60
         assert first != other
-    assert bench.worker is None
+        (second,) = bench.loading
+        assert second.finish() == bench.summary
+        assert second.ask("score", SPEC, 0)[0] == first
+    assert (bench.worker, bench.loading, second.is_running) == (None, [], False)

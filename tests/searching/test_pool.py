@@ -215,6 +215,24 @@ def test_one_that_cannot_be_timed_does_not_take_the_others_with_it(tmp_path: Pat
         assert run_all(pool, [one("good"), one("fine")]) == [{"latency_ms": 1.0}] * 2
 
 
+def test_a_worker_that_is_loading_joins(tmp_path: Path) -> None:
+    """It works, is held against the first as others are, and ends with the pool."""
+    log, seen = tmp_path / "log", []
+
+    def start() -> Child:
+        return Child("fake_worker", "Tasks", (str(log), 0.0), name="the worker", waits=False)
+
+    child = start()
+    child.finish()
+    child.begin("load")
+    staff = Staff(start=start, first=("load",), check=seen.append)
+    with Pool(staff, lambda request, announce: [], workers=1, capacity=2, asked=[child]) as pool:
+        assert [worker.child for worker in pool.workers] == [child]
+        assert run_all(pool, [iter_steps("a"), iter_steps("b")]) == [0.5, 0.5]
+    assert seen == ["the data"]
+    assert not is_alive(child.pid)
+
+
 def test_workers_that_never_begin_end_the_search(tmp_path: Path) -> None:
     """One line of why, and no endless row of new ones."""
 

@@ -99,7 +99,7 @@ def test_the_end_takes_rounds_in_turns() -> None:
     assert steady.rounds() == 11
     assert steady.finals_bytes(4, 100.0) == pytest.approx(5 * 100 * (4 + 2))
     shaky = Costs([one], [measurement(each_s=0.5, reference_s=0.25, spread=0.3, settings=settings)])
-    assert shaky.finals_s(4) == pytest.approx(4 * 2.0 + (5 + 8) * (2.0 + 0.5))  # 8 rounds of 0.5 s are the patience
+    assert shaky.finals_s(4) == pytest.approx(4 * 2.0 + (5 + 6) * (2.0 + 0.5))  # 6 rounds of 0.625 s are the patience
     alone = replace(settings, reference=False)
     found = measurement(each_s=0.5, reference_s=0.25, spread=0.0, settings=alone)
     assert Costs([one], [replace(found, references=())]).finals_s(4) == pytest.approx(8.0 + 5 * 2.0)

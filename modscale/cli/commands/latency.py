@@ -70,7 +70,8 @@ def latency(
     """
     from modscale.cli.console import say
     from modscale.cli.progress import latency_progress
-    from modscale.latency.protocol import latency_to_json, measure_models, model_to_json, noise_text
+    from modscale.latency.noise import noise_text
+    from modscale.latency.protocol import latency_to_json, measure_models, model_to_json
     from modscale.latency.raw import check_raw, keep_in
 
     if any(model.endswith(".jsonl") for model in models):
@@ -104,7 +105,7 @@ def answer_again(files: list[str], as_json: bool) -> None:
     from dataclasses import asdict
 
     from modscale.errors import InputError
-    from modscale.latency.protocol import noise_text
+    from modscale.latency.noise import noise_text
     from modscale.latency.raw import read_measurements
 
     if others := [file for file in files if not file.endswith(".jsonl")]:
