@@ -144,7 +144,10 @@ def compare(folder: Path) -> None:
             print(f"\n`{name}` as reported differs by {middle:.2f} % (median), {most:.2f} % at most;", end=" ")
         within = sum(abs(a.quiet_ms - b.quiet_ms) <= math.hypot(a.quiet_ci95_ms, b.quiet_ci95_ms) for a, b in reported)
         print(f"\nof {len(reported)} networks {within} agree in `quiet_ms` within the two intervals together;", end=" ")
-        agree = sum(abs(a.relative - b.relative) <= math.hypot(a.relative_ci95, b.relative_ci95) for a, b in reported)
+        agree = sum(
+            abs(a.relative - b.relative) <= math.hypot(*(one.relative_ci95 or math.inf for one in (a, b)))
+            for a, b in reported
+        )
         print(f"{agree} in `relative`")
         medians = sum(abs(a.median_ms - b.median_ms) <= math.hypot(a.ci95_ms, b.ci95_ms) for a, b in reported)
         halves = statistics.median(100 * one.ci95_ms / one.median_ms for each in reported for one in each)
