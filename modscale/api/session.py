@@ -16,6 +16,7 @@ from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import find_front
 from modscale.analysis.overlay import check_distinct, lay_over
 from modscale.analysis.results import Run, load_run
+from modscale.analysis.time_left import Ahead
 from modscale.api.warm_start import load_earlier_runs, plan_start
 from modscale.api.workers import Workers, cores_each, make_engine, resolve
 from modscale.errors import AllTrialsFailed, InputError, RunError, TrialFailed, naming_file
@@ -81,11 +82,11 @@ class Watcher(Protocol):
         """A line of what is going on."""
 
     def searching(
-        self, *, done: int, limit: int, references: int, pace_s: float | None
+        self, *, done: int, limit: int, references: int, pace_s: float | None, ahead: Ahead
     ) -> AbstractContextManager[Observer]:
         """The loop begins, with so many trials and references of so many finished; gives who watches it.
 
-        `pace_s` is what each of those took, on the average; None where there is none.
+        `pace_s` is what each of those took, on the average; None where there is none. `ahead` is what is to be done.
         """
 
 
@@ -95,7 +96,9 @@ class Silence:
     def say(self, text: str) -> None: ...
 
     @contextmanager
-    def searching(self, *, done: int, limit: int, references: int, pace_s: float | None) -> Iterator[Observer]:
+    def searching(
+        self, *, done: int, limit: int, references: int, pace_s: float | None, ahead: Ahead
+    ) -> Iterator[Observer]:
         yield self
 
     def started(self, label: str, spec: ModelSpec | None) -> None: ...
@@ -353,7 +356,14 @@ def _search(
             make_engine(evaluator, workers, window) as engine,
             _mirrored(folder, experiment, storage, log, say) as mirror,
         ):
-            with watcher.searching(done=done, limit=limit, references=len(references), pace_s=pace_s) as progress:
+            ahead = Ahead(
+                experiment=experiment,
+                trials=read_trials(folder / TRIALS_FILE),
+                references=[one for i, one in enumerate(references) if i not in compared.numbers],
+            )
+            with watcher.searching(
+                done=done, limit=limit, references=len(references), pace_s=pace_s, ahead=ahead
+            ) as progress:
                 outcome = run_search(
                     study,
                     evaluator.steps,
@@ -368,7 +378,7 @@ def _search(
                     judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
                     mirror=mirror,
                 )
-            _time_again(folder, experiment, engine, say)
+                _time_again(folder, experiment, engine, watcher, progress)
     if outcome.exhausted:
         known = sum(one.use == "known" for one in start)
         beside = f" beside the {known} that were known" if known else ""
@@ -425,10 +435,12 @@ def _pace(finished: Sequence[Trial], workers: Workers) -> float | None:
     return sum(trial.seconds for trial in finished) / len(finished) / workers
 
 
-def _time_again(folder: Path, experiment: Experiment, engine: Engine, say: Callable[[str], None]) -> None:
+def _time_again(folder: Path, experiment: Experiment, engine: Engine, watcher: Watcher, progress: Observer) -> None:
     """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
+    say = watcher.say
     while finalists := final_candidates(folder, experiment):
         check_stop()
+        progress.stage("timed again", "the front")
         say(f"timing the {len(finalists)} networks of the front and the picks again, in turns")
         try:
             again = time_again(engine, [trial.spec for trial in finalists])

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Timer
 from typing import Any
 
+from modscale.analysis.time_left import Ahead
 from modscale.cli.console import as_shown, drawn, err, make_bar, say
 from modscale.errors import one_line
 from modscale.machine import available_cores
@@ -83,9 +84,9 @@ class Terminal:
 
     @contextmanager
     def searching(
-        self, *, done: int, limit: int, references: int, pace_s: float | None = None
+        self, *, done: int, limit: int, references: int, pace_s: float | None = None, ahead: Ahead | None = None
     ) -> Iterator[WorkProgress]:
-        progress = search_progress(done=done, limit=limit, references=references, pace_s=pace_s)
+        progress = search_progress(done=done, limit=limit, references=references, pace_s=pace_s, ahead=ahead)
         with progress.shown():
             yield progress
 
@@ -151,23 +152,31 @@ class WorkProgress:
         done: int,
         total: int,
         pace_s: float | None = None,
+        ahead: Ahead | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`describe` makes the line of a finished one, by its label and what was measured.
 
-        `pace_s` is what one took in an earlier start: what the time left is told by until one is finished.
+        `pace_s` is what one took in an earlier start: what the time left is told by until one is finished. Of a search
+        `ahead` tells how long the rest takes.
         """
         # Drawing takes a core away from the model that is timed.
         self.bar = make_bar("done", "elapsed", "left", "stage", width=16, style="bold", per_second=1)
         self.to_do = total - done
-        self.task = self.bar.add_task(what, total=total, completed=done, stage="", left="")
+        self.task = self.bar.add_task(what, total=total, completed=done, stage="", left=_TimeLeft(self))
         self.describe = describe
         self.stages: dict[str, str] = {}
         """Of each that is being worked on, by its label, in the order in which they were begun."""
+        self.stages_s: dict[str, list[float]] = {}
+        """How long each stage took, by its name; shared where several are in it."""
+        self.stage_began: dict[str, float] = {}
+        """By the label of each that is being worked on."""
         self.clock = clock
-        self.pace_s = pace_s
+        self.pace_s, self.ahead = pace_s, ahead
         self.began = self.latest = clock()
         self.finished_here = 0
+        self.rest_s = None if ahead is None else ahead.left_s(0.0, {}, pace_s=pace_s)
+        """What was ahead when the latest one was finished."""
         self.has_doubted = False
 
     def shown(self) -> AbstractContextManager[None]:
@@ -180,19 +189,32 @@ class WorkProgress:
 
     def stage(self, name: str, label: str = "") -> None:
         label = label or next(reversed(self.stages), "")
+        self._leave_stage(label)
         self.stages[label] = name
+        self.stage_began[label] = self.clock()
         self._show(label)
+
+    def _leave_stage(self, label: str) -> None:
+        """Notes how long the stage took that a label leaves."""
+        if (stage := self.stages.get(label)) and label in self.stage_began:
+            beside = sum(other == stage for other in self.stages.values())
+            self.stages_s.setdefault(stage, []).append((self.clock() - self.stage_began[label]) / beside)
 
     def _show(self, label: str) -> None:
         at_work = {label: stage for label, stage in self.stages.items() if stage}
         text = describe_stages(at_work) if at_work else label
-        self.bar.update(self.task, stage=as_shown(err, text), left=self.time_left())
+        self.bar.update(self.task, stage=as_shown(err, text))
 
     def finished(self, label: str, measured: Trial | MeasuredRival | Scored) -> None:
+        self._leave_stage(label)
         self.stages.pop(label, None)
+        self.stage_began.pop(label, None)
         self.finished_here += 1
         self.latest = self.clock()
-        self.bar.update(self.task, advance=1, left=self.time_left())
+        if self.ahead is not None and not isinstance(measured, Scored):
+            self.ahead.take(measured, is_trial=label.startswith("trial "))
+            self.rest_s = self.ahead.left_s(self.latest - self.began, self.stages_s, pace_s=self.pace_s)
+        self.bar.update(self.task, advance=1)
         say(self.describe(label, measured))
         if not self.has_doubted and any(
             is_doubtful(metric, measured.results) for metric in metrics_among(measured.results)
@@ -201,17 +223,36 @@ class WorkProgress:
             say("note: ? marks a latency whose interval stayed wide, or whose cores others had")
 
     def time_left(self) -> str:
-        """How long the rest takes at the pace of what was finished since the start, or else earlier; empty before that.
+        """How long the rest takes, in words; empty where that is not known, or over."""
+        seconds = self.left_s()
+        return "" if seconds is None or seconds < 0.5 else f"about {duration_text(seconds)} left"
+
+    def left_s(self) -> float | None:
+        """How long the rest takes at the pace of what was finished since the start, or else earlier; None before that.
 
         What the one that is worked on has had already is taken off, as far as it is no more than one takes.
         """
         here = self.finished_here
         pace_s = (self.latest - self.began) / here if here else self.pace_s
         to_do = self.to_do - here
+        passed = self.clock() - self.latest
+        if self.ahead is not None:
+            if self.rest_s is None or pace_s is None:
+                return None
+            return max(0.0, self.rest_s - (min(passed, pace_s) if to_do > 0 else passed))
         if pace_s is None or to_do <= 0:
-            return ""
-        seconds = to_do * pace_s - min(self.clock() - self.latest, pace_s)
-        return f"about {duration_text(seconds)} left"
+            return None
+        return to_do * pace_s - min(passed, pace_s)
+
+
+class _TimeLeft:
+    """The time left as it is whenever the bar is drawn."""
+
+    def __init__(self, progress: WorkProgress) -> None:
+        self.progress = progress
+
+    def __str__(self) -> str:
+        return self.progress.time_left()
 
 
 def describe_stages(stages: Mapping[str, str]) -> str:
@@ -230,15 +271,15 @@ def search_progress(
     limit: int,
     references: int,
     pace_s: float | None = None,
+    ahead: Ahead | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> WorkProgress:
     """Follows a search of so many trials and reference networks, of which `done` are finished.
 
-    `pace_s` is the time that those took, each.
+    `pace_s` is the time that those took, each; `ahead` what is still to be done.
     """
-    return WorkProgress(
-        "search", describe_trial, done=done, total=max(limit + references, done), pace_s=pace_s, clock=clock
-    )
+    total = max(limit + references, done)
+    return WorkProgress("search", describe_trial, done=done, total=total, pace_s=pace_s, ahead=ahead, clock=clock)
 
 
 def duration_text(seconds: float) -> str:

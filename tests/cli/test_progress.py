@@ -10,6 +10,7 @@ from threading import Event
 import pytest
 from fake_runs import SPACE, fake_trials, remeasured
 
+from modscale.analysis.time_left import Ahead
 from modscale.cli import console, progress
 from modscale.cli.layout import text_width
 from modscale.cli.progress import describe_trial, duration_text, search_progress
@@ -111,6 +112,35 @@ def test_time_left_of_a_run_that_goes_on_is_told_at_once() -> None:
     assert progress.time_left() == "about 2 h 30 min left"
     over = search_progress(done=23, limit=20, references=3, pace_s=30.0, clock=lambda: now[0])
     assert over.time_left() == ""
+
+
+def test_time_left_counts_the_front_and_runs_down_while_that_is_timed() -> None:
+    """Worked by hand: a trial of 30 s, 10 of them the anchor's, leaves another of 20 s and 1.5 networks of the front.
+
+    Each of these takes the export of 2 s and 0.6 of the timing of 10 s, whose interval is narrow enough. The bar tells
+    it as it is drawn.
+    """
+    now = [0.0]
+    experiment = parse_experiment({**SPACE, "search": {"trials": 2}})
+    ahead = Ahead(experiment=experiment, trials=[], references=[])
+    progress = search_progress(done=0, limit=2, references=0, ahead=ahead, clock=lambda: now[0])
+    progress.started("trial 0", None)
+    assert progress.left_s() is None
+    for stage, seconds in (("export", 2), ("latency", 10), ("anchor", 10), ("training", 8)):
+        progress.stage(stage, "trial 0")
+        now[0] += seconds
+    sharp = {"latency_relative": 1.0, "latency_relative_ci95": 0.001}
+    progress.finished("trial 0", measured(**sharp))
+    assert progress.left_s() == pytest.approx(20 + 1.5 * (2 + 6))
+    now[0] += 20
+    progress.started("trial 1", None)
+    progress.finished("trial 1", replace(measured(**sharp), number=1))
+    assert progress.left_s() == pytest.approx(2 * (2 + 6))  # a tie: both are on the front
+    progress.stage("timed again", "the front")
+    now[0] += 10
+    assert str(progress.bar.tasks[0].fields["left"]) == "about 6 s left"
+    now[0] += 10
+    assert progress.time_left() == ""
 
 
 def test_durations_have_two_units_at_most() -> None:
