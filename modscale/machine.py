@@ -52,22 +52,6 @@ def available_memory(proc: Path = PROC) -> int | None:
     return min((limit for limit in known if limit > 0), default=None)
 
 
-def memory_in_use(proc: Path = PROC) -> tuple[int, int] | None:
-    """Bytes of memory that this process has held at most, and holds now; None where the system does not say."""
-    found = {line.split()[0]: int(line.split()[1]) * 1024 for line in _lines(proc / "self/status") if " kB" in line}
-    return (found["VmHWM:"], found["VmRSS:"]) if {"VmHWM:", "VmRSS:"} <= found.keys() else None
-
-
-def largest_child() -> int | None:
-    """Bytes that the largest of the child processes that have ended held at most; None where that is not said."""
-    with suppress(ImportError):
-        import resource
-
-        found = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        return found if platform.system() == "Darwin" else found * 1024
-    return None
-
-
 def load_average() -> float | None:
     """Processes that ran or waited for a core in the last minute; None where the system does not say."""
     with suppress(AttributeError, OSError):

@@ -1,8 +1,11 @@
 """A whole plan of a search: what it would take on this machine, and what it could tell apart. No run is begun.
 
-The data are loaded and a few networks rehearsed (`searching/rehearsal.py`) in the process that a search would use; its
-report is written in a temporary folder, of networks that are as large as its own would be. The run's folder is looked
-at, where there is one, and left as it is.
+The data are loaded and a few networks rehearsed (`searching/rehearsal.py`) in the processes that a search would use;
+its report is written in a temporary folder, of networks that are as large as its own would be. The run's folder is
+looked at, where there is one, and left as it is.
+
+The seconds are those of a machine as fast as it is now. Runs in the same folder tell how fast and how slow this machine
+has been: the range is from the one to the other.
 """
 
 from __future__ import annotations
@@ -11,26 +14,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from modscale.analysis.told_apart import ToldApart, tell_apart
-from modscale.api.rehearsed_report import imagined_trials, rehearse_report
+from modscale.api.budget import Budget
+from modscale.api.rehearsed_report import imagined_ends, imagined_trials, rehearse_report
 from modscale.api.session import Silence, Watcher, check_references, join_run, load_run_predictor, reference_network
+from modscale.api.workers import Workers, cores_each
 from modscale.errors import naming_file
 from modscale.files import path_text, scratch_folder
 from modscale.interrupts import hearing_stops
-from modscale.latency.raw import read_measurements
-from modscale.machine import largest_child, memory_in_use
-from modscale.rivals import Rival
+from modscale.memory import MemoryWatch
 from modscale.runs.experiment import Experiment
 from modscale.runs.folder import REFERENCES_FILE, TIMINGS_FILE, TRIALS_FILE
+from modscale.runs.levels import levels_beside
 from modscale.runs.metrics import LATENCY
 from modscale.runs.references import read_references
 from modscale.runs.trials import read_trials
+from modscale.searching.costs import Costs
 from modscale.searching.measures import Evaluator
-from modscale.searching.rehearsal import Costs, choose_networks, draw_candidates, rehearse
+from modscale.searching.rehearsal import MOST_AT_ONCE, choose_networks, draw_candidates, rehearse
 from modscale.searching.screen import make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
@@ -42,7 +46,24 @@ from modscale.specs.published import published
 from modscale.specs.spec import ModelSpec
 from modscale.training.estimate import ANCHOR, estimate_accuracy
 
-REFERENCE_KEY = "latency_reference_ms"
+OFF = 0.15
+"""Share by which a plan was off at the same speed of the machine, see benchmarks/dry_run.md: the range is so much wider
+on either side."""
+COPIES = 12
+"""Bytes that a worker comes to hold for each byte of a network's weights while it writes and checks its file: 11 to 12
+were seen with networks of 19 to 52 MB, see benchmarks/dry_run.md."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """How fast the machine may be."""
+
+    reference_ms: float
+    """What the reference network takes then."""
+    seconds: float
+    """What the search takes."""
+    run: str | None
+    """The run that met it on the average; None: this plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,16 +72,24 @@ class Plan:
 
     parts_s: Mapping[str, float]
     """Seconds of each part; their sum is the whole."""
+    workers: int
+    """That it is planned for."""
     trials: int
     """That would be measured, those of the run that stand already left out."""
     references: int
     """The same of the networks that it is compared with."""
     finals: int
     """Networks that would be timed again at the end, about."""
+    ended_early: int
+    """Trials that its rungs or limits would end before their training is over, about."""
     seconds_per_trial: float
     """Of an average candidate."""
     reference_ms: float | None
     """Latency of the reference network while this was measured: how fast the machine was."""
+    slower: Level | None
+    """What it would be on this machine if that were slower by half; None where its speed is not known."""
+    levels: tuple[Level, ...]
+    """From the fastest to the slowest that this machine was in earlier runs or is now; empty where nothing tells."""
     memory_bytes: int | None
     """Of all processes at the worst moment."""
     disk_bytes: int
@@ -80,6 +109,12 @@ class Plan:
     def seconds(self) -> float:
         return sum(self.parts_s.values())
 
+    @property
+    def range_s(self) -> tuple[float, float]:
+        """From the fastest to the slowest level of this machine, and as far as a plan is off beyond them."""
+        seconds = [self.seconds, *(level.seconds for level in self.levels)]
+        return min(seconds) * (1 - OFF), max(seconds) * (1 + OFF)
+
 
 def plan_search(
     experiment: Experiment,
@@ -87,10 +122,13 @@ def plan_search(
     space_file: str,
     source: str,
     folder: Path,
+    workers: Workers = 1,
     watcher: Watcher | None = None,
     debug: bool = False,
 ) -> tuple[Experiment, Plan]:
     """What `session.search_space` would take, beginning or going on in `folder`; and the experiment with its data.
+
+    Of a Ray cluster that of one worker here.
 
     Raises:
         InputError: as the search does before its first trial.
@@ -98,89 +136,105 @@ def plan_search(
     """
     watcher = watcher or Silence()
     began = time.monotonic()
-    experiment, _ = join_run(experiment, folder, 1, space_file)
+    team = workers if isinstance(workers, int) else 1
+    experiment, _ = join_run(experiment, folder, team, space_file)
     predictor = load_run_predictor(experiment, folder)
     home = Path(space_file).parent
     known = read_references(folder / REFERENCES_FILE)
-    waiting = [(i, one) for i, one in enumerate(experiment.search.references) if i not in known.numbers]
+    waiting = [one for i, one in enumerate(experiment.search.references) if i not in known.numbers]
     check_references(experiment, known.numbers, space_file)
     watcher.say(f"loading the data ({source})")
     with scratch_folder() as scratch, hearing_stops():
         timings = scratch / TIMINGS_FILE
-        with Evaluator(experiment, source, debug=debug, note=watcher.say, timings=timings) as evaluator:
+        evaluator = Evaluator(
+            experiment, source, workers=min(team, MOST_AT_ONCE), cores=cores_each(team),
+            debug=debug, note=watcher.say, timings=timings,
+        )  # fmt: skip
+        with MemoryWatch(lambda: evaluator.bench.pids) as memory, evaluator:
             data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
             experiment = experiment.fitted(data)
             with naming_file(space_file):
                 require_feasible(experiment.space)
-            search = experiment.search
+            search, proxy = experiment.search, experiment.proxy
             allows = make_screen(predictor, experiment.limits)
             study = SearchStudy(experiment, build_tables(experiment.space), seed=search.seed, allows=allows)
             start_s = time.monotonic() - began
-            done = len(read_trials(folder / TRIALS_FILE))
             candidates = draw_candidates(study, search.trials, search.startup_trials)
             drawn = [candidate.spec for candidate in candidates]
-            rehearsed = []
-            for spec in choose_networks(drawn):
-                watcher.say(f"rehearsing {spec.name}: export, timing, some steps of its training")
-                rehearsed.append(rehearse(evaluator.bench, spec))
-            anchor_s = _anchor_seconds(evaluator, experiment)
-            memory = _memory(evaluator)
-        costs = Costs(rehearsed, read_measurements(timings))
+            rehearsal = rehearse(
+                evaluator.bench,
+                choose_networks(drawn),
+                anchor=published(ANCHOR) if proxy.task == "classification" else None,
+                workers=team,
+                timings=timings,
+                say=watcher.say,
+            )
+        costs = Costs(rehearsal)
         watcher.say("rehearsing the report")
         trials = imagined_trials(experiment, costs, candidates)
-        report = rehearse_report(scratch / "run", experiment, data, trials, space_file)
-        bytes_a_round = timings.stat().st_size / costs.rounds()
-        bytes_a_network = timings.stat().st_size / len(rehearsed)
+        with MemoryWatch() as reporting:
+            report = rehearse_report(scratch / "run", experiment, data, trials, space_file)
+    done = len(read_trials(folder / TRIALS_FILE))
     left = max(0, min(search.trials, experiment.space.size()) - done)
-    networks = [reference_network(one, home, experiment.space) for _, one in waiting]
+    networks = [reference_network(one, home, experiment.space) for one in waiting]
     finals = report.finals if search.finals and (left or waiting) else 0
-
-    def parts(epochs: int, val_images: int | None) -> dict[str, float]:
-        each = [_trial_s(costs, spec, epochs, val_images) for spec in drawn]
-        first = each[done:][: min(left, max(0, search.startup_trials - done))]
-        return {
-            "start": start_s,
-            "trials": sum(first) + (left - len(first)) * float(np.mean(each)),
-            "anchor": anchor_s(epochs, val_images) if left or networks else 0.0,
-            "references": sum(_reference_s(costs, one, epochs, val_images) for one in networks),
-            "finals": costs.finals_s(finals) if finals else 0.0,
-            "report": report.seconds,
-        }
-
-    epochs, images = experiment.proxy.epochs, int(data["val_images"])
+    budget = Budget(
+        experiment=experiment,
+        drawn=drawn,
+        ends=imagined_ends(experiment, trials),
+        done=done,
+        left=left,
+        references=networks,
+        finals=finals,
+        start_s=start_s,
+        report_s=report.seconds,
+        workers=team,
+    )
+    epochs, images = proxy.epochs, int(data["val_images"])
     told, standard_error = _told(experiment, data, drawn)
-    reference_ms = [one.results[REFERENCE_KEY] for one in rehearsed if REFERENCE_KEY in one.results]
-    disk = report.fixed_bytes + report.trial_bytes * search.trials
-    disk += bytes_a_network * (search.trials + len(search.references)) + costs.finals_bytes(finals, bytes_a_round)
-    model_bytes = [4 * count_model(one.spec).params for one in rehearsed]
+    facts = rehearsal.sessions[0].device.facts
+    beside = levels_beside(folder, facts, experiment.latency.provider) if rehearsal.reference_ms else {}
+    rehearsed_bytes = [_weight_bytes(one.spec) for one in rehearsal.networks]
+    compared = [one for one in networks if isinstance(one, ModelSpec)]
+    largest_bytes = max(map(_weight_bytes, (*budget.candidates(left, done), *compared)), default=0)
     plan = Plan(
-        parts_s=parts(epochs, None),
+        parts_s=budget.parts_s(costs),
+        workers=team,
         trials=left,
         references=len(waiting),
         finals=finals,
-        seconds_per_trial=float(np.mean([_trial_s(costs, spec, epochs, None) for spec in drawn])),
-        reference_ms=float(np.median(reference_ms)) if reference_ms else None,
-        memory_bytes=memory,
-        disk_bytes=round(disk),
-        scratch_bytes=round(max(max(model_bytes), finals * float(np.mean(model_bytes)))),
+        ended_early=budget.ended_early,
+        seconds_per_trial=budget.seconds_per_trial(costs),
+        reference_ms=rehearsal.reference_ms,
+        slower=_at(budget, costs, 1.5 * rehearsal.reference_ms) if rehearsal.reference_ms else None,
+        levels=_levels(budget, costs, beside),
+        memory_bytes=_memory(
+            memory.most_with(team), reporting.most(), COPIES * team * (largest_bytes - max(rehearsed_bytes))
+        ),
+        disk_bytes=round(
+            report.fixed_bytes
+            + report.trial_bytes * (search.trials + len(search.references))
+            + costs.timings_bytes(budget.candidates(search.trials + len(search.references)), finals)
+        ),
+        scratch_bytes=round(max(largest_bytes, finals * fmean(rehearsed_bytes))),
         networks=tuple(
             {
                 "name": one.spec.name,
                 "flops": one.flops,
                 "export_seconds": one.export_s,
-                "latency_seconds": one.latency_s,
+                "latency_seconds": costs.timing_s([one.spec]),
                 "step_seconds": one.pace.step_s,
                 "training_seconds": one.pace.seconds(epochs),
                 **{key: value for key, value in one.results.items() if key == LATENCY.name},
             }
-            for one in costs.rehearsed
+            for one in rehearsal.networks
         ),
         standard_error=standard_error,
         told_apart=told,
         more={
             "val_images": 4 * images,
             "epochs": 2 * epochs,
-            "seconds": sum(parts(2 * epochs, 4 * images).values()),
+            "seconds": sum(budget.parts_s(costs, 2 * epochs, 4 * images).values()),
         },
     )
     return experiment, plan
@@ -192,14 +246,19 @@ def plan_to_json(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     return {
         "seconds_per_trial": plan.seconds_per_trial,
         "seconds": plan.seconds,
+        "seconds_range": list(plan.range_s),
         "memory_bytes": plan.memory_bytes,
         "disk_bytes": plan.disk_bytes,
         "scratch_bytes": plan.scratch_bytes,
+        "workers": plan.workers,
         "trials": plan.trials,
         "references": plan.references,
         "finals": plan.finals,
+        "ended_early": plan.ended_early,
         "parts_seconds": dict(plan.parts_s),
         "reference_ms": plan.reference_ms,
+        "slower": None if plan.slower is None else asdict(plan.slower),
+        "levels": [asdict(level) for level in plan.levels],
         "networks": [dict(row) for row in plan.networks],
         "standard_error": plan.standard_error,
         "told_apart": None
@@ -212,8 +271,34 @@ def plan_to_json(experiment: Experiment, plan: Plan) -> dict[str, Any]:
             "pairs": [asdict(pair) | {"ties": pair.ties} for pair in told.pairs],
         },
         "more": dict(plan.more),
-        "early_stopping_counted": False if experiment.search.rungs else None,
+        "early_stopping_counted": True if experiment.search.rungs else None,
     }
+
+
+def _weight_bytes(spec: ModelSpec) -> int:
+    return 4 * count_model(spec).params
+
+
+def _memory(searching: int | None, reporting: int | None, more: int) -> int | None:
+    """The most that is held at once: what was seen of the search, and what larger networks take more, or the report."""
+    if searching is None or reporting is None:
+        return None
+    return max(searching + max(0, more), reporting)
+
+
+def _levels(budget: Budget, costs: Costs, beside: Mapping[str, float]) -> tuple[Level, ...]:
+    """What the search takes at the speed of now, and at the fastest and the slowest of the runs `beside`."""
+    if (now_ms := costs.rehearsal.reference_ms) is None:
+        return ()
+    runs = sorted(beside.items(), key=lambda one: one[1])
+    found: list[tuple[str | None, float]] = [(None, now_ms), *dict.fromkeys((*runs[:1], *runs[-1:]))]
+    return tuple(_at(budget, costs, level_ms, name) for name, level_ms in sorted(found, key=lambda one: one[1]))
+
+
+def _at(budget: Budget, costs: Costs, level_ms: float, run: str | None = None) -> Level:
+    """What the search takes where the reference takes so long."""
+    slower = Costs(costs.rehearsal, level_ms / (costs.rehearsal.reference_ms or level_ms))
+    return Level(reference_ms=level_ms, seconds=sum(budget.parts_s(slower).values()), run=run)
 
 
 def _told(
@@ -234,34 +319,3 @@ def _told(
         accuracy=estimate.accuracy,
     )
     return told, estimate.standard_error
-
-
-def _trial_s(costs: Costs, spec: ModelSpec, epochs: int, val_images: int | None) -> float:
-    flops = count_model(spec).flops
-    return costs.timing_s(flops) + costs.training_s(flops, epochs, val_images)
-
-
-def _reference_s(costs: Costs, one: ModelSpec | Rival, epochs: int, val_images: int | None) -> float:
-    """A rival is timed alone, taken to be a middling network; what the anchor learned is known."""
-    if isinstance(one, Rival):
-        return costs.timing_s(costs.rehearsed[len(costs.rehearsed) // 2].flops)
-    flops = count_model(one).flops
-    is_anchor = one.stages == published(ANCHOR).stages
-    return costs.timing_s(flops) + (0.0 if is_anchor else costs.training_s(flops, epochs, val_images))
-
-
-def _anchor_seconds(evaluator: Evaluator, experiment: Experiment) -> Any:
-    """By epochs and validation images what training the anchor takes, which is done once where classes are learnt."""
-    if experiment.proxy.task != "classification":
-        return lambda epochs, val_images: 0.0
-    pace = evaluator.bench.ask("take_pace", published(ANCHOR), experiment.search.seed)
-    return pace.seconds
-
-
-def _memory(evaluator: Evaluator) -> int | None:
-    """Bytes of all processes at the worst moment: one trains, or it waits while another is timed."""
-    ours, theirs, timing = memory_in_use(), evaluator.bench.ask("memory"), largest_child()
-    if ours is None or theirs is None:
-        return None
-    most, now = theirs
-    return ours[0] + max(most, now + (timing or 0))

@@ -20,9 +20,12 @@ PARTS = {
 
 def show_plan(experiment: Experiment, plan: Plan, name: str) -> None:
     """Prints the plan of a search."""
-    counts = {"trials": plan.trials, "references": plan.references, "finals": plan.finals}
+    trials = plan.trials if plan.workers == 1 else plan.trials + plan.references
+    counts = {"trials": trials, "references": plan.references, "finals": plan.finals}
+    beside = f"trials and references, {plan.workers} at a time"
+    names = PARTS if plan.workers == 1 else PARTS | {"trials": beside}
     rows = [
-        [PARTS[part], str(counts.get(part, "")), duration_text(seconds)]
+        [names[part], str(counts.get(part, "")), duration_text(seconds)]
         for part, seconds in plan.parts_s.items()
         if seconds
     ]
@@ -30,13 +33,10 @@ def show_plan(experiment: Experiment, plan: Plan, name: str) -> None:
     columns = [Column(heading="part", is_text=True), Column(heading="number"), Column(heading="time")]
     show_table(f"{name}: what the search would take here", columns, rows, footer=True)
     note(f"{plan.seconds_per_trial:.0f} s a trial ({_trial_text(plan)})")
-    if plan.reference_ms is not None:
-        note(
-            f"at the speed this machine has now: the reference network of all timings took {plan.reference_ms:.1f} ms;"
-            " a machine that slows down takes longer in proportion"
-        )
-    if experiment.search.rungs:
-        note("rungs may end hopeless trainings early; that is not counted")
+    for line in speed_lines(plan):
+        note(line)
+    if plan.ended_early:
+        note(f"About {plan.ended_early} of the trials would end before their training is over; that is counted.")
     memory = "" if plan.memory_bytes is None else f"memory: {plan.memory_bytes / 1e9:.1f} GB at most; "
     note(
         f"{memory}disk: {_size_text(plan.disk_bytes)} in the run's folder, {_size_text(plan.scratch_bytes)} for a while"
@@ -44,6 +44,22 @@ def show_plan(experiment: Experiment, plan: Plan, name: str) -> None:
     for line in told_lines(experiment, plan):
         note(line)
     note("nothing was begun; the same command without --dry-run does it")
+
+
+def speed_lines(plan: Plan) -> list[str]:
+    """At what speed of the machine that is, and what it becomes at the others that are known."""
+    if plan.reference_ms is None:
+        return []
+    low, high = (duration_text(seconds) for seconds in plan.range_s)
+    now = f"This is at the speed that the machine has now: its reference network takes {plan.reference_ms:.1f} ms."
+    others = [
+        f"As {'fast' if level.reference_ms < plan.reference_ms else 'slow'} as in the run {level.run}"
+        f" ({level.reference_ms:.1f} ms) it would take {duration_text(level.seconds)}."
+        for level in plan.levels
+        if level.run is not None
+    ]
+    others = others or ["A slower machine takes longer in proportion."]
+    return [f"{' '.join([now, *others])} With what plans were off: {low} to {high}."]
 
 
 def told_lines(experiment: Experiment, plan: Plan) -> list[str]:

@@ -86,6 +86,11 @@ class Bench:
         for child in loading:
             child.stop()
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that hold torch, as the system numbers them."""
+        return tuple(child.pid for child in (self.worker, *self.loading) if child is not None and child.is_running)
+
     def answer(self, work: Work) -> Any:
         """As `ask`; what is shared is asked once."""
         if work.is_shared and work in self.shared:

@@ -1,36 +1,44 @@
-"""A search rehearsed on a few networks, so that it can be told beforehand what it takes.
+"""A search rehearsed on a few networks, so that it can be told beforehand what it takes (`costs.py`).
 
-Small, middling and large candidates are exported and timed as the search would do it, in the same processes, and
-trained for some steps of what it would train. What any other network takes lies between theirs, by its FLOPs.
+A small and a large candidate are exported and timed as the search would do it, in the same processes, and trained for
+some steps of what it would train; of the proxy's anchor the training alone. Where several workers are asked for, all
+train at once, as they will. Rounds of the reference network between these trainings tell how fast the machine was
+meanwhile, which may be another speed than during the timing: all is put to the mean of both.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
+from modscale.errors import TrialFailed
 from modscale.files import scratch_folder
-from modscale.latency.protocol import REFERENCE_EVERY
-from modscale.latency.raw import Measurement
-from modscale.latency.summary import first_rounds
+from modscale.latency.device import Device
+from modscale.latency.protocol import REFERENCE, REFERENCE_RUNS, measure_files
+from modscale.latency.raw import Measurement, keep_in, read_measurements
+from modscale.latency.summary import Round
+from modscale.processes import Child
 from modscale.runs.metrics import Results
-from modscale.searching.bench import Bench
+from modscale.searching.bench import Bench, failing
 from modscale.searching.draws import SpaceExhausted
-from modscale.searching.measures import FINAL_PERCENT, time_models, told_of
-from modscale.searching.steps import Timing
+from modscale.searching.measures import latency_results, told_of
 from modscale.searching.study import Candidate, SearchStudy
+from modscale.settings import LatencySettings
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
 from modscale.training.pace import Pace
 
-REHEARSED = 3
-"""Networks that are rehearsed: those in the middle of each third of the drawn ones, by FLOPs."""
+REHEARSED = 2
+"""Networks that are rehearsed: those in the middle of each half of the drawn ones, by FLOPs."""
 DRAWN = 24
 """Networks that are drawn, to see how large the search's are."""
+MOST_AT_ONCE = 8
+"""Workers that are started to see how they train beside each other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +51,28 @@ class Rehearsed:
     """Its latency on each device, by the keys of `metrics.result_rules`."""
     export_s: float
     """To write it to a file and check that against torch."""
-    latency_s: float
-    """To time it on all devices."""
     pace: Pace
     """Of its training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rehearsal:
+    """What was seen of a few networks."""
+
+    networks: tuple[Rehearsed, ...]
+    """By their FLOPs."""
+    sessions: tuple[Measurement, ...]
+    """Their timing, one for each device; in each the networks in that order, with the settings of the search."""
+    anchor: Rehearsed | None
+    """What the scores of all are put to, of which only the pace was taken; None where there is none."""
+    reference_ms: float | None
+    """What the reference took, the mean over its rounds: the speed of the machine to which all is put."""
+    workers_start_s: float
+    """Until further workers were ready; 0 where there is one."""
+    bytes_a_round: float
+    """Of a round of timing in its file, but for the runs."""
+    bytes_a_run: float
+    """Of each run in it, with the probe's."""
 
 
 def draw_candidates(study: SearchStudy, trials: int, startup: int) -> list[Candidate]:
@@ -71,92 +97,136 @@ def draw_candidates(study: SearchStudy, trials: int, startup: int) -> list[Candi
 
 
 def choose_networks(drawn: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """A small, a middling and a large one, so that their mean is near that of all."""
+    """A small and a large one, so that their mean is near that of all."""
     by_size = sorted(drawn, key=lambda spec: count_model(spec).flops)
     places = dict.fromkeys((2 * i + 1) * len(by_size) // (2 * REHEARSED) for i in range(REHEARSED))
     return [by_size[place] for place in places]
 
 
-def rehearse(bench: Bench, spec: ModelSpec) -> Rehearsed:
-    """Exports and times a network as a trial does, its rounds kept by the bench, and takes the pace of its training.
+def rehearse(
+    bench: Bench,
+    specs: Sequence[ModelSpec],
+    *,
+    anchor: ModelSpec | None,
+    workers: int = 1,
+    timings: Path,
+    say: Callable[[str], None] = lambda text: None,
+) -> Rehearsal:
+    """Exports the networks, takes the pace of their trainings, and times them in turns.
+
+    The pace is that of so many `workers` which train at once, on a bench that has as many, or `MOST_AT_ONCE`. Every
+    round of timing is kept in `timings`.
 
     Raises:
+        InputError: a worker cannot begin.
         TrialFailed: as a trial does.
     """
-    began = time.monotonic()
+    speed = _Speed(bench)
+    specs = sorted(specs, key=lambda spec: count_model(spec).flops)
+    start_s = _await_others(bench)
     with scratch_folder() as folder:
-        file = folder / "model.onnx"
-        bench.ask("export", spec, file)
-        exported = time.monotonic()
-        (results,) = time_models(bench, Timing(models=(file,), told=(told_of(spec),)))
-        timed = time.monotonic()
-    return Rehearsed(
-        spec=spec,
-        flops=count_model(spec).flops,
-        results=results,
-        export_s=exported - began,
-        latency_s=timed - exported,
-        pace=bench.ask("take_pace", spec, bench.seed),
+        files: list[Path] = []
+        exports: list[float] = []
+        for spec in specs:
+            say(f"rehearsing {spec.name}: export")
+            files.append(folder / f"{len(files)}.onnx")
+            began = time.monotonic()
+            bench.ask("export", spec, files[-1])
+            exports.append(time.monotonic() - began)
+        paces = []
+        for spec in (*specs, *([] if anchor is None else [anchor])):
+            say(f"rehearsing {spec.name}: some steps of its training")
+            speed.look()
+            paces.append(_pace(bench, bench.loading, spec, workers))
+        speed.look()
+        say(f"rehearsing {', '.join(spec.name for spec in specs)}: timing")
+        told = [told_of(spec) for spec in specs]
+        results: list[dict[str, float]] = [{} for _ in specs]
+        for name, device in bench.devices.items():
+            short = Device(shortened(device.settings), device.facts)
+            found = measure_files(files, short.settings, device=short, keep=keep_in(timings, told, device=name))
+            for known, latency in zip(results, found, strict=True):
+                known |= latency_results(name, latency)
+    sessions = [
+        replace(session, device=Device(device.settings, session.device.facts))
+        for session, device in zip(read_measurements(timings), bench.devices.values(), strict=True)
+    ]
+    rounds = [one for session in sessions for each in (*session.rounds, session.references) for one in each]
+    digits = sum(len(str(ns)) + 2 for one in rounds for ns in (*one.timings.times_ns, *one.timings.probes_ns))
+    reference_ms = speed.mean_ms(sessions[0].references)
+    levelled = [pace.times(speed.factor(reference_ms)) for pace in paces]
+    networks = [
+        Rehearsed(spec=spec, flops=count_model(spec).flops, results=known, export_s=export_s, pace=pace)
+        for spec, known, export_s, pace in zip(specs, results, exports, levelled, strict=False)
+    ]
+    return Rehearsal(
+        networks=tuple(networks),
+        sessions=tuple(sessions),
+        anchor=None
+        if anchor is None
+        else Rehearsed(spec=anchor, flops=count_model(anchor).flops, results={}, export_s=0.0, pace=levelled[-1]),
+        reference_ms=reference_ms,
+        workers_start_s=start_s,
+        bytes_a_round=(timings.stat().st_size - digits) / len(rounds),
+        bytes_a_run=digits / sum(len(one.timings.times_ns) for one in rounds),
     )
 
 
-class Costs:
-    """What networks take, by those that were rehearsed."""
+def shortened(settings: LatencySettings) -> LatencySettings:
+    """The protocol without its patience: what more of it takes is reckoned."""
+    return replace(settings, patience_s=0.0)
 
-    def __init__(self, rehearsed: Sequence[Rehearsed], measurements: Sequence[Measurement]) -> None:
-        """`measurements` are all that were taken of the rehearsed networks."""
-        self.rehearsed = sorted(rehearsed, key=lambda one: one.flops)
-        self.measurements = measurements
 
-    def timing_s(self, flops: int) -> float:
-        """Export and timing of a network."""
-        return self.between(flops, lambda one: one.export_s + one.latency_s)
+def _await_others(bench: Bench) -> float:
+    """Waits until the bench's further workers have loaded the data; how long that took from now."""
+    began = time.monotonic()
+    for child in bench.loading:
+        with failing("a worker"):
+            bench.check(child.finish())
+    return time.monotonic() - began if bench.loading else 0.0
 
-    def training_s(self, flops: int, epochs: int, val_images: int | None = None) -> float:
-        """Its training, with so many epochs and validation images."""
-        return self.between(flops, lambda one: one.pace.seconds(epochs, val_images))
 
-    def between(self, flops: int, value: Callable[[Rehearsed], float]) -> float:
-        """What a network of so many FLOPs has for `value`: between what its neighbours have, the nearest's beyond."""
-        return float(np.interp(flops, [one.flops for one in self.rehearsed], [value(one) for one in self.rehearsed]))
+def _pace(bench: Bench, others: Sequence[Child], spec: ModelSpec, workers: int) -> Pace:
+    """The pace of a training beside those of the others; where not all were started, each is slowed down for them."""
+    for child in others:
+        child.begin("take_pace", spec, bench.seed)
+    found = [bench.ask("take_pace", spec, bench.seed)]
+    for child in others:
+        with failing("take_pace"):
+            found.append(child.finish())
+    mean = replace(
+        found[0],
+        start_s=fmean(one.start_s for one in found),
+        step_s=fmean(one.step_s for one in found),
+        score_image_s=fmean(one.score_image_s for one in found),
+    )
+    return mean.times(max(1.0, workers / MOST_AT_ONCE))
 
-    def finals_s(self, networks: int) -> float:
-        """Export of so many networks, and timing them in turns to `FINAL_PERCENT`, on every device.
 
-        An interval narrows with the square root of the rounds; nothing is measured beyond the settings' patience.
-        """
-        exports = float(np.mean([one.export_s for one in self.rehearsed]))
-        return networks * exports + sum(
-            rounds * self._turn_s(one, networks) for one, rounds in self._final_rounds(networks)
-        )
+class _Speed:
+    """How fast this machine is from one moment to the next, by the reference network; where that can be told."""
 
-    def finals_bytes(self, networks: int, bytes_a_round: float) -> float:
-        """What the timings of that take in their file."""
-        return sum(
-            rounds * bytes_a_round * (networks + math.ceil(networks / REFERENCE_EVERY))
-            for _, rounds in self._final_rounds(networks)
-        )
+    def __init__(self, bench: Bench) -> None:
+        self.device = bench.devices[""]
+        self.looks: list[Round] = []
 
-    def rounds(self) -> int:
-        """Of all that was taken, those of the reference among them."""
-        return sum(len(one.references) + sum(map(len, one.rounds)) for one in self.measurements)
+    def look(self) -> None:
+        """Times the reference once more."""
+        settings = self.device.settings
+        if not settings.reference or settings.target is not None:
+            return
+        try:
+            timings = self.device.time(REFERENCE.file, runs=REFERENCE_RUNS, shape=REFERENCE.shape)
+        except TrialFailed:  # it is of float32, which not every device takes; where it does not now, it never will
+            return
+        self.looks.append(Round(order=len(self.looks), at_s=0.0, seconds=0.0, timings=timings))
 
-    def _final_rounds(self, networks: int) -> list[tuple[Measurement, float]]:
-        """Each measurement, with the rounds that its network would have at the end, being one of so many, weighted to
-        one a device."""
-        found = []
-        for one in self.measurements:
-            settings = one.device.settings
-            (latency,) = one.latencies()
-            first = first_rounds(settings)
-            most = first + settings.patience_s // (self._turn_s(one, networks) / max(1, networks))
-            needed = latency.rounds * (latency.reached_percent / min(FINAL_PERCENT, settings.until_percent)) ** 2
-            found.append((one, min(max(needed, first), most) / len(self.rehearsed)))
-        return found
+    def mean_ms(self, rounds: Sequence[Round]) -> float | None:
+        """Over these rounds of the reference and all looks."""
+        seen = [one.median_ms for one in (*self.looks, *rounds)]
+        return fmean(seen) if seen else None
 
-    @staticmethod
-    def _turn_s(one: Measurement, networks: int) -> float:
-        """A round of so many such networks, with the reference's."""
-        each_s = float(np.mean([taken.seconds for taken in one.rounds[0]]))
-        reference_s = float(np.mean([taken.seconds for taken in one.references])) if one.references else 0.0
-        return networks * each_s + math.ceil(networks / REFERENCE_EVERY) * reference_s
+    def factor(self, reference_ms: float | None) -> float:
+        """What a time among the looks is to be multiplied by to be that at `reference_ms`."""
+        looks_ms = self.mean_ms([])
+        return 1.0 if reference_ms is None or looks_ms is None else reference_ms / looks_ms

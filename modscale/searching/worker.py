@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modscale.errors import DataError
-from modscale.machine import memory_in_use
 from modscale.runs.metrics import Results
 from modscale.runs.trials import Rung
 from modscale.settings import ProxySettings
@@ -139,10 +138,6 @@ class Tasks:
 
         self.has_trained = True
         return take_pace(spec, self.prepared, self.proxy, seed=seed)
-
-    def memory(self) -> tuple[int, int] | None:
-        """Bytes that this process has held at most, and holds now."""
-        return memory_in_use()
 
     def train(
         self,

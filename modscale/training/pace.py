@@ -8,11 +8,13 @@ images take 0.90 s, and one more step and a scoring 0.21 s: a step takes (0.90 -
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from modscale.settings import ProxySettings
 from modscale.specs.spec import ModelSpec
-from modscale.training.proxy import train_to_rungs
-from modscale.training.proxy_data import ProxyData
+
+if TYPE_CHECKING:  # it loads torch
+    from modscale.training.proxy_data import ProxyData
 
 WARM_STEPS = 4
 """Steps that are not timed: memory is asked for, kernels are chosen."""
@@ -37,10 +39,20 @@ class Pace:
     val_images: int
     """Validation images that the training is scored on."""
 
-    def seconds(self, epochs: int, val_images: int | None = None) -> float:
-        """A whole training of so many epochs, scored once, on all of the validation images or so many."""
+    def seconds(self, epochs: int, val_images: int | None = None, *, share: float = 1.0, scorings: int = 1) -> float:
+        """A `share` of a training of so many epochs, scored so often, on all of the validation images or so many."""
         images = self.val_images if val_images is None else val_images
-        return self.start_s + epochs * self.steps_an_epoch * self.step_s + images * self.score_image_s
+        steps = share * epochs * self.steps_an_epoch
+        return self.start_s + steps * self.step_s + scorings * images * self.score_image_s
+
+    def times(self, factor: float) -> Pace:
+        """The pace of a machine that takes so many times as long."""
+        return replace(
+            self,
+            start_s=factor * self.start_s,
+            step_s=factor * self.step_s,
+            score_image_s=factor * self.score_image_s,
+        )
 
 
 def take_pace(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, seed: int) -> Pace:
@@ -49,6 +61,8 @@ def take_pace(spec: ModelSpec, data: ProxyData, settings: ProxySettings, *, seed
     Raises:
         TrialFailed: as `train_proxy` does.
     """
+    from modscale.training.proxy import train_to_rungs
+
     images = len(data.y_val)
     scored = min(images, SCORED_MASKS if data.is_dense else SCORED_IMAGES)
     some = replace(data, x_val=data.x_val[:scored], y_val=data.y_val[:scored])

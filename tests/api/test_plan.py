@@ -13,12 +13,13 @@ from fake_runs import fake_trials
 from tiny_training import write_data
 
 from modscale.analysis.told_apart import tell_apart
-from modscale.api.plan import Plan
+from modscale.api.plan import OFF, Level, Plan
 from modscale.api.rehearsed_report import imagined_trials, rehearse_report
 from modscale.cli.main import main
 from modscale.cli.plan_table import show_plan, told_lines
 from modscale.runs.experiment import parse_experiment
-from modscale.searching.rehearsal import Costs, Rehearsed
+from modscale.searching.costs import Costs
+from modscale.searching.rehearsal import Rehearsal, Rehearsed
 from modscale.searching.study import Candidate
 from modscale.specs.published import published
 from modscale.training.pace import Pace
@@ -65,7 +66,10 @@ def test_a_plan_tells_what_is_left_of_a_search_and_touches_nothing(
     assert told["parts_seconds"]["trials"] >= 4 * min(
         row["export_seconds"] + row["latency_seconds"] + row["training_seconds"] for row in told["networks"]
     )
-    assert len(told["networks"]) == 3
+    assert len(told["networks"]) == 2
+    assert told["levels"] == []  # no reference was timed
+    low, high = told["seconds_range"]
+    assert low < told["seconds"] < high
     assert told["told_apart"] is None
     assert told["more"]["epochs"] == 2
     assert told["memory_bytes"] is None or told["memory_bytes"] > 200e6  # torch is loaded
@@ -83,17 +87,19 @@ def test_the_report_is_rehearsed_at_the_size_it_will_have(tmp_path: Path) -> Non
     ]
     pace = Pace(start_s=0.1, step_s=0.1, score_image_s=0.001, steps_an_epoch=10, val_images=100)
     costs = Costs(
-        [
-            Rehearsed(
-                spec=published(name), flops=flops, export_s=1.0, latency_s=1.0, pace=pace,
-                results={"latency_ms": ms, "latency_ci95_ms": 0.1, "latency_wide": False},
-            )
-            for name, flops, ms in (("xxs", 10**7, 2.0), ("s", 10**8, 12.0))
-        ],
-        [],
+        Rehearsal(
+            networks=tuple(
+                Rehearsed(
+                    spec=published(name), flops=flops, export_s=1.0, pace=pace,
+                    results={"latency_ms": ms, "latency_ci95_ms": 0.1, "latency_wide": False},
+                )
+                for name, flops, ms in (("xxs", 10**7, 2.0), ("s", 10**8, 12.0))
+            ),
+            sessions=(), anchor=None, reference_ms=None, workers_start_s=0.0, bytes_a_round=0.0, bytes_a_run=0.0,
+        )
     )  # fmt: skip
     trials = imagined_trials(experiment, costs, candidates)
-    assert [trial.number for trial in trials] == list(range(6))
+    assert [trial.number for trial in trials] == list(range(9))  # all that were drawn, of which six are reported
     data = {"name": "synthetic", "classes": 10, "channels": 3, "val_images": 100, "train_images": 100}
     report = rehearse_report(tmp_path / "run", experiment, data, trials, "space.yaml")
     lines = (tmp_path / "run" / "trials.jsonl").stat().st_size
@@ -101,7 +107,7 @@ def test_the_report_is_rehearsed_at_the_size_it_will_have(tmp_path: Path) -> Non
     assert report.trial_bytes == lines / 6
     assert report.fixed_bytes == everything - lines
     assert (tmp_path / "run" / "report.html").is_file()
-    by_latency = sorted(trials, key=lambda trial: trial["latency_ms"])
+    by_latency = sorted(trials[:6], key=lambda trial: trial["latency_ms"])
     front = [
         trial
         for i, trial in enumerate(by_latency)
@@ -117,6 +123,7 @@ def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "parts_s": {"start": 4.0, "trials": 300.0, "anchor": 9.0, "references": 0.0, "finals": 60.0, "report": 3.0},
         "trials": 20, "references": 0, "finals": 5, "seconds_per_trial": 15.0, "reference_ms": 9.31,
+        "workers": 1, "ended_early": 0, "slower": None, "levels": (Level(reference_ms=9.31, seconds=376.0, run=None),),
         "memory_bytes": 900_000_000, "disk_bytes": 1_200_000, "scratch_bytes": 2_300_000_000, "networks": (row,) * 3,
         "standard_error": 0.015, "told_apart": told, "more": {"val_images": 12000, "epochs": 4, "seconds": 900.0},
     }  # fmt: skip
@@ -137,17 +144,46 @@ def test_a_person_is_told_it_in_sentences(capsys: pytest.CaptureFixture[str]) ->
     assert "1.2 MB in the run's folder, 2.3 GB for a while" in shown
 
 
-def test_workers_are_not_planned_for_and_that_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A note, and the plan of one."""
-    monkeypatch.setattr("modscale.api.plan.plan_search", lambda *_, **__: (FAKE_EXPERIMENT, plan_of()))
+def test_other_speeds_of_the_machine_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """What earlier runs met, and the range from the fastest to the slowest."""
+    show_plan(FAKE_EXPERIMENT, plan_of(), "fake")
+    assert "A slower machine takes longer in proportion." in capsys.readouterr().out
+    levels = (
+        Level(reference_ms=9.31, seconds=376.0, run=None),
+        Level(reference_ms=14.0, seconds=550.0, run="mobile"),
+    )
+    plan = plan_of(levels=levels)
+    assert plan.range_s == pytest.approx((376 * (1 - OFF), 550 * (1 + OFF)))
+    show_plan(FAKE_EXPERIMENT, plan, "fake")
+    shown = capsys.readouterr().out
+    assert "As slow as in the run mobile (14.0 ms) it would take 9 min." in shown
+    assert "off: 5 min to 11 min." in shown
+
+
+def test_what_several_workers_do_at_once_is_one_part(capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials and references together; and the trials that are ended early are told."""
+    show_plan(FAKE_EXPERIMENT, plan_of(workers=3, ended_early=7), "fake")
+    shown = capsys.readouterr().out
+    assert "trials and references, 3 at a time" in shown
+    assert "About 7 of the trials would end before their training is over" in shown
+
+
+def test_it_is_planned_for_so_many_workers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many as are asked for; a cluster is not planned for, and that is said."""
+    asked: list[Any] = []
+
+    def planned(*_: Any, workers: Any, **__: Any) -> Any:
+        asked.append(workers)
+        return FAKE_EXPERIMENT, plan_of()
+
+    monkeypatch.setattr("modscale.api.plan.plan_search", planned)
     assert main(["search", "smoke", "--dry-run", "--workers", "2", "--json"]) == 0
     told = capsys.readouterr()
-    assert "planned for one worker" in told.err
+    assert "planned for one worker" not in told.err
     assert json.loads(told.out)["seconds"] == 376.0
-    assert main(["search", "smoke", "--dry-run"]) == 0
-    assert "worker" not in capsys.readouterr().err
+    assert main(["search", "smoke", "--dry-run", "--workers", "ray://head"]) == 0
+    assert "planned for one worker of this machine" in capsys.readouterr().err
+    assert asked == [2, "ray://head:10001"]
 
 
 def test_ties_are_named_and_what_would_part_them() -> None:

@@ -1,17 +1,19 @@
-"""A search rehearsed on a few networks: which, and what follows for the others."""
+"""A search rehearsed on a few networks: which, and how."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from modscale.deploy.timing_worker import Timings
 from modscale.latency.device import Device
-from modscale.latency.raw import Measurement
-from modscale.latency.summary import Round
 from modscale.runs.experiment import Experiment, parse_experiment
-from modscale.searching.rehearsal import Costs, Rehearsed, choose_networks, draw_candidates
+from modscale.searching import rehearsal
+from modscale.searching.rehearsal import choose_networks, draw_candidates, rehearse
 from modscale.searching.study import SearchStudy
 from modscale.settings import LatencySettings
 from modscale.spaces.tables import build_tables
@@ -29,25 +31,6 @@ def experiment_of(**keys: object) -> Experiment:
 
 def study_of(experiment: Experiment) -> SearchStudy:
     return SearchStudy(experiment, build_tables(experiment.space), seed=0)
-
-
-def rehearsed(flops: int, *, export_s: float = 1.0, latency_s: float, step_s: float) -> Rehearsed:
-    pace = Pace(start_s=0.5, step_s=step_s, score_image_s=0.001, steps_an_epoch=100, val_images=1000)
-    return Rehearsed(spec=published("xxs"), flops=flops, results={}, export_s=export_s, latency_s=latency_s, pace=pace)
-
-
-def measurement(*, each_s: float, reference_s: float, spread: float, settings: LatencySettings) -> Measurement:
-    """Five rounds of a network whose medians differ by `spread` of a millisecond, and six of the reference."""
-
-    def taken(order: int, seconds: float, ms: float) -> Round:
-        ns = round(ms * 1e6)
-        timings = Timings(times_ns=(ns, ns), preemptions=0, cpu_ns=2 * ns, main_cpu_ns=2 * ns)
-        return Round(order=order, at_s=float(order), seconds=seconds, timings=timings)
-
-    rounds = tuple(taken(2 * i + 1, each_s, 1 + spread * (i % 3 - 1)) for i in range(5))
-    references = tuple(taken(2 * i, reference_s, 1.0) for i in range(6))
-    device = Device(settings, FACTS)
-    return Measurement(models=({"name": "a"},), device=device, rounds=(rounds,), references=references)
 
 
 def test_the_first_are_those_that_a_search_asks_for() -> None:
@@ -69,37 +52,112 @@ def test_a_small_space_is_drawn_to_its_end() -> None:
     assert len(draw_candidates(study_of(experiment), 9, 2)) == 4
 
 
-def test_small_middling_and_large_ones_are_rehearsed() -> None:
-    """The middle of each third by FLOPs; of one network that one."""
+def test_a_small_and_a_large_one_are_rehearsed() -> None:
+    """The middle of each half by FLOPs; of one network that one."""
     specs = [candidate.spec for candidate in draw_candidates(study_of(experiment_of()), 9, 5)]
     chosen = [count_model(spec).flops for spec in choose_networks(specs)]
-    assert chosen == [sorted(count_model(spec).flops for spec in specs)[i] for i in (4, 12, 20)]
+    assert chosen == [sorted(count_model(spec).flops for spec in specs)[i] for i in (6, 18)]
     assert choose_networks(specs[:1]) == specs[:1]
     assert len(choose_networks(specs[:2])) == 2
 
 
-def test_what_others_take_lies_between() -> None:
-    """By FLOPs in a straight line, the nearest beyond; a training grows by its epochs and images."""
-    costs = Costs([rehearsed(300, latency_s=9.0, step_s=0.03), rehearsed(100, latency_s=5.0, step_s=0.01)], [])
-    assert costs.timing_s(100) == 6.0
-    assert costs.timing_s(150) == pytest.approx(7.0)
-    assert costs.timing_s(10) == 6.0
-    assert costs.timing_s(10**9) == 10.0
-    assert costs.training_s(200, 2) == pytest.approx(0.5 + 200 * 0.02 + 1.0)
-    assert costs.training_s(200, 4, 5000) == pytest.approx(0.5 + 400 * 0.02 + 5.0)
+class FakeWorker:
+    """Says how fast it is, and what it was asked for."""
+
+    def __init__(self, step_s: float) -> None:
+        self.step_s, self.asked = step_s, list[str]()
+
+    def ask(self, task: str, *arguments: Any) -> Any:
+        self.asked.append(task)
+        if task == "take_pace":
+            return Pace(start_s=1.0, step_s=self.step_s, score_image_s=0.001, steps_an_epoch=10, val_images=100)
+        return None
+
+    def begin(self, task: str, *arguments: Any) -> None:
+        self.asked.append(task)
+
+    def finish(self) -> Any:
+        return self.ask("take_pace") if self.asked[-1:] == ["take_pace"] else None
 
 
-def test_the_end_takes_rounds_in_turns() -> None:
-    """Worked by hand: exports, then the first rounds or those within the patience, with the reference between."""
-    one = rehearsed(100, export_s=2.0, latency_s=5.0, step_s=0.01)
-    settings = LatencySettings(runs=50, patience_s=4.0, threads=1)
-    steady = Costs([one], [measurement(each_s=0.5, reference_s=0.25, spread=0.0, settings=settings)])
-    # 4 networks: 5 turns of 4 x 0.5 s and two references of 0.25 s
-    assert steady.finals_s(4) == pytest.approx(4 * 2.0 + 5 * (2.0 + 0.5))
-    assert steady.rounds() == 11
-    assert steady.finals_bytes(4, 100.0) == pytest.approx(5 * 100 * (4 + 2))
-    shaky = Costs([one], [measurement(each_s=0.5, reference_s=0.25, spread=0.3, settings=settings)])
-    assert shaky.finals_s(4) == pytest.approx(4 * 2.0 + (5 + 6) * (2.0 + 0.5))  # 6 rounds of 0.625 s are the patience
-    alone = replace(settings, reference=False)
-    found = measurement(each_s=0.5, reference_s=0.25, spread=0.0, settings=alone)
-    assert Costs([one], [replace(found, references=())]).finals_s(4) == pytest.approx(8.0 + 5 * 2.0)
+class FakeDevice(Device):
+    """The reference takes `looks_ms` when it is looked at, and 1 ms otherwise; a model takes its name in ms."""
+
+    looks_ms = (4.0, 2.0, 2.0, 4.0)
+
+    def __init__(self, settings: LatencySettings, facts: Any = None) -> None:
+        super().__init__(settings, FACTS)
+        self.looked = 0
+
+    def start(self, count: int) -> None:
+        """No process is needed."""
+
+    def time(self, onnx_file: Path, *, runs: int, shape: Any, is_probed: bool | None = None) -> Timings:
+        ms = 10.0 + int(onnx_file.stem) if onnx_file.stem.isdigit() else 1.0
+        if type(self) is FakeDevice and not onnx_file.stem.isdigit():
+            ms = self.looks_ms[self.looked]
+            self.looked += 1
+        ns = round(ms * 1e6)
+        return Timings(times_ns=(ns,) * runs, preemptions=0, cpu_ns=ns * runs, main_cpu_ns=ns * runs)
+
+
+class Beside(FakeDevice):
+    """The same in the session itself."""
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a bench of workers with these seconds a step, one after the other."""
+
+    def make(*steps_s: float, **latency: Any) -> Any:
+        first, *others = map(FakeWorker, steps_s)
+        monkeypatch.setattr(rehearsal, "Device", Beside)
+        return SimpleNamespace(
+            devices={"": FakeDevice(LatencySettings(threads=1, **latency))}, seed=0, loading=others, ask=first.ask,
+            first=first, check=lambda summary: None,
+        )  # fmt: skip
+
+    return make
+
+
+def test_all_is_put_to_one_speed(bench: Callable[..., Any], tmp_path: Path) -> None:
+    """Worked by hand: between the trainings the reference took 3 ms, in the session 1 ms, over all ten rounds 1.8 ms.
+
+    So the trainings ran at 3 / 1.8 of the time that they would take at the mean speed.
+    """
+    specs = [published("s"), published("xxs")]
+    found = rehearse(bench(0.03), specs, anchor=published("xxs"), timings=tmp_path / "timings.jsonl")
+    assert [one.spec.name for one in found.networks] == ["xxs", "s"]  # by FLOPs
+    assert found.reference_ms == pytest.approx((4 + 2 + 2 + 4 + 6 * 1) / 10)
+    assert found.networks[0].pace.step_s == pytest.approx(0.03 * 1.8 / 3)
+    assert found.anchor is not None
+    assert found.anchor.pace.start_s == pytest.approx(1.8 / 3)
+    (session,) = found.sessions
+    assert session.device.settings == LatencySettings(threads=1)  # those of the search
+    assert [len(rounds) for rounds in session.rounds] == [5, 5]
+    assert len(session.rounds[0][0].timings.times_ns) == 20
+    assert [one.results["latency_ms"] for one in found.networks] == [10.0, 11.0]
+    text = (tmp_path / "timings.jsonl").read_text()
+    rounds = [one for each in (*session.rounds, session.references) for one in each]
+    runs = sum(len(one.timings.times_ns) for one in rounds)
+    assert found.bytes_a_round * len(rounds) + found.bytes_a_run * runs == pytest.approx(len(text))
+
+
+def test_several_workers_train_beside_each_other(bench: Callable[..., Any], tmp_path: Path) -> None:
+    """Each is asked for the pace of each network, and the mean counts."""
+    made = bench(0.03, 0.05, reference=False)
+    found = rehearse(made, [published("xxs")], anchor=None, workers=2, timings=tmp_path / "timings.jsonl")
+    assert found.networks[0].pace.step_s == pytest.approx(0.04)
+    assert found.reference_ms is None
+    assert made.first.asked == ["export", "take_pace"]
+    assert made.loading[0].asked == ["take_pace", "take_pace"]  # begun, and answered
+
+
+def test_more_workers_than_are_started_share_what_there_is(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six workers two are started: each of the six is three times as slow."""
+    monkeypatch.setattr(rehearsal, "MOST_AT_ONCE", 2)
+    made = bench(0.03, 0.05, reference=False)
+    found = rehearse(made, [published("xxs")], anchor=None, workers=6, timings=tmp_path / "timings.jsonl")
+    assert found.networks[0].pace.step_s == pytest.approx(0.12)

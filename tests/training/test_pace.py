@@ -11,7 +11,7 @@ from tiny_training import SPEC, write_data
 
 from modscale.datasets.dataset import load_dataset
 from modscale.settings import ProxySettings
-from modscale.training import pace
+from modscale.training import pace, proxy
 from modscale.training.proxy import ProxyResult
 from modscale.training.proxy_data import ProxyData, prepare
 
@@ -38,7 +38,7 @@ def test_the_pace_is_that_of_a_training_whose_pace_is_known(data: ProxyData, mon
             before = step
             yield ProxyResult(accuracy=0, correct=0, val_images=0, val_loss=1, val_loss_error=0, seconds=seconds)
 
-    monkeypatch.setattr(pace, "train_to_rungs", known)
+    monkeypatch.setattr(proxy, "train_to_rungs", known)
     monkeypatch.setattr(pace, "SCORED_IMAGES", 8)
     found = pace.take_pace(SPEC, data, SETTINGS, seed=0)
     assert found.start_s == pytest.approx(START_S)
@@ -47,6 +47,8 @@ def test_the_pace_is_that_of_a_training_whose_pace_is_known(data: ProxyData, mon
     assert (found.steps_an_epoch, found.val_images) == (12, 20)
     assert found.seconds(8) == pytest.approx(START_S + 96 * STEP_S + 20 * IMAGE_S)
     assert found.seconds(2, 100) == pytest.approx(START_S + 24 * STEP_S + 100 * IMAGE_S)
+    assert found.seconds(8, share=0.25, scorings=3) == pytest.approx(START_S + 24 * STEP_S + 60 * IMAGE_S)
+    assert found.times(2).seconds(8) == pytest.approx(2 * found.seconds(8))
     assert [round(share * 96) for share in asked] == [4, 28, 29]
 
 

@@ -83,12 +83,18 @@ def search(
         from modscale.cli.plan_table import show_plan
 
         fitted, plan = plan_search(
-            experiment, space_file=space_file, source=data, folder=folder, watcher=Terminal(), debug=debug
+            experiment,
+            space_file=space_file,
+            source=data,
+            folder=folder,
+            workers=chosen,
+            watcher=Terminal(),
+            debug=debug,
         )
-        if chosen != 1:
+        if isinstance(chosen, str):
             from modscale.cli.console import say
 
-            say("note: this is planned for one worker; several train side by side, and are timed one after the other")
+            say("note: this is planned for one worker of this machine, not for a Ray cluster")
         answer(plan_to_json(fitted, plan), as_json, lambda: show_plan(fitted, plan, experiment.space.name))
         return
     run, summary = search_space(
