@@ -132,15 +132,19 @@ def follow(
     if not out.is_terminal:
         _tell(folder, every, sleep)
         return
-    began: tuple[float, int] | None = None
+    seen: int | None = None
+    first, last = (0.0, 0), (0.0, 0)  # when somebody looking on saw networks finished, and how many there were
     with live_view(out) as show:
         while True:
             progress, left_s = read_progress(folder), None
             if progress is not None:
                 finished = len(progress.seconds)
-                began = began or (clock(), finished)
-                if finished > began[1]:  # as it was seen to go, however many go side by side
-                    left_s = (clock() - began[0]) / (finished - began[1]) * progress.to_do
+                if seen is not None and finished > seen:
+                    last = (clock(), finished)
+                    first = first if first[1] else last
+                seen = finished
+                if last[1] > first[1]:  # as it was seen to go, however many go side by side
+                    left_s = (last[0] - first[0]) / (last[1] - first[1]) * progress.to_do
             size = shutil.get_terminal_size()
             width = screen_width(sys.stdout) or size.columns
             waiting = [f"{folder}: a search has begun and measured nothing yet"]

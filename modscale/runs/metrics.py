@@ -201,6 +201,11 @@ TARGET_METRIC = re.compile(r"latency_([a-z][a-z0-9_]*)_ms")
 """The latency on a device of `latency.targets`, by its name."""
 
 
+def _digits(value: float, digits: int) -> str:
+    """So many digits that count, zeros at the end among them: 12.0."""
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
 def _latency_metric(device: str = "") -> Metric:
     """The latency on a device of `latency.targets`, or of what `latency` itself is about."""
     prefix = f"latency_{device}" if device else "latency"
@@ -249,7 +254,7 @@ def _latency_metric(device: str = "") -> Metric:
         },
         doubts=doubts,
         text=_milliseconds,
-        short=lambda results: f"{results[name]:.3g} ± {half_width(results):.2g}{mark(results)}",
+        short=lambda results: f"{_digits(results[name], 3)} ± {_digits(half_width(results), 2)}{mark(results)}",
         full=full,
         brief=brief,
         # From a line without the standard error too much rather than too little.

@@ -220,3 +220,11 @@ def test_the_latency_on_a_device_is_written_as_the_one_here() -> None:
         assert name not in {m.name for m in metrics_among([name])}
         with pytest.raises(KeyError):
             METRICS[name]
+
+
+def test_zeros_that_count_are_written() -> None:
+    """A latency has three digits and its interval two, so that a column of them can be compared."""
+    short = METRICS["latency_ms"].short
+    assert short({"latency_ms": 12.004, "latency_ci95_ms": 0.3}) == "12.0 ± 0.30"
+    assert short({"latency_ms": 0.08, "latency_ci95_ms": 0.0022}) == "0.0800 ± 0.0022"
+    assert short({"latency_ms": 123.4, "latency_ci95_ms": 11.2}) == "123 ± 11"

@@ -89,9 +89,9 @@ def test_in_a_terminal_the_view_is_drawn_anew(folder, monkeypatch):
         def isatty(self) -> bool:
             return True
 
-    answers = iter([True, True, False])
-    times = iter([0.0, 600.0, 660.0, 660.0])
-    extra = iter([replace(trial, number=50 + i) for i, trial in enumerate(fake_trials(FAKE, 2, seed=9))])
+    answers = iter([True, True, True, False])
+    times = iter([60.0, 660.0, 720.0])
+    extra = iter([replace(trial, number=50 + i) for i, trial in enumerate(fake_trials(FAKE, 3, seed=9))])
     monkeypatch.setattr("modscale.analysis.progress.is_locked", lambda folder: next(answers))
     monkeypatch.setattr(watching, "live_view", live)
     monkeypatch.setattr(type(watching.out), "is_terminal", True)
@@ -100,10 +100,11 @@ def test_in_a_terminal_the_view_is_drawn_anew(folder, monkeypatch):
         folder, 1, sleep=lambda seconds: append_trial(folder / "trials.jsonl", next(extra)), clock=lambda: next(times)
     )
     stopped = "stopped; the same search command goes on"
-    assert [view[0].rpartition(": ")[2] for view in shown] == ["running", "running", stopped]
+    assert [view[0].rpartition(": ")[2] for view in shown] == ["running"] * 3 + [stopped]
     assert shown[0][2].endswith("about 3 min left")  # 11 networks at 19 s, by the file
-    assert shown[1][2].endswith("about 1 h 40 min left")  # 10 at 600 s, as it was seen
-    assert "left" not in shown[2][2]
+    assert "h" not in shown[1][2].partition("measuring")[2]  # how long that one had been under way is not known
+    assert shown[2][2].endswith("about 1 h 30 min left")  # 9 at 600 s, as it was seen
+    assert "left" not in shown[3][2]
 
 
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
