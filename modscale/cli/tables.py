@@ -16,6 +16,7 @@ from modscale.runs.metrics import (
     METRICS,
     Metric,
     Results,
+    decimals,
     doubts_text,
     is_doubtful,
     learnt_of,
@@ -110,7 +111,7 @@ def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
     table = [
         (
             row["name"],
-            f"{row['quiet_ms']:.2f} ± {row['quiet_ci95_ms']:.2f}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
+            f"{_quiet_text(row)}{' ?' if is_doubtful(LATENCY, doubt) else ''}",
             *(figure(row, key, ".2f") for key in ("median_ms", "mean_ms", "p10_ms", "p90_ms")),
             figure(row, "relative", ".3f"),
             *(figure(row, key, "d") for key in ("rounds", "runs")), row.get("target") or "", row["provider"],
@@ -129,6 +130,11 @@ def show_latency(rows: Iterable[Mapping[str, Any]]) -> None:
     for line in dict.fromkeys(_conditions_text(row) for row in rows if "runtime" in row):
         note(line)
     _show_doubts(LATENCY, doubts)
+
+
+def _quiet_text(row: Mapping[str, Any]) -> str:
+    digits = max(decimals(row["quiet_ms"]), 2)
+    return f"{row['quiet_ms']:.{digits}f} ± {row['quiet_ci95_ms']:.{digits}f}"
 
 
 def show_predictions(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -324,7 +330,7 @@ def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:
         note(f"int8     {int8['onnx']} ({int8['verdict']}: {int8['reason']})")
     for name, timed in (("latency", result.get("latency")), ("in int8", (int8 or {}).get("latency"))):
         if timed:
-            note(f"{name}  {timed['quiet_ms']:.2f} ± {timed['quiet_ci95_ms']:.2f} ms, {timed['threads']} threads")
+            note(f"{name}  {_quiet_text(timed)} ms, {timed['threads']} thread{'s' if timed['threads'] != 1 else ''}")
     if result.get("card"):
         note(f"card     {result['card']}")
 

@@ -11,6 +11,7 @@ from modscale.deploy.facts import Facts
 from modscale.deploy.judgement import Judgement
 from modscale.latency.summary import Latency
 from modscale.report.pages import render_page
+from modscale.runs.metrics import decimals
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
 
@@ -172,7 +173,8 @@ def _latency(latency: Latency | None, form: Form, machine: Mapping[str, Any]) ->
 
 
 def _ms(latency: Latency) -> str:
-    figure = f"{latency.quiet_ms:.2f} ± {latency.quiet_ci95_ms:.2f} ms"
+    digits = max(decimals(latency.quiet_ms), 2)
+    figure = f"{latency.quiet_ms:.{digits}f} ± {latency.quiet_ci95_ms:.{digits}f} ms"
     return f"{figure} (undisturbed, 95 % interval; median {latency.median_ms:.2f})"
 
 

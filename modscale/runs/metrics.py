@@ -201,6 +201,11 @@ TARGET_METRIC = re.compile(r"latency_([a-z][a-z0-9_]*)_ms")
 """The latency on a device of `latency.targets`, by its name."""
 
 
+def decimals(latency_ms: float) -> int:
+    """Of a latency as it is told."""
+    return 3 if latency_ms < 1 else 2 if latency_ms < 100 else 1
+
+
 def _digits(value: float, digits: int) -> str:
     """So many digits that count, zeros at the end among them: 12.0."""
     return f"{value:#.{digits}g}".rstrip(".")
@@ -227,12 +232,12 @@ def _latency_metric(device: str = "") -> Metric:
     def full(results: Results) -> str:
         value = results[name]
         words = ", ".join(word for key, (word, _) in doubts.items() if results.get(key))
-        digits = 3 if value < 1 else 2 if value < 100 else 1
+        digits = decimals(value)
         words += f", {results[measured]:.{digits}f} as measured" if results.get(slow) and measured in results else ""
         return f"{with_interval(results, digits)} ms{f' ({words})' if words else ''}"
 
     def brief(results: Results) -> str:
-        return f"{with_interval(results, 2 if results[name] < 100 else 1)}{mark(results).strip()} ms{where}"
+        return f"{with_interval(results, decimals(results[name]))}{mark(results).strip()} ms{where}"
 
     return Metric(
         name=name,

@@ -228,3 +228,4 @@ def test_zeros_that_count_are_written() -> None:
     assert short({"latency_ms": 12.004, "latency_ci95_ms": 0.3}) == "12.0 ± 0.30"
     assert short({"latency_ms": 0.08, "latency_ci95_ms": 0.0022}) == "0.0800 ± 0.0022"
     assert short({"latency_ms": 123.4, "latency_ci95_ms": 11.2}) == "123 ± 11"
+    assert METRICS["latency_ms"].brief({"latency_ms": 0.1764, "latency_ci95_ms": 0.0028}) == "0.176 ± 0.003 ms"
