@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Any
 
-LEAVES = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
+LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)]+)\)")
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """The page's text with such links replaced."""
-    return LEAVES.sub(r"\1 (`\2`)", markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def named(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[2]))
+        return f"{link[1]} (`{target.removeprefix('../')}`)" if target.startswith("../") else link[0]
+
+    return LINK.sub(named, markdown)
