@@ -55,6 +55,21 @@ def hearing_stops() -> Iterator[None]:
 
 
 @contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Whatever a library in here has `STOPS` do, they do what they did before once it is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: it was not set by Python
+                signal.signal(number, handler)
+
+
+@contextmanager
 def deaf_to_stops() -> Iterator[None]:
     """A process that is started in here is deaf to `STOPS` from its first instruction on: they are its parent's to
     handle, who hears of them on leaving."""

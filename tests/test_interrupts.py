@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from modscale.interrupts import STOPS, check_stop, deaf_to_stops, forget_stop, hearing_stops
+from modscale.interrupts import STOPS, check_stop, deaf_to_stops, forget_stop, hearing_stops, keeping_handlers
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +95,12 @@ def test_a_stop_that_comes_while_deaf_is_heard_on_leaving() -> None:
             seen.append("started")
         seen.append("not heard")
     assert seen == ["started"]
+
+
+def test_what_a_library_has_a_stop_do_is_taken_back() -> None:
+    """Ray's `init` has SIGTERM end the process at once, for one."""
+    with hearing_stops():
+        with keeping_handlers():
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -143,6 +143,8 @@ def search_space(
         if resumed:
             check_from(folder, start_from, done=done)
             watcher.say(f"resuming {folder}: {done} of {limit} trials finished")
+        elif isinstance(workers, str):
+            watcher.say(f"W is {experiment.search.window}: so many candidates are under way at most (--window)")
         with hearing_stops():
             stop: BaseException | None = None
             try:

@@ -6,6 +6,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from modscale.errors import InputError
 from modscale.machine import available_cores, describe_versions
@@ -17,8 +18,12 @@ from modscale.searching.pool import Pool, Staff
 MOST_WORKERS = 256
 AHEAD = 2
 """Trials that are drawn ahead for each worker: more cost the front of a short search more than they save time."""
-RAY_WINDOW = 16
-"""W where it is not known how many workers there are."""
+RAY_AHEAD = 4
+"""The same on a cluster, where each time that trials are of different lengths costs more: workers_simulation.md."""
+SHARE = 4
+"""On a cluster W is at most so small a part of the trials, lest most of a short search be drawn at random."""
+LEAST_WINDOW = 4
+"""But at least that: it costs nothing after 20 trials."""
 RAY = re.compile(r"ray(://[A-Za-z0-9_.-]+(:[0-9]{1,5})?)?")
 RAY_PORT = 10001
 """Where Ray hears clients by default."""
@@ -44,13 +49,18 @@ def resolve(experiment: Experiment, begun: Experiment | None, workers: Workers) 
     """The experiment as `run.yaml` has it, with every setting filled in that depends on the machine or the workers.
 
     `begun` is that of the run that goes on: what it resolved stays, so that a run may go on with other workers.
+
+    Raises InputError where a cluster must be asked how many it can train at a time, and is not there.
     """
     proxy, search = experiment.proxy, experiment.search
     threads, window = proxy.threads, search.window
     if begun is not None:
         threads, window = threads or begun.proxy.threads, window or begun.search.window or 1
     if isinstance(workers, str):
-        default_threads, default_window = 1, RAY_WINDOW
+        default_threads, default_window = 1, 0
+        if window is None:
+            slots = import_ray_engine(workers).count_slots(workers, threads or default_threads)
+            default_window = min(RAY_AHEAD * slots, max(LEAST_WINDOW, search.trials // SHARE))
     else:
         default_threads = max(1, available_cores() // workers)
         default_window = 1 if workers == 1 else AHEAD * workers
@@ -87,11 +97,7 @@ def make_engine(evaluator: Evaluator, workers: Workers, window: int) -> Abstract
             in_advance=in_advance,
             stands_still=any(device.settings.target is None for device in bench.devices.values()),
         )
-    try:
-        from modscale.searching.ray_engine import RayEngine
-    except ImportError as error:
-        rule = f"needs Ray, which is not there ({error}): pip install 'modscale[ray]'"
-        raise InputError(rule, place="--workers", value=workers) from error
+    ray_engine = import_ray_engine(workers)
     from modscale.searching.far_tasks import Place
 
     place = Place(
@@ -103,4 +109,14 @@ def make_engine(evaluator: Evaluator, workers: Workers, window: int) -> Abstract
         summary=bench.summary,
         versions=tuple(describe_versions().items()),
     )
-    return RayEngine(workers, place, bench, capacity=window + 1, in_advance=in_advance)
+    return ray_engine.RayEngine(workers, place, bench, capacity=window + 1, in_advance=in_advance)
+
+
+def import_ray_engine(workers: str) -> Any:
+    """The module that knows Ray. Raises InputError where Ray is not installed."""
+    try:
+        from modscale.searching import ray_engine
+    except ImportError as error:
+        rule = f"needs Ray, which is not there ({error}): pip install 'modscale[ray]'"
+        raise InputError(rule, place="--workers", value=workers) from error
+    return ray_engine

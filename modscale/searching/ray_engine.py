@@ -22,8 +22,8 @@ from typing import Any
 
 import ray
 
-from modscale.errors import InputError, TrialFailed
-from modscale.interrupts import check_stop
+from modscale.errors import InputError, TrialFailed, one_line
+from modscale.interrupts import check_stop, keeping_handlers
 from modscale.lines import append_line
 from modscale.processes import PASSIVE, TICK_S
 from modscale.searching import far_tasks
@@ -40,6 +40,10 @@ CONNECT_S = 10.0
 """Seconds in which somebody must listen where a cluster is said to be."""
 PATIENCE_S = 30.0
 """Seconds for nodes to join after the connection stands."""
+COUNT_S = 5.0
+"""Seconds after which it is asked again how many trainings a cluster has room for."""
+LOST = (ConnectionError, ray.exceptions.RayError)
+"""What Ray raises where the connection is gone; of a task it tells so, too."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -65,14 +69,10 @@ class RayEngine:
         *,
         capacity: int,
         in_advance: tuple[Work, ...] = (),
-        options: dict[str, Any] | None = None,
     ) -> None:
-        """`address` is one of Ray's; `bench` has what the devices were before, and where every run is kept.
-
-        `options` are further ones of `ray.init`.
-        """
+        """`address` is one of Ray's; `bench` has what the devices were before, and where every run is kept."""
         self.address, self.place, self.bench = address, place, bench
-        self.capacity, self.options = capacity, options or {}
+        self.most = capacity
         self.agenda = Agenda(in_advance)
         self.running: dict[Any, _Running] = {}
         """By the reference to what tells how it ended."""
@@ -80,19 +80,11 @@ class RayEngine:
         """The network of each exported file and a reference to its content, by the place where nobody puts it."""
         self.devices = 0
         """Timings that run side by side, one a device."""
+        self.slots, self.counted_s = 0, float("-inf")
+        """Trainings that run side by side, and when that was counted."""
 
     def __enter__(self) -> RayEngine:
-        environment = {"env_vars": {**PASSIVE, "OMP_NUM_THREADS": str(self.place.cores)}}
-        require_listener(self.address)
-        try:
-            ray.init(
-                address=self.address, runtime_env=environment, log_to_driver=False, logging_level="ERROR",
-                **self.options,
-            )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError, ImportError, ray.exceptions.RayError) as error:
-            reason = str(error).strip().splitlines()
-            rule = f"no Ray cluster answers there: {reason[0] if reason else type(error).__name__}"
-            raise InputError(rule, place="--workers", value=self.address) from error
+        _connect(self.address, {**PASSIVE, "OMP_NUM_THREADS": str(self.place.cores)})
         try:
             self.devices = self._find_nodes()
             self.do, self.export, self.time, check = (
@@ -101,6 +93,9 @@ class RayEngine:
             )
             facts = self._opened(ray.get(check.options(num_cpus=0, resources={DEVICE: 1}).remote(self.place)))
             self._know(facts)
+        except LOST as error:
+            ray.shutdown()
+            raise self._gone(error) from error
         except BaseException:
             ray.shutdown()
             raise
@@ -109,24 +104,41 @@ class RayEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running, self.running = self.running, {}
-        try:
-            for reference in running:
-                ray.cancel(reference, force=True)
-        finally:
-            ray.shutdown()
+        # Ray ends what is under way with the connection. Were it cancelled before, a task that ends in that very moment
+        # would take this process with it (a check of Ray's own fails, seen with 2.60).
+        self.running = {}
+        ray.shutdown()
+
+    @property
+    def capacity(self) -> int:
+        """None while finished ones wait to be taken: those that are drawn meanwhile may take a while."""
+        return 0 if self.agenda.done else self.most
 
     def submit(self, task: Task) -> None:
         self.agenda.submit(task)
+        self._turn(0)  # it may take a while until the next one is drawn, and nobody should wait for that
 
     def wait(self) -> list[Task]:
         while not self.agenda.done:
             check_stop()
-            self._dispatch()
-            ready, _ = ray.wait(list(self.running), num_returns=1, timeout=TICK_S)
-            for reference in ready:
-                self._hear(reference)
+            self._turn(TICK_S)
         return self.agenda.take_done()
+
+    def _turn(self, patience_s: float) -> None:
+        """Hands Ray what there is room for, and hears what has ended, within so many seconds at least one."""
+        try:
+            self._dispatch()
+            if self.running:
+                ready, _ = ray.wait(list(self.running), num_returns=1, timeout=patience_s)
+                for reference in ready:
+                    self._hear(reference)
+        except LOST as error:
+            check_stop()
+            raise self._gone(error) from error
+
+    def _gone(self, error: Exception) -> InputError:
+        rule = f"the Ray cluster answers no more; the same command goes on from here: {_reason(error)}"
+        return InputError(rule, place="--workers", value=self.address)
 
     def _find_nodes(self) -> int:
         """How many timings may run side by side. Raises InputError where nothing may train, or be timed."""
@@ -150,9 +162,19 @@ class RayEngine:
             raise InputError(rule, place="--workers", value=self.address)
         return devices
 
+    def _room(self) -> int:
+        """Pieces of work that Ray may have: those that find room there, and a few that wait, lest a worker does.
+
+        What is more waits here, where the oldest comes first: in the end the whole window waits for that.
+        """
+        now = time.monotonic()
+        if now >= self.counted_s + COUNT_S:
+            self.slots, self.counted_s = _slots(self.place.cores), now
+        return self.slots + max(1, self.slots // 10)
+
     def _dispatch(self) -> None:
-        """Hands Ray all work that waits, which finds its room there, and as many timings as there are devices."""
-        while self.agenda.pieces:
+        """Hands Ray the work that it has room for, and as many timings as there are devices."""
+        while self.agenda.pieces and len(self.running) - self._timing() < self._room():
             piece = self.agenda.begin_piece()
             if piece.work.function == "export":
                 ended = self._export(*piece.work.arguments)
@@ -244,6 +266,49 @@ class RayEngine:
         if answer.error is not None:
             raise answer.error
         return answer.value
+
+
+def count_slots(address: str, cores: int) -> int:
+    """Trainings of so many cores that a cluster has room for side by side, as it is now.
+
+    Raises InputError where there is no such cluster, or no room in it.
+    """
+    _connect(address, {})
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (slots := _slots(cores)) and time.monotonic() < deadline:
+            check_stop()
+            time.sleep(TICK_S)
+    finally:
+        ray.shutdown()
+    if not slots:
+        raise InputError(f"no node has {cores} CPUs for a training", place="--workers", value=address)
+    return slots
+
+
+def _slots(cores: int) -> int:
+    return sum(int(node["Resources"].get("CPU", 0) // cores) for node in ray.nodes() if node["Alive"])
+
+
+def _connect(address: str, environment: dict[str, str]) -> None:
+    """Makes this process part of a cluster, or its client; tasks have these environment variables.
+
+    Raises InputError where there is none.
+    """
+    require_listener(address)
+    try:
+        with keeping_handlers():  # Ray's own would end the search with no report
+            ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="ERROR")
+    except (*LOST, ValueError, RuntimeError, TimeoutError, ImportError) as error:
+        rule = f"no Ray cluster answers there: {_reason(error)}"
+        raise InputError(rule, place="--workers", value=address) from error
+    except SystemExit as stop:  # by Ray's own, while it connects
+        raise KeyboardInterrupt from stop
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0])[:200] if lines else type(error).__name__
 
 
 def require_listener(address: str) -> None:

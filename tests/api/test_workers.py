@@ -40,11 +40,24 @@ def test_workers_are_a_number_or_a_cluster() -> None:
 
 def test_window_and_threads_follow_from_the_workers_unless_they_are_stated() -> None:
     """One worker has all cores and draws by everything; several share the cores, two candidates ahead for each."""
-    assert [resolved(SPACE, None, text) for text in ("1", "2", "4", "16", "ray")] == [
-        (1, 8), (4, 4), (8, 2), (32, 1), (workers.RAY_WINDOW, 1),
-    ]  # fmt: skip
+    assert [resolved(SPACE, None, text) for text in ("1", "2", "4", "16")] == [(1, 8), (4, 4), (8, 2), (32, 1)]
     stated = replace(SPACE, search=replace(SPACE.search, window=5), proxy=replace(SPACE.proxy, threads=3))
     assert [resolved(stated, None, text) for text in ("1", "4", "ray")] == [(5, 3)] * 3
+
+
+@pytest.mark.parametrize(("slots", "trials", "window"), [(2, 100, 8), (100, 2000, 400), (100, 200, 50), (100, 6, 4)])
+def test_a_cluster_is_asked_how_many_it_trains(
+    slots: int, trials: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four candidates ahead for each, a fourth of the trials at most; nobody is asked where that is known."""
+    asked: list[tuple[str, int]] = []
+    cluster = SimpleNamespace(count_slots=lambda address, cores: asked.append((address, cores)) or slots)
+    monkeypatch.setattr(workers, "import_ray_engine", lambda address: cluster)
+    experiment = replace(SPACE, search=replace(SPACE.search, trials=trials), proxy=replace(SPACE.proxy, threads=3))
+    assert resolved(experiment, None, "ray://head") == (window, 3)
+    begun = resolve(experiment, None, 2)
+    assert resolved(experiment, begun, "ray") == (4, 3)
+    assert asked == [("ray://head:10001", 3)]
 
 
 def test_a_run_goes_on_with_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,7 @@ from modscale.api.workers import make_engine
 from modscale.errors import InputError
 from modscale.latency import summary
 from modscale.latency.raw import read_measurements
-from modscale.machine import describe_versions
 from modscale.runs.experiment import Experiment, parse_experiment
-from modscale.searching.bench import Bench
 from modscale.searching.loop import Outcome, run_search
 from modscale.searching.measures import Evaluator, time_again
 from modscale.searching.study import SearchStudy
@@ -43,13 +45,36 @@ def tiny() -> Experiment:
     })  # fmt: skip
 
 
+SPACE = """
+name: tiny
+base: {resolution: 32, num_classes: 10}
+stages: [{dim: [8, 16, 24], depth: [1, 2]}, {dim: [16, 24, 32], depth: [1, 2]}]
+objectives: {accuracy: maximize, params: minimize}
+proxy: {resolution: 16, epochs: 1, threads: 1, train_images: 100, val_images: 40}
+latency: {runs: 10, warmup: 1, threads: 1, patience_s: 0, reference: false}
+search: {trials: 7, startup_trials: 3, references: [], finals: false}
+"""
+"""Searched by the surrogate, which goes by nothing that a busy machine would change."""
+INTERRUPTIBLE = """
+import signal, sys
+from modscale.cli.main import main
+from modscale.latency import summary
+summary.PROCESSES = 2
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 class Nobody:
     def __init__(self, finished: threading.Event | None = None) -> None:
         self.event = finished
+        self.busy, self.most = set[str](), 0
 
     def started(self, label: str, spec: object) -> None: ...
 
-    def stage(self, name: str, label: str = "") -> None: ...
+    def stage(self, name: str, label: str = "") -> None:
+        (self.busy.add if name in ("export", "training") else self.busy.discard)(label)
+        self.most = max(self.most, len(self.busy))
 
     def finished(self, label: str, trial: object) -> None:
         if self.event is not None:
@@ -87,12 +112,16 @@ def search(folder: Path, workers: Any, observer: Nobody, *, limit: int = 6) -> t
 
 
 def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of two that train is lost in the middle: the trials are those of one process, and all runs are kept."""
+    """One of two that train is lost in the middle: the trials are those of one process, and all runs are kept.
+
+    Of the five candidates under way Ray has at most one more than there is room for; the others wait for it here.
+    """
     monkeypatch.setattr(summary, "PROCESSES", 2)
     expected, _ = search(tmp_path / "here", 1, Nobody())
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     begun = threading.Event()
+    observer = Nobody(begun)
     with cluster_of({"num_cpus": 0, "resources": DEVICE}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
 
         def lose() -> None:
@@ -103,10 +132,11 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         killer = threading.Thread(target=lose)
         killer.start()
         try:
-            outcome, again = search(tmp_path / "there", cluster.address, Nobody(begun))
+            outcome, again = search(tmp_path / "there", cluster.address, observer)
         finally:
             begun.set()
             killer.join()
+    assert observer.most <= 3
     scores = ("accuracy", "val_loss", "anchor_loss", "params", "flops")
     assert [(t.number, t.state, t.spec, [t[key] for key in scores]) for t in outcome.trials] == [
         (t.number, t.state, t.spec, [t[key] for key in scores]) for t in expected.trials
@@ -116,29 +146,60 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(one["latency_ms"] > 0 for one in (*again, *(trial.results for trial in outcome.trials)))
 
 
-def test_a_search_is_a_client_of_a_cluster_elsewhere() -> None:
-    """By `ray://`, where the search's machine is no part of it: the nodes are seen, and the one that times answers."""
-    pytest.importorskip("grpc")
-    from modscale.searching.far_tasks import Place
-    from modscale.searching.ray_engine import RayEngine
+def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """The whole command by `ray://`, its machine no part of the cluster: the trials of one worker, and the report.
 
+    The first start is stopped by Ctrl-C: no finished trial is lost, and the second ends it.
+    """
+    pytest.importorskip("grpc")
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    here, there = tmp_path / "here" / "trials.jsonl", tmp_path / "there" / "trials.jsonl"
+
+    def command(file: Path, *more: str) -> list[str]:
+        space = ["search", str(tmp_path / "tiny.yaml"), "--out", str(file.parent)]
+        return [sys.executable, "-c", INTERRUPTIBLE, *space, *more]
+
+    subprocess.run(command(here, "--window", "4"), check=True, capture_output=True, timeout=600)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    proxy, latency = tiny().proxy, tiny().latency
-    bench = Bench("synthetic", proxy, latency, seed=0)
-    versions = tuple(describe_versions().items())
-    place = Place(
-        source="synthetic", proxy=proxy, latency=latency, seed=0, cores=1, versions=versions,
-        summary=None,  # type: ignore[arg-type]  # nothing is trained
-    )  # fmt: skip
+    ours = command(there, "--workers", f"ray://127.0.0.1:{port}")
     head = {"num_cpus": 0, "resources": DEVICE, "ray_client_server_port": port}
-    with (
-        cluster_of(head, {"num_cpus": 1}),
-        RayEngine(f"ray://127.0.0.1:{port}", place, bench, capacity=2) as engine,
-    ):
-        assert engine.devices == 1
-        assert bench.devices[""].facts["threads"] == 1
+    with cluster_of(head, {"num_cpus": 1}, {"num_cpus": 1}):
+        code, told = stop_after(ours, there, 1, lambda process: process.send_signal(signal.SIGINT))
+        assert (code, "Traceback" in told, "of 7 trials finished, reported in" in told) == (130, False, True), told
+        assert "W is 4: so many candidates" in told  # of two that train, and a fourth of the trials, but at least this
+        before = there.read_bytes()
+        done = subprocess.run(ours, check=False, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert there.read_bytes().startswith(before)
+        keys = ("number", "state", "spec", "params", "flops", "accuracy", "val_loss", "anchor_loss")
+        known = [[[trial[key] for key in keys] for trial in trials_of(file)] for file in (here, there)]
+        assert known[0] == known[1]
+        assert [trial["number"] for trial in trials_of(there)] == list(range(7))
+        assert all(trial["latency_ms"] > 0 for trial in trials_of(there))
+        assert (there.parent / "report.html").exists()
+
+
+def trials_of(file: Path) -> list[dict[str, Any]]:
+    return sorted(map(json.loads, file.read_text().splitlines()), key=lambda trial: trial["number"])
+
+
+def lines_of(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def stop_after(
+    command: list[str], file: Path, lines: int, stop: Callable[[subprocess.Popen[str]], None]
+) -> tuple[int, str]:
+    """Starts a command and stops it once the file has so many lines: its exit code, and what it said."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 600
+        while lines_of(file) < lines and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stop(process)
+        _, told = process.communicate(timeout=600)
+    return process.returncode, told
 
 
 @pytest.mark.parametrize(
