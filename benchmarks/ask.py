@@ -2,10 +2,13 @@
 
     python benchmarks/ask.py                                  # spaces/mobile.yaml, a table
     python benchmarks/ask.py --trials 2000 --asks 5 --profile # where the time goes
+    python benchmarks/ask.py --window 16 300                  # with so many under way: the first ones, and after them
 
 A study is told of trials drawn uniformly from the feasible ones, with made-up values that behave as measured ones do
-(latency follows FLOPs, accuracy size, with noise), and then asked, and told of what it proposed, some times. Seconds
-are CPU seconds of all threads, and wall seconds; both matter, since threads that wait for each other spend CPU.
+(latency follows FLOPs, accuracy size, with noise), and then asked, and told of what it proposed, some times. With
+`--window` nothing is told before W were asked for, which are drawn at random, and then one trial before each next one,
+so that W are always under way. Seconds are CPU seconds of all threads, and wall seconds; both matter, since threads
+that wait for each other spend CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 
 from modscale.runs.experiment import Experiment, load_experiment
 from modscale.runs.trials import Trial
-from modscale.searching.study import SearchStudy
+from modscale.searching.study import Candidate, SearchStudy
 from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import count_model
 from modscale.specs.sameness import network_key
@@ -37,10 +40,14 @@ def main() -> None:
     parser.add_argument("--asks", type=int, default=9)
     parser.add_argument("--sampler", default="surrogate")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--window", type=int, nargs="+", metavar="W")
     options = parser.parse_args()
     experiment = load_experiment(options.space)
     experiment = replace(experiment, search=replace(experiment.search, sampler=options.sampler))
     tables = build_tables(experiment.space)
+    if options.window:
+        print_windows(experiment, tables, options.window, options.asks)
+        return
     trials = made_up_trials(experiment, tables, max(options.trials))
     print("| trials | ask, median CPU s | most CPU s | median wall s | most wall s | replay at a start, wall s |")
     print("|--:|--:|--:|--:|--:|--:|")
@@ -60,12 +67,39 @@ def main() -> None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(25)
 
 
+def print_windows(experiment: Experiment, tables: SpaceTables, windows: list[int], asks: int) -> None:
+    """What the first W trials of a search take to ask for, all together, and what the next ones take."""
+    print("| W | the first W, wall s a trial | most | the next ones, CPU s, median | most | wall s, median | most |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for window in windows:
+        study, rng = SearchStudy(experiment, tables, seed=0), np.random.default_rng(0)
+        asked: list[Candidate] = []
+        first, spent = list[float](), list[tuple[float, float]]()
+        for _ in range(window):
+            start = time.perf_counter()
+            asked.append(next_candidate(study))
+            first.append(time.perf_counter() - start)
+        for number in range(asks + 1):
+            study.tell(made_up(number, asked[number].spec, asked[number].choice, rng))
+            cpu, wall = time.process_time(), time.perf_counter()
+            asked.append(next_candidate(study))
+            spent.append((time.process_time() - cpu, time.perf_counter() - wall))
+        cpus, walls = zip(*spent[1:], strict=True)  # by the second trial that is told something is known
+        figures = np.mean(first), max(first), np.median(cpus), max(cpus), np.median(walls), max(walls)
+        print(f"| {window:,} | {' | '.join(f'{value:.4f}' for value in figures)} |", flush=True)
+
+
+def next_candidate(study: SearchStudy) -> Candidate:
+    candidate = study.ask()
+    assert candidate is not None
+    return candidate
+
+
 def timed_ask(study: SearchStudy, seed: int) -> tuple[float, float]:
     """(CPU, wall) seconds of one ask, whose candidate the study is then told of."""
     cpu, wall = time.process_time(), time.perf_counter()
-    candidate = study.ask()
+    candidate = next_candidate(study)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    assert candidate is not None
     study.tell(made_up(candidate.number, candidate.spec, candidate.choice, np.random.default_rng(seed)))
     return cpu, wall
 

@@ -22,6 +22,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import mean
+
+from modscale.api.workers import RAY_AHEAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Scenario:
     train: Callable[[random.Random], float]
     """Draws the length of a training."""
     ask_s: float = 0.0
+    draw_s: float | None = None
+    """To ask for one of the first W trials, which are drawn at random since nothing is known; None: as `ask_s`."""
     tell_s: float = 0.0
     timed: float = 0.0
     """Share of the candidates that are timed before they train."""
@@ -48,6 +53,13 @@ class Scenario:
     """Whether idle workers train what others train already."""
     under_way: int = 10**9
     """Candidates on their way at most."""
+    sizes: Callable[[random.Random], float] = lambda rng: 1.0
+    """Draws what is known of a training before it begins: its length is that times what `train` draws."""
+    longest_first: bool = False
+    """Whether those known to be long begin first, once all are drawn; modscale does not do that."""
+    oldest_first: bool = True
+    """Whether of what waits for a worker the oldest begins first, or what came first: a candidate that was timed came
+    later than others of its age."""
     seed: int = 0
 
 
@@ -92,8 +104,9 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
     prefix = asked = done = failed = on_the_way = 0
     results: deque[int] = deque()
     to_time: deque[int] = deque()
-    to_train: deque[int] = deque()
+    to_train: list[tuple[float, int, int]] = []
     tries = [0] * s.trials
+    sizes = [s.sizes(rng) for _ in range(s.trials)]
     idle = set(range(s.workers))
     running: dict[int, tuple[int, float, int]] = {}  # worker: trial, when it began, which training of the run it is
     free_devices, driver_free, ids = s.devices, True, itertools.count()
@@ -118,15 +131,16 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
             at(s.tell_s, partial(taken, number))
         elif driver_free and asked < s.trials and asked < prefix + s.window and on_the_way < s.under_way:
             number, asked, on_the_way, driver_free = asked, asked + 1, on_the_way + 1, False
-            driver_s.total += s.ask_s
-            at(s.ask_s, partial(drawn, number))
+            spent = s.draw_s if number < s.window and s.draw_s is not None else s.ask_s
+            driver_s.total += spent
+            at(spent, partial(drawn, number))
         while free_devices and to_time:
             number = to_time.popleft()
             free_devices -= 1
             device_s.total += s.time_s
             at(s.time_s, partial(timed, number))
         while idle and to_train:
-            begin(min(idle), to_train.popleft())
+            begin(min(idle), heapq.heappop(to_train)[-1])
         if s.copies and idle:
             copied = Counter(number for number, _, _ in running.values())
             for number in sorted(number for number, count in copied.items() if count == 1)[: len(idle)]:
@@ -135,19 +149,26 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
     def drawn(number: int) -> None:
         nonlocal driver_free
         driver_free = True
-        (to_time if rng.random() < s.timed else to_train).append(number)
+        if rng.random() < s.timed:
+            to_time.append(number)
+        else:
+            queue(number)
 
     def timed(number: int) -> None:
         nonlocal free_devices
         free_devices += 1
-        to_train.append(number)
+        queue(number)
+
+    def queue(number: int, *, again: bool = False) -> None:
+        first = -1 if again else -sizes[number] if s.longest_first and asked == s.trials else 0
+        heapq.heappush(to_train, (first, number if s.oldest_first else next(order), number))
 
     def begin(worker: int, number: int) -> None:
         idle.remove(worker)
         which = next(ids)
         running[worker] = number, now, which
         tries[number] += 1
-        at(s.train(rng), partial(trained, worker, which))
+        at(sizes[number] * s.train(rng), partial(trained, worker, which))
 
     def trained(worker: int, which: int) -> None:
         if worker in running and running[worker][2] == which:  # else it died under way
@@ -183,7 +204,7 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
             if s.copies and any(same == number for same, _, _ in running.values()):
                 pass  # another worker trains it too
             elif tries[number] < 2 or s.copies:
-                to_train.appendleft(number)
+                queue(number, again=True)
             else:
                 failed += 1
                 results.append(number)
@@ -226,57 +247,87 @@ def trainings(
     return draw
 
 
+DEFAULT = RAY_AHEAD
+SEEDS = range(5)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ask", type=float, default=0.17)
+    parser.add_argument("--draw", type=float, default=0.005, help="to ask for one of the first W trials")
     parser.add_argument("--tell", type=float, default=0.01)
     parser.add_argument("--train", type=float, default=120.0, help="median seconds of a training")
     parser.add_argument("--life", type=float, default=4 * 3600.0)
     parser.add_argument("--per-worker", type=int, default=20, help="trials of a run for each worker")
     options = parser.parse_args()
 
-    def run(workers: int, *, a_worker: float = 3, **changes: object) -> Result:
+    def run(workers: int, *, a_worker: float = DEFAULT, **changes: object) -> Result:
         """A run with W of so many a worker."""
+        window = round(a_worker * workers)
         settings: dict[str, object] = {
-            "workers": workers, "trials": options.per_worker * workers, "window": round(a_worker * workers),
-            "train": trainings(options.train), "ask_s": options.ask, "tell_s": options.tell, "timed": 0.1,
-            "devices": 4, "life_s": options.life, "under_way": round(1.1 * workers) + 16,
+            "workers": workers, "trials": options.per_worker * workers, "window": window,
+            "train": trainings(options.train, stragglers=0.0), "ask_s": options.ask, "draw_s": options.draw,
+            "tell_s": options.tell, "timed": 0.1, "devices": 4, "life_s": options.life, "under_way": window + 1,
         }  # fmt: skip
         return simulate(Scenario(**(settings | changes)))  # type: ignore[arg-type]
 
-    print("How trainings vary, and W: 100 workers, 10 % timed, 4 devices\n")
-    print(
-        "| trainings, and what is done | W = 1 a worker | 2 | 3 | 4 | 6 | 10 | 20 |\n|---|--:|--:|--:|--:|--:|--:|--:|"
-    )
+    def spread(values: list[float]) -> str:
+        return f"{min(values):.1%} to {max(values):.1%}" if len(values) > 1 else f"{values[0]:.1%}"
+
+    widths = (1, 2, 3, 4, 6, 10, 20)
+    heads = [f"{one}, the default" if one == DEFAULT else f"{one}" for one in widths]
+    print(f"How trainings vary, and W: 100 workers, 10 % timed, 4 devices; steady, the mean of {len(SEEDS)} seeds\n")
+    print(f"| trainings, and what is done | W = {' a worker | '.join(heads[:1])} a worker | {' | '.join(heads[1:])} |")
+    print("|---|" + "--:|" * len(widths))
     kinds: dict[str, dict[str, object]] = {
         "all of one length": {"train": trainings(options.train, spread=0.0, stragglers=0.0)},
         "log-normal, 0.2": {"train": trainings(options.train, spread=0.2, stragglers=0.0)},
-        "log-normal, 0.4": {"train": trainings(options.train, stragglers=0.0)},
+        "log-normal, 0.4": {},
         "and 2 % take twice as long": {"train": trainings(options.train, times=2.0)},
-        "and 2 % take 5 times as long": {},
         "and 0.2 % take 5 times as long": {"train": trainings(options.train, stragglers=0.002)},
+        "and 2 % take 5 times as long": {"train": trainings(options.train)},
         "and 2 % take 20 times as long": {"train": trainings(options.train, times=20.0)},
-        "2 % 5 times, idle workers train copies": {"copies": True},
+        "2 % 5 times, idle workers train copies": {"copies": True, "train": trainings(options.train)},
         "2 % 20 times, idle workers train copies": {"copies": True, "train": trainings(options.train, times=20.0)},
     }
     for name, change in kinds.items():
-        found = [run(100, a_worker=a_worker, **change).steady for a_worker in (1, 2, 3, 4, 6, 10, 20)]
+        found = [mean([run(100, a_worker=one, seed=seed, **change).steady for seed in SEEDS]) for one in widths]
         print(f"| {name} | {' | '.join(f'{one:.1%}' for one in found)} |", flush=True)
 
-    calm = {"train": trainings(options.train, stragglers=0.0)}
-    print("\nTiming devices: log-normal 0.4 without stragglers, W = 3 a worker\n")
+    print("\nThe target, 90 % at 100 workers: least and most of the seeds\n")
+    print("| trainings | W | trials a worker | steady | whole run | hours |\n|---|--:|--:|--:|--:|--:|")
+    for name in ("log-normal, 0.4", "and 2 % take twice as long", "and 2 % take 5 times as long"):
+        for a_worker, per_worker in ((0.16, 20), (3, 20), (DEFAULT, 20), (DEFAULT, 50), (10, 20), (10, 50)):
+            trials, change = per_worker * 100, kinds[name]
+            rows = [run(100, a_worker=a_worker, trials=trials, seed=seed, **change) for seed in SEEDS]
+            cells = [spread([row.steady for row in rows]), spread([row.whole for row in rows])]
+            hours = mean([row.seconds for row in rows]) / 3600
+            cells.append(f"{hours:.1f}")
+            window = f"{round(100 * a_worker)}" + (", the default" if a_worker == DEFAULT else "")
+            print(f"| {name} | {window} | {per_worker} | {' | '.join(cells)} |", flush=True)
+
+    print(f"\nTiming devices: log-normal 0.4 without stragglers, W = {DEFAULT} a worker\n")
     print(
         "| workers | timed | 1 device | 2 | 4 | 8 | 16 | trials an hour with 1, 16 |\n|--:|--:|--:|--:|--:|--:|--:|--:|"
     )
     for workers in (100, 1000):
         for timed in (1.0, 0.1):
-            found = [run(workers, timed=timed, devices=devices, **calm) for devices in (1, 2, 4, 8, 16)]
-            rates = [options.per_worker * workers / one.seconds * 3600 for one in (found[0], found[-1])]
-            cells = " | ".join(f"{one.steady:.1%}" for one in found)
-            print(f"| {workers:,} | {timed:.0%} | {cells} | {rates[0]:,.0f}, {rates[1]:,.0f} |", flush=True)
+            results = [run(workers, timed=timed, devices=devices) for devices in (1, 2, 4, 8, 16)]
+            rates = [options.per_worker * workers / one.seconds * 3600 for one in (results[0], results[-1])]
+            cells = [f"{one.steady:.1%}" for one in results]
+            print(f"| {workers:,} | {timed:.0%} | {' | '.join(cells)} | {rates[0]:,.0f}, {rates[1]:,.0f} |", flush=True)
 
+    known, rest = 0.27, 0.3  # of 0.4, where the logarithms of seconds and FLOPs correlate by 0.67: search_table.jsonl
+    by_size: dict[str, object] = {
+        "sizes": lambda rng: rng.lognormvariate(0, known),
+        "train": trainings(options.train, spread=rest, stragglers=0.0),
+    }
     changes: dict[str, dict[str, object]] = {
         "as above": {},
+        "what came first begins first, not the oldest": {"oldest_first": False},
+        "the first W take as long to ask for": {"draw_s": None},
+        "known to be long, begun first at the end": {**by_size, "longest_first": True},
+        "the same, not begun first": by_size,
         "no deaths": {"life_s": float("inf")},
         "a worker lives 30 minutes": {"life_s": 1800.0},
         "no more under way than workers": {"under_way": 1.0},
@@ -288,20 +339,17 @@ def main() -> None:
         "ask 1 s": {"ask_s": 1.0},
         "copies, and 2 % take 5 times as long": {"copies": True, "train": trainings(options.train)},
     }
-    heads = ["4 devices, 10 % timed, W = 3 a worker", "100 workers, steady, least and most of 3 seeds", "whole run"]
-    heads += ["driver", "device", "lost", "1,000 workers, steady", "driver"]
-    print(f"\n| {' | '.join(heads)} |\n|---|--:|--:|--:|--:|--:|--:|--:|")
+    titles = [f"4 devices, 10 % timed, W = {DEFAULT} a worker", "100 workers, steady, least and most of 5 seeds"]
+    titles += ["whole run", "driver", "device", "lost", "1,000 workers, steady", "driver"]
+    print(f"\n| {' | '.join(titles)} |\n|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, change in changes.items():
         rows = []
         for workers in (100, 1000):
-            scaled = calm | change
-            if "under_way" in scaled:
-                scaled["under_way"] = workers
-            rows.append([run(workers, seed=seed, **scaled) for seed in (range(3) if workers == 100 else (0,))])
+            scaled = change | ({"under_way": workers} if "under_way" in change else {})
+            rows.append([run(workers, seed=seed, **scaled) for seed in (SEEDS if workers == 100 else (0,))])
         small, large = rows
-        steady = sorted(one.steady for one in small)
-        cells = [f"{steady[0]:.1%} to {steady[-1]:.1%}"]
-        cells += [f"{sum(getattr(one, key) for one in small) / 3:.1%}" for key in ("whole", "driver", "device", "lost")]
+        cells = [spread([one.steady for one in small]), spread([one.whole for one in small])]
+        cells += [f"{mean([getattr(one, key) for one in small]):.1%}" for key in ("driver", "device", "lost")]
         print(f"| {name} | {' | '.join(cells)} | {large[0].steady:.1%} | {large[0].driver:.1%} |", flush=True)
 
 
