@@ -47,8 +47,8 @@ from modscale.specs.spec import ModelSpec
 from modscale.training.estimate import ANCHOR, estimate_accuracy
 
 OFF = 0.15
-"""Share by which a plan was off at the same speed of the machine, see benchmarks/dry_run.md: the range is so much wider
-on either side."""
+"""Share by which plans were off at the same speed of the machine where the front was as large as planned, see
+benchmarks/dry_run.md: the range is so much wider on either side."""
 COPIES = 12
 """Bytes that a worker comes to hold for each byte of a network's weights while it writes and checks its file: 11 to 12
 were seen with networks of 19 to 52 MB, see benchmarks/dry_run.md."""

@@ -35,6 +35,12 @@ def show_plan(experiment: Experiment, plan: Plan, name: str) -> None:
     note(f"{plan.seconds_per_trial:.0f} s a trial ({_trial_text(plan)})")
     for line in speed_lines(plan):
         note(line)
+    if plan.finals:
+        each_s = plan.parts_s["finals"] / plan.finals
+        note(
+            f"The front is taken to have {plan.finals} networks at the end, as of candidates at random; a search often"
+            f" ends with more, and each of these takes {each_s:.0f} s more."
+        )
     if plan.ended_early:
         note(f"About {plan.ended_early} of the trials would end before their training is over; that is counted.")
     memory = "" if plan.memory_bytes is None else f"memory: {plan.memory_bytes / 1e9:.1f} GB at most; "

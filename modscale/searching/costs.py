@@ -6,7 +6,8 @@ with them, it goes on to the rounds at which the interval would be as narrow as 
 root of the rounds), or for as long as its patience lasts.
 
 A training of n blocks takes n times what a block takes, which lies between those of the rehearsed by the network's
-FLOPs: of ten networks of `mobile.yaml` export and training together were within 11 % of that, by FLOPs alone within 29.
+FLOPs: export and training of ten networks of `mobile.yaml` had a standard deviation of 7 % about blocks and FLOPs, of
+11 % about blocks alone, of 15 % about FLOPs alone.
 """
 
 from __future__ import annotations

@@ -140,6 +140,8 @@ def test_a_person_is_told_it_in_sentences(capsys: pytest.CaptureFixture[str]) ->
     assert "all                                                6 min" in shown
     assert "references" not in shown
     assert "9.3 ms" in shown
+    assert "have 5 networks at the end" in shown
+    assert "each of these takes 12 s more" in shown  # 60 s of 5 networks
     assert "0.9 GB" in shown
     assert "1.2 MB in the run's folder, 2.3 GB for a while" in shown
 
