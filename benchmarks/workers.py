@@ -144,10 +144,11 @@ def watched(out: Path, arguments: list[str]) -> None:
             events.append((time.time(), "searched", "", ""))
 
     def hearing(kind: str, call: Any) -> Any:
-        def hear(*arguments: Any, label: str = "") -> None:
-            text, label = (arguments[0], label) if kind == "stage" else ("", arguments[0])
+        def hear(*arguments: Any, **named: Any) -> None:
+            told = (*arguments[1:], *named.values(), "")[0]
+            text, label = (arguments[0], told) if kind == "stage" else ("", arguments[0])
             events.append((time.time(), kind, label, text))
-            call(*arguments, **({"label": label} if kind == "stage" else {}))
+            call(*arguments, **named)
 
         return hear
 

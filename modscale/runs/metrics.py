@@ -287,6 +287,10 @@ def _count_metric(
     def rounded(results: Results) -> str:
         return text(results[name], False)
 
+    def scaled(results: Results) -> str:
+        value = results[name] * axis_factor
+        return brief.format(f"{value:.{3 if value >= 0.01 else 1}g}")  # a tiny network's line is to fit, too
+
     return Metric(
         name=name,
         direction="minimize",
@@ -299,7 +303,7 @@ def _count_metric(
         text=text,
         short=rounded,
         full=rounded,
-        brief=lambda results: brief.format(f"{results[name] * axis_factor:.3g}"),
+        brief=scaled,
         spare=spare,
     )
 
