@@ -23,6 +23,7 @@ from modscale.cli.main import main
 from modscale.datasets.images import read_image
 from modscale.deploy import judgement, quantize, runtime
 from modscale.latency import summary
+from modscale.runs.metrics import decimals
 from modscale.settings import LatencySettings
 
 
@@ -94,7 +95,8 @@ def test_a_training_becomes_a_folder_that_stands_alone(
     assert held["training"] == {"accuracy": rows[-1]["ema_accuracy"], "epochs": 2, "data": "few.npz", "val_images": 200}
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{document['accuracy']:.2%} of the 200 validation images of few.npz, measured in ONNX Runtime" in card
-    assert f"{document['latency']['median_ms']:.2f} ±" in card
+    quiet_ms = document["latency"]["quiet_ms"]
+    assert f"{quiet_ms:.{decimals(quiet_ms)}f} ±" in card
     assert f"Good: {int8['accuracy']:.1%} of 200 images right in int8" in card
     assert "on few.npz, 2 epochs" in card
     assert ", ".join(NAMES) in card
