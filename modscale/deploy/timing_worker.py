@@ -363,18 +363,11 @@ def new_session(
     may_fall_back: bool = False,
     optimised_file: str = "",
 ) -> Any:
-    """A session of so many threads; of those that all sessions share where they are 0."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    if threads:
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-    else:
-        options.use_per_session_threads = False
+    options = thread_options(threads)
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[graph_level])
-    options.log_severity_level = 3
     if is_profiled:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(tempfile.gettempdir()) / f"modscale-profile-{os.getpid()}")
@@ -389,6 +382,20 @@ def new_session(
     return onnxruntime.InferenceSession(
         model, options, providers=[(provider["runtime_name"], settings)], enable_fallback=0
     )
+
+
+def thread_options(threads: int) -> Any:
+    """Options of a session of so many threads; of those that all sessions share where they are 0."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    else:
+        options.use_per_session_threads = False
+    options.log_severity_level = 3
+    return options
 
 
 def elsewhere_text(model: str | bytes, provider: dict[str, Any], graph_level: str) -> str:
@@ -514,17 +521,11 @@ def share_threads(threads: int) -> bool:
 
 
 def open_probe(threads: int) -> Callable[[], int]:
-    """What runs `PROBE` once, on threads as those of `new_session`, and gives its wall time, nanoseconds."""
+    """What runs `PROBE` once, on threads as `thread_options` has them, and gives its wall time, nanoseconds."""
     import numpy as np
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    if threads:
-        options.intra_op_num_threads = threads
-    else:
-        options.use_per_session_threads = False
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(PROBE, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(PROBE, thread_options(threads), providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     image = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 1), np.float32), "cpu", 0)
     binding.bind_ortvalue_input(session.get_inputs()[0].name, image)
