@@ -76,7 +76,8 @@ def render() -> dict[str, str]:
         parts += [block(one["run"], one["printed"], MOST_RECORDED) for one in kept]
         if kept:
             took = ", ".join(f"{one['seconds']:.0f} s" for one in kept)
-            parts.append(f"Recorded on {kept[0]['date']} on {kept[0]['on']}, with generated images: {took}.\n")
+            images = ", with generated images" if texts[name].get("images", True) else ""
+            parts.append(f"Recorded on {kept[0]['date']} on {kept[0]['on']}{images}: {took}.\n")
         parts.append(f"## Help\n\n{block(f'modscale {name} --help', output([name, '--help']), 1000)}")
         pages[f"{name}.md"] = "\n".join(parts)
     return pages
