@@ -3,21 +3,24 @@
     python benchmarks/latency_target.py --rounds 12 --targets loopback.yaml netns.yaml -- xxs.onnx
 
 The devices take turns, a process of each in every round, in an order that reverses. Told for each: the median of its
-rounds' medians with its 95 % interval; the 5th percentile of its runs in units of the local one's, as `modscale
-latency` has it against its reference; and what a round takes beyond its runs, start, transport and load.
+rounds' medians with its 95 % interval; what it takes on the quiet machine, by the probe between its runs, in units of
+the local figure, with the interval of `modscale latency`'s `relative`; and what a round takes beyond its runs, start,
+transport and load.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from modscale.cli.arguments import latency_settings
 from modscale.latency.confidence import median_interval
 from modscale.latency.device import Device
-from modscale.latency.summary import Round, relative_latency
+from modscale.latency.probed import find_probe
+from modscale.latency.summary import Round, low_ms, relative_latency
 
 
 def main() -> None:
@@ -46,14 +49,19 @@ def main() -> None:
             medians[name].append(median(timings.times_ns) / 1e6)
             rounds[name].append(Round(order=turn, at_s=start, seconds=0, timings=timings))
     facts = devices["here"].facts
+    probe = find_probe([one.timings for taken in rounds.values() for one in taken], options.threads)
+
+    def level(some: Sequence[Round]) -> float:
+        return low_ms(some) if probe is None else probe.level_ms([one.timings for one in some])
+
     print(f"{options.model}: {options.threads} threads, {options.rounds} rounds of {options.runs} runs, {facts}\n")
-    print("| device | median ms | ratio to here | a round beyond its runs, s |\n|---|--:|--:|--:|")
+    print("| device | median ms | ratio to here | slow rounds | a round beyond its runs, s |\n|---|--:|--:|--:|--:|")
     for name, values in medians.items():
-        ratio, half, _ = relative_latency(rounds[name], rounds["here"])
+        ratio, half, _ = relative_latency(rounds[name], rounds["here"], level)
         told = "1" if name == "here" else f"{ratio:.3f} ± {half or float('nan'):.3f}"
-        print(
-            f"| {name} | {median(values):.2f} ± {median_interval(values)[0]:.2f} | {told} | {median(rest[name]):.2f} |"
-        )
+        slow = "" if probe is None else sum(probe.is_slow(one.timings) for one in rounds[name])
+        ms = f"{median(values):.2f} ± {median_interval(values)[0]:.2f}"
+        print(f"| {name} | {ms} | {told} | {slow} | {median(rest[name]):.2f} |")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -80,13 +81,23 @@ def make_bar(*parts: str, width: int = 20, style: str = "none", per_second: int 
     `done` is how many of how many, `percent` and `elapsed` what they say; any other is a text, a field of the task.
     It is drawn so often `per_second`, or without that only when it is told to.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich import progress
 
-    known = {"done": MofNCompleteColumn, "percent": TaskProgressColumn, "elapsed": TimeElapsedColumn}
-    return Progress(
-        TextColumn("{task.description}", markup=False, style=style),
-        BarColumn(width),
-        *(known[part]() if part in known else TextColumn(f"{{task.fields[{part}]}}", markup=False) for part in parts),
+    class Elapsed(progress.ProgressColumn):
+        """Goes on after the last one is done: a search times its front again. Rich's own stands still then."""
+
+        def render(self, task: progress.Task) -> Text:
+            passed = timedelta(seconds=int(task.elapsed or 0))
+            return Text(str(passed), style="progress.elapsed")
+
+    known = {"done": progress.MofNCompleteColumn, "percent": progress.TaskProgressColumn, "elapsed": Elapsed}
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False, style=style),
+        progress.BarColumn(width),
+        *(
+            known[part]() if part in known else progress.TextColumn(f"{{task.fields[{part}]}}", markup=False)
+            for part in parts
+        ),
         console=err,
         transient=True,
         disable=not err.is_terminal,

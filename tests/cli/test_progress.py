@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from threading import Event
 
 import pytest
 from fake_runs import SPACE, fake_trials, remeasured
+from rich.console import Console
 
 from modscale.analysis.time_left import Ahead
 from modscale.cli import console, progress
@@ -141,6 +143,20 @@ def test_time_left_counts_the_front_and_runs_down_while_that_is_timed() -> None:
     assert str(progress.bar.tasks[0].fields["left"]) == "about 6 s left"
     now[0] += 10
     assert progress.time_left() == ""
+
+
+def test_the_time_that_has_passed_goes_on_after_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the front is timed again nothing is left to be counted, and that takes minutes."""
+    now = [0.0]
+    bar = console.make_bar("done", "elapsed")
+    monkeypatch.setattr(bar, "get_time", lambda: now[0])
+    task = bar.add_task("search", total=1)
+    now[0] = 60.0
+    bar.update(task, advance=1)
+    now[0] = 200.0
+    shown = Console(width=60, file=StringIO())
+    shown.print(bar.get_renderable())
+    assert "1/1 0:03:20" in shown.file.getvalue()
 
 
 def test_durations_have_two_units_at_most() -> None:
