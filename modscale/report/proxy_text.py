@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from modscale.analysis.proxy_records import ranking_doubt, record_sentence
 from modscale.analysis.results import Run
 from modscale.runs.folder import section
 from modscale.runs.metrics import LEARNT, Results, metric_text
 from modscale.runs.trials import complete_trials
-from modscale.training.estimate import FITTED_PARAMS
+from modscale.training.estimate import FITTED_FLOPS_PER_PARAM, FITTED_PARAMS
 
 SIZE_MARGIN = 1.5
 """Factor in params by which a network may lie beyond those of known accuracy before that is said."""
+RATIO_MARGIN = 1.1
+"""The same in FLOPs a param, of which those of known accuracy have much the same."""
 
 
 def all_results(run: Run) -> list[Results]:
@@ -117,16 +121,28 @@ def _what_ships(run: Run) -> str:
 
 
 def _extrapolation(run: Run) -> str:
-    """That the run's networks are of other sizes than those whose accuracies are known; empty where they are not."""
-    sizes = [results["params"] for results in all_results(run)]
-    least, most = FITTED_PARAMS
-    if min(sizes) >= least / SIZE_MARGIN and max(sizes) <= most * SIZE_MARGIN:
+    """That the run's networks are unlike those whose accuracies are known; empty where they are not."""
+    results = all_results(run)
+    sizes = [float(one["params"]) for one in results]
+    ratios = [float(one["flops"]) / float(one["params"]) for one in results]
+    told = []
+    if _is_outside(sizes, FITTED_PARAMS, SIZE_MARGIN):
+        ours, theirs = (
+            " to ".join(metric_text("params", value) for value in pair)
+            for pair in ((min(sizes), max(sizes)), FITTED_PARAMS)
+        )
+        told.append(f"have {ours} params, those of known accuracy {theirs}")
+    if _is_outside(ratios, FITTED_FLOPS_PER_PARAM, RATIO_MARGIN):
+        least, most = FITTED_FLOPS_PER_PARAM
+        told.append(
+            f"spend {min(ratios):.0f} to {max(ratios):.0f} FLOPs a param, those of known accuracy {least:.0f} to"
+            f" {most:.0f}"
+        )
+    if not told:
         return ""
-    ours, theirs = (
-        " to ".join(metric_text("params", value) for value in pair)
-        for pair in ((min(sizes), max(sizes)), FITTED_PARAMS)
-    )
-    return (
-        f" The networks here have {ours} params, those of known accuracy {theirs}: beyond these it is extrapolated, an"
-        " order rather than a number."
-    )
+    return f" The networks here {', and '.join(told)}: beyond these it is extrapolated, an order rather than a number."
+
+
+def _is_outside(values: Sequence[float], limits: tuple[float, float], margin: float) -> bool:
+    """Whether any of some values lies beyond the limits by more than a factor."""
+    return min(values) < limits[0] / margin or max(values) > limits[1] * margin

@@ -76,14 +76,15 @@ def raw_trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_an_estimate_is_told_as_one(tmp_path: Path) -> None:
-    """With its error, what is known of its proxy, and that small networks lie beyond those of known accuracy."""
+    """With its error, what is known of its proxy, and that these networks lie beyond those of known accuracy."""
     trials = [
         remeasured(trial, accuracy_standard_error=0.02, trained_accuracy=0.4, val_loss=1.0, anchor_loss=1.1)
         for trial in fake_trials(FAKE, 12)
     ]
     space = SPACE | {"proxy": {"epochs": 5}}
     build_report(load_run(write_run(tmp_path / "run", trials, [], space=space)), draws=2)
-    sizes = sorted(count_model(trial.spec).params for trial in trials)
+    counts = [count_model(trial.spec) for trial in trials]
+    sizes, ratios = sorted(count.params for count in counts), sorted(count.flops / count.params for count in counts)
     for file in ("report.html", "report.md"):
         text = " ".join((tmp_path / "run" / file).read_text().replace("\\", "").split())
         assert "an estimate of the ImageNet-1K top-1 that full training" in text
@@ -92,7 +93,7 @@ def test_an_estimate_is_told_as_one(tmp_path: Path) -> None:
         assert "It is not ImageNet accuracy" not in text
         assert (
             f"have {sizes[0] / 1e6:.4g} M to {sizes[-1] / 1e6:.4g} M params, those of known accuracy 4.102 M to 13.06 M"
-            in text
+            f", and spend {ratios[0]:.0f} to {ratios[-1]:.0f} FLOPs a param, those of known accuracy 109 to 251" in text
         )
 
 
