@@ -1,8 +1,8 @@
 """A whole plan of a search: what it would take on this machine, and what it could tell apart. No run is begun.
 
 The data are loaded and a few networks rehearsed (`searching/rehearsal.py`) in the processes that a search would use;
-its report is written in a temporary folder, of networks that are as large as its own would be. The run's folder is
-looked at, where there is one, and left as it is.
+then the search is gone through, by its own code and what these took, in a temporary folder (`imagined_search.py`), and
+its report is written there. The run's folder is looked at, where there is one, and left as it is.
 
 The seconds are those of a machine as fast as it is now. Runs in the same folder tell how fast and how slow this machine
 has been: the range is from the one to the other.
@@ -18,8 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from modscale.analysis.told_apart import ToldApart, tell_apart
-from modscale.api.budget import Budget
-from modscale.api.rehearsed_report import imagined_ends, imagined_trials, rehearse_report
+from modscale.api.imagined_search import PARTS, Share, imagine_searches, mean_share, rehearse_report
 from modscale.api.session import Silence, Watcher, check_references, join_run, load_run_predictor, reference_network
 from modscale.api.workers import Workers, cores_each
 from modscale.errors import naming_file
@@ -27,14 +26,13 @@ from modscale.files import path_text, scratch_folder
 from modscale.interrupts import hearing_stops
 from modscale.memory import MemoryWatch
 from modscale.runs.experiment import Experiment
-from modscale.runs.folder import REFERENCES_FILE, TIMINGS_FILE, TRIALS_FILE
+from modscale.runs.folder import REFERENCES_FILE, TIMINGS_FILE
 from modscale.runs.levels import levels_beside
 from modscale.runs.metrics import LATENCY
 from modscale.runs.references import read_references
-from modscale.runs.trials import read_trials
 from modscale.searching.costs import Costs
 from modscale.searching.measures import Evaluator
-from modscale.searching.rehearsal import MOST_AT_ONCE, choose_networks, draw_candidates, rehearse
+from modscale.searching.rehearsal import MOST_AT_ONCE, Rehearsal, choose_networks, draw_candidates, rehearse
 from modscale.searching.screen import make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
@@ -80,6 +78,8 @@ class Plan:
     """The same of the networks that it is compared with."""
     finals: int
     """Networks that would be timed again at the end, about."""
+    finals_range: tuple[int, int]
+    """The fewest and the most in the searches that were imagined."""
     ended_early: int
     """Trials that its rungs or limits would end before their training is over, about."""
     seconds_per_trial: float
@@ -141,7 +141,6 @@ def plan_search(
     predictor = load_run_predictor(experiment, folder)
     home = Path(space_file).parent
     known = read_references(folder / REFERENCES_FILE)
-    waiting = [one for i, one in enumerate(experiment.search.references) if i not in known.numbers]
     check_references(experiment, known.numbers, space_file)
     watcher.say(f"loading the data ({source})")
     with scratch_folder() as scratch, hearing_stops():
@@ -159,8 +158,7 @@ def plan_search(
             allows = make_screen(predictor, experiment.limits)
             study = SearchStudy(experiment, build_tables(experiment.space), seed=search.seed, allows=allows)
             start_s = time.monotonic() - began
-            candidates = draw_candidates(study, search.trials, search.startup_trials)
-            drawn = [candidate.spec for candidate in candidates]
+            drawn = [candidate.spec for candidate in draw_candidates(study, search.trials, search.startup_trials)]
             rehearsal = rehearse(
                 evaluator.bench,
                 choose_networks(drawn),
@@ -169,72 +167,62 @@ def plan_search(
                 timings=timings,
                 say=watcher.say,
             )
-        costs = Costs(rehearsal)
-        watcher.say("rehearsing the report")
-        trials = imagined_trials(experiment, costs, candidates)
+        watcher.say("going through the search, and rehearsing its report")
+        imagined = imagine_searches(
+            experiment, rehearsal, evaluator.summary, folder, scratch,
+            data=data, space_file=space_file, workers=team,
+        )  # fmt: skip
         with MemoryWatch() as reporting:
-            report = rehearse_report(scratch / "run", experiment, data, trials, space_file)
-    done = len(read_trials(folder / TRIALS_FILE))
-    left = max(0, min(search.trials, experiment.space.size()) - done)
-    networks = [reference_network(one, home, experiment.space) for one in waiting]
-    finals = report.finals if search.finals and (left or waiting) else 0
-    budget = Budget(
-        experiment=experiment,
-        drawn=drawn,
-        ends=imagined_ends(experiment, trials),
-        done=done,
-        left=left,
-        references=networks,
-        finals=finals,
-        start_s=start_s,
-        report_s=report.seconds,
-        workers=team,
-    )
+            report_s, disk_bytes = rehearse_report(experiment, scratch / "0", folder, imagined[0].beyond)
+    parts = {name: mean_share([one.parts[name] for one in imagined]) for name in PARTS}
+    parts = {"start": Share(seconds=start_s), **parts, "report": Share(seconds=report_s)}
+    costs = Costs(rehearsal)
+    networks = [reference_network(one, home, experiment.space) for one in search.references]
+    waiting = [one for i, one in enumerate(networks) if i not in known.numbers]
+    finals = round(fmean(one.finals for one in imagined))
     epochs, images = proxy.epochs, int(data["val_images"])
     told, standard_error = _told(experiment, data, drawn)
     facts = rehearsal.sessions[0].device.facts
     beside = levels_beside(folder, facts, experiment.latency.provider) if rehearsal.reference_ms else {}
     rehearsed_bytes = [_weight_bytes(one.spec) for one in rehearsal.networks]
-    compared = [one for one in networks if isinstance(one, ModelSpec)]
-    largest_bytes = max(map(_weight_bytes, (*budget.candidates(left, done), *compared)), default=0)
+    exported = [*imagined[0].specs, *(one for one in waiting if isinstance(one, ModelSpec))]
+    largest_bytes = max(map(_weight_bytes, exported), default=0)
+    seconds = sum(part.seconds for part in parts.values())
     plan = Plan(
-        parts_s=budget.parts_s(costs),
+        parts_s={name: part.seconds for name, part in parts.items()},
         workers=team,
-        trials=left,
+        trials=imagined[0].trials,
         references=len(waiting),
         finals=finals,
-        ended_early=budget.ended_early,
-        seconds_per_trial=budget.seconds_per_trial(costs),
+        finals_range=(min(one.finals for one in imagined), max(one.finals for one in imagined)),
+        ended_early=round(fmean(one.ended_early for one in imagined)),
+        seconds_per_trial=fmean(one.trial_s for one in imagined),
         reference_ms=rehearsal.reference_ms,
-        slower=_at(budget, costs, 1.5 * rehearsal.reference_ms) if rehearsal.reference_ms else None,
-        levels=_levels(budget, costs, beside),
+        slower=_at(parts, rehearsal, 1.5 * rehearsal.reference_ms) if rehearsal.reference_ms else None,
+        levels=_levels(parts, rehearsal, beside),
         memory_bytes=_memory(
             memory.most_with(team), reporting.most(), COPIES * team * (largest_bytes - max(rehearsed_bytes))
         ),
-        disk_bytes=round(
-            report.fixed_bytes
-            + report.trial_bytes * (search.trials + len(search.references))
-            + costs.timings_bytes(budget.candidates(search.trials + len(search.references)), finals)
-        ),
+        disk_bytes=disk_bytes,
         scratch_bytes=round(max(largest_bytes, finals * fmean(rehearsed_bytes))),
         networks=tuple(
             {
                 "name": one.spec.name,
                 "flops": one.flops,
                 "export_seconds": one.export_s,
-                "latency_seconds": costs.timing_s([one.spec]),
+                "latency_seconds": rehearsal.timing_s(place),
                 "step_seconds": one.pace.step_s,
                 "training_seconds": one.pace.seconds(epochs),
                 **{key: value for key, value in one.results.items() if key == LATENCY.name},
             }
-            for one in rehearsal.networks
+            for place, one in enumerate(rehearsal.networks)
         ),
         standard_error=standard_error,
         told_apart=told,
         more={
             "val_images": 4 * images,
             "epochs": 2 * epochs,
-            "seconds": sum(budget.parts_s(costs, 2 * epochs, 4 * images).values()),
+            "seconds": seconds + fmean(one.more_s(costs, 2 * epochs, 4 * images, team) for one in imagined),
         },
     )
     return experiment, plan
@@ -254,6 +242,7 @@ def plan_to_json(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "trials": plan.trials,
         "references": plan.references,
         "finals": plan.finals,
+        "finals_range": list(plan.finals_range),
         "ended_early": plan.ended_early,
         "parts_seconds": dict(plan.parts_s),
         "reference_ms": plan.reference_ms,
@@ -286,19 +275,19 @@ def _memory(searching: int | None, reporting: int | None, more: int) -> int | No
     return max(searching + max(0, more), reporting)
 
 
-def _levels(budget: Budget, costs: Costs, beside: Mapping[str, float]) -> tuple[Level, ...]:
+def _levels(parts: Mapping[str, Share], rehearsal: Rehearsal, beside: Mapping[str, float]) -> tuple[Level, ...]:
     """What the search takes at the speed of now, and at the fastest and the slowest of the runs `beside`."""
-    if (now_ms := costs.rehearsal.reference_ms) is None:
+    if (now_ms := rehearsal.reference_ms) is None:
         return ()
     runs = sorted(beside.items(), key=lambda one: one[1])
     found: list[tuple[str | None, float]] = [(None, now_ms), *dict.fromkeys((*runs[:1], *runs[-1:]))]
-    return tuple(_at(budget, costs, level_ms, name) for name, level_ms in sorted(found, key=lambda one: one[1]))
+    return tuple(_at(parts, rehearsal, level_ms, name) for name, level_ms in sorted(found, key=lambda one: one[1]))
 
 
-def _at(budget: Budget, costs: Costs, level_ms: float, run: str | None = None) -> Level:
+def _at(parts: Mapping[str, Share], rehearsal: Rehearsal, level_ms: float, run: str | None = None) -> Level:
     """What the search takes where the reference takes so long."""
-    slower = Costs(costs.rehearsal, level_ms / (costs.rehearsal.reference_ms or level_ms))
-    return Level(reference_ms=level_ms, seconds=sum(budget.parts_s(slower).values()), run=run)
+    speed = level_ms / (rehearsal.reference_ms or level_ms)
+    return Level(reference_ms=level_ms, seconds=sum(part.at(speed) for part in parts.values()), run=run)
 
 
 def _told(

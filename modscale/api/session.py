@@ -54,7 +54,7 @@ from modscale.runs.metrics import LATENCY
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.engine import Engine
-from modscale.searching.loop import Observer, require_complete, run_search
+from modscale.searching.loop import Evaluate, MeasureRival, Observer, Outcome, require_complete, run_search
 from modscale.searching.measures import MEASURES, Evaluator, time_again
 from modscale.searching.mirror import StudyMirror
 from modscale.searching.prediction import with_prediction
@@ -341,21 +341,12 @@ def _search(
             write_earlier(folder, *plan_start(others, experiment, data))
         for origin in read_begun(folder) or ():
             say(origin.sentence())
-        start = read_earlier(folder, experiment.space)
         references = [reference_network(one, home, experiment.space) for one in experiment.search.references]
-        study = SearchStudy(
-            experiment,
-            build_tables(experiment.space),
-            seed=experiment.search.seed,
-            allows=make_screen(predictor, experiment.limits),
-            known=[one.trial for one in start if one.use == "known"],
-            first=[one.trial for one in start if one.use == "first"],
-        )
+        study = open_study(folder, experiment, predictor)
         done, limit = done + finished, experiment.search.trials
         pace_s = _pace(read_trials(folder / TRIALS_FILE), workers)
-        window = experiment.search.window or 1
         with (
-            make_engine(evaluator, workers, window) as engine,
+            make_engine(evaluator, workers, experiment.search.window or 1) as engine,
             _mirrored(folder, experiment, storage, log, say) as mirror,
         ):
             ahead = Ahead(
@@ -366,25 +357,67 @@ def _search(
             with watcher.searching(
                 done=done, limit=limit, references=len(references), pace_s=pace_s, ahead=ahead
             ) as progress:
-                outcome = run_search(
+                outcome = measure_all(
+                    folder,
+                    experiment,
                     study,
                     evaluator.steps,
+                    engine,
                     progress,
-                    engine=engine,
-                    window=window,
-                    limit=limit,
-                    trials_file=folder / TRIALS_FILE,
                     references=references,
-                    references_file=folder / REFERENCES_FILE,
                     measure_rival=partial(measure_rival, folder=home, resolution=experiment.space.base.resolution),
-                    judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
                     mirror=mirror,
+                    say=say,
                 )
-                _time_again(folder, experiment, engine, watcher, progress)
     if outcome.exhausted:
-        known = sum(one.use == "known" for one in start)
+        known = sum(one.use == "known" for one in read_earlier(folder, experiment.space))
         beside = f" beside the {known} that were known" if known else ""
         say(f"the space is exhausted: all of its {len(outcome.trials)} feasible networks{beside} were tried")
+
+
+def open_study(folder: Path, experiment: Experiment, predictor: Predictor | None) -> SearchStudy:
+    """The study of a run in `folder`, with what that was begun with of earlier ones, and none of its own trials."""
+    start = read_earlier(folder, experiment.space)
+    return SearchStudy(
+        experiment,
+        build_tables(experiment.space),
+        seed=experiment.search.seed,
+        allows=make_screen(predictor, experiment.limits),
+        known=[one.trial for one in start if one.use == "known"],
+        first=[one.trial for one in start if one.use == "first"],
+    )
+
+
+def measure_all(
+    folder: Path,
+    experiment: Experiment,
+    study: SearchStudy,
+    evaluate: Evaluate,
+    engine: Engine,
+    observer: Observer,
+    *,
+    references: Sequence[ModelSpec | Rival],
+    measure_rival: MeasureRival,
+    mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
+    say: Callable[[str], None],
+) -> Outcome:
+    """What a run lacks of its trials and references, and at the end its front once more. Raises as `run_search`."""
+    outcome = run_search(
+        study,
+        evaluate,
+        observer,
+        engine=engine,
+        window=experiment.search.window or 1,
+        limit=experiment.search.trials,
+        trials_file=folder / TRIALS_FILE,
+        references=references,
+        references_file=folder / REFERENCES_FILE,
+        measure_rival=measure_rival,
+        judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
+        mirror=mirror,
+    )
+    _time_again(folder, experiment, engine, observer, say)
+    return outcome
 
 
 def _check_storage(url: str | None, folder: Path) -> Storage | None:
@@ -437,9 +470,10 @@ def _pace(finished: Sequence[Trial], workers: Workers) -> float | None:
     return sum(trial.seconds for trial in finished) / len(finished) / workers
 
 
-def _time_again(folder: Path, experiment: Experiment, engine: Engine, watcher: Watcher, progress: Observer) -> None:
+def _time_again(
+    folder: Path, experiment: Experiment, engine: Engine, progress: Observer, say: Callable[[str], None]
+) -> None:
     """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
-    say = watcher.say
     while finalists := final_candidates(folder, experiment):
         check_stop()
         progress.stage("timed again", "the front")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -77,17 +78,19 @@ def cores_each(workers: Workers) -> int | None:
     return max(1, available_cores() // workers) if isinstance(workers, int) and workers > 1 else None
 
 
-def make_engine(evaluator: Evaluator, workers: Workers, window: int) -> AbstractContextManager[Engine]:
-    """What evaluates a run's candidates by its workers, as far as its window lets them.
+def make_engine(
+    evaluator: Evaluator, workers: Workers, window: int, pool: Callable[..., Pool] = Pool
+) -> AbstractContextManager[Engine]:
+    """What evaluates a run's candidates by its workers, as far as its window lets them; `pool` makes that of several.
 
     Raises InputError where Ray is asked for and not installed.
     """
     if workers == 1:
-        return Inline(evaluator.answer)
+        return Inline(evaluator.answer, evaluator.bench.now)
     bench = evaluator.bench
     in_advance = (begin_anchor(evaluator.seed, (*evaluator.rungs, 1.0)),)
     if isinstance(workers, int):
-        return Pool(
+        return pool(
             Staff(start=bench.start, first=("load",), check=bench.check),
             partial(time_models, bench),
             ready=[] if bench.worker is None else [bench.worker],

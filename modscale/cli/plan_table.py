@@ -36,10 +36,12 @@ def show_plan(experiment: Experiment, plan: Plan, name: str) -> None:
     for line in speed_lines(plan):
         note(line)
     if plan.finals:
+        low, high = plan.finals_range
+        chance = "" if low == high else f", {low} to {high} by chance"
         each_s = plan.parts_s["finals"] / plan.finals
         note(
-            f"The front is taken to have {plan.finals} networks at the end, as of candidates at random; a search often"
-            f" ends with more, and each of these takes {each_s:.0f} s more."
+            f"At the end the front is taken to have {plan.finals} networks{chance}: the search was gone through, with"
+            f" latencies and sizes like those that were measured. One more or less takes {each_s:.0f} s."
         )
     if plan.ended_early:
         note(f"About {plan.ended_early} of the trials would end before their training is over; that is counted.")

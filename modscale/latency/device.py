@@ -19,9 +19,11 @@ import re
 import secrets
 import shlex
 import sys
+import time
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,16 @@ class Device:
     def cores(self) -> int:
         """Cores that a process has there."""
         return int(self.facts["cores"])
+
+    def now(self) -> float:
+        """Seconds of the clock by which its rounds are told."""
+        return time.monotonic()
+
+    def with_settings(self, settings: LatencySettings) -> Device:
+        """The same device, timing as other settings say."""
+        other = copy(self)
+        other.settings, other._started = settings, []
+        return other
 
     def check(self) -> None:
         """Has it answer, and try the provider. Raises as `ask_device` does, and TargetError where it has changed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from modscale.latency.device import Device
@@ -27,13 +26,13 @@ def noise_text(latencies: Sequence[Latency], settings: LatencySettings) -> str |
     )
     if latencies[0].reference_ms is None:
         return told
-    return f"{told}; of {rounds} rounds {disturbed} were disturbed and {unsteady} ran while the reference was slow"
+    return f"{told}; of {rounds} rounds {disturbed} were disturbed and {unsteady} ran while the machine was slow"
 
 
 def busy_text(seen: Sequence[Sequence[Round]], device: Device, stolen: float | None, start: float) -> str | None:
     """That the machine is busy, and how that shows; None where it is not.
 
-    `stolen` is what the host had taken of it, in seconds of a core, at `start`, which is monotonic.
+    `stolen` is what the host had taken of it, in seconds of a core, at `start` by the clock of the device.
     """
     timings = [one.timings for each in seen for one in each]
     if not is_busy(timings, device):
@@ -47,7 +46,7 @@ def busy_text(seen: Sequence[Sequence[Round]], device: Device, stolen: float | N
     if is_here and (load := load_average()) is not None:
         found.append(f"load {load:.1f} on {cores} cores")
     if is_here and stolen is not None and (now := stolen_seconds()) is not None:
-        taken = (now - stolen) / cores / (time.monotonic() - start)
+        taken = (now - stolen) / cores / (device.now() - start)
         found += [f"{taken:.0%} taken by the host"] if taken >= 0.01 else []
     again = f"; measuring for {settings.patience_s:g} s more at most" if settings.patience_s else ""
     signs = f" ({', '.join(found)})" if found else ""

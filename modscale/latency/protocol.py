@@ -31,7 +31,6 @@ or disturbed is kept, and marked: `wide`, `busy`.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -128,15 +127,15 @@ def measure_files(
     has_reference = settings.reference
     open_files = list(range(len(onnx_files)))
     last_s, again_s = [0.0] * len(onnx_files), [0.0] * len(onnx_files)
-    stolen, start, order = stolen_seconds(), time.monotonic(), itertools.count()
+    stolen, start, order = stolen_seconds(), device.now(), itertools.count()
 
     def take(which: int | None, runs: int, start_s: float) -> float:
         """Times a model, or the reference, in a process of the device; the seconds, with `start_s` for its start."""
         model = REFERENCE if which is None else onnx_files[which]
         file, shape = (model.file, model.shape) if isinstance(model, OnnxModel) else (Path(model), None)
-        began = time.monotonic()
+        began = device.now()
         timings = device.time(file, runs=runs, shape=shape)
-        seconds = time.monotonic() - began + start_s
+        seconds = device.now() - began + start_s
         taken = Round(order=next(order), at_s=began - start, seconds=seconds, timings=timings)
         (references if which is None else seen[which]).append(taken)
         if keep is not None:
@@ -147,9 +146,9 @@ def measure_files(
         """Times the reference, and models each once; the seconds of the former. One more process is for the end."""
         nonlocal has_reference
         runs = settings.runs // count + (turn % count < settings.runs % count)
-        began, shared_s = time.monotonic(), 0.0
+        began, shared_s = device.now(), 0.0
         device.start(len(group) + has_reference + (has_reference and is_last))
-        start_s = (time.monotonic() - began) / (len(group) + has_reference)
+        start_s = (device.now() - began) / (len(group) + has_reference)
         if has_reference:
             try:
                 shared_s = take(None, REFERENCE_RUNS, start_s)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -90,6 +91,10 @@ class Bench:
     def pids(self) -> tuple[int, ...]:
         """The processes that hold torch, as the system numbers them."""
         return tuple(child.pid for child in (self.worker, *self.loading) if child is not None and child.is_running)
+
+    def now(self) -> float:
+        """Seconds of the clock by which an engine on it goes."""
+        return perf_counter()
 
     def answer(self, work: Work) -> Any:
         """As `ask`; what is shared is asked once."""

@@ -97,8 +97,9 @@ class Inline:
 
     capacity = 1
 
-    def __init__(self, answer: Answer = refuse) -> None:
-        self.answer = answer
+    def __init__(self, answer: Answer = refuse, now: Callable[[], float] = perf_counter) -> None:
+        """`now` is the clock by which it goes, seconds."""
+        self.answer, self.now = answer, now
         self.tasks: deque[Task] = deque()
 
     def __enter__(self) -> Inline:
@@ -116,10 +117,10 @@ class Inline:
     def wait(self) -> list[Task]:
         task = self.tasks.popleft()
         task.began()
-        start = perf_counter()
+        start = self.now()
         try:
             task.outcome = take_steps(task.steps, lambda request: self.answer(request, task.announce))
         except TrialFailed as failure:
             task.outcome = failure
-        task.seconds = perf_counter() - start
+        task.seconds = self.now() - start
         return [task]

@@ -143,7 +143,6 @@ def time_models(bench: Bench, request: Timing, announce: Announce = lambda stage
     Raises:
         TrialFailed: one of them could not be timed.
     """
-    from modscale.latency.device import Device
     from modscale.latency.protocol import measure_files
     from modscale.latency.raw import keep_in
 
@@ -152,7 +151,7 @@ def time_models(bench: Bench, request: Timing, announce: Announce = lambda stage
         announce(f"latency on {name}" if name else "latency")
         if request.until_percent is not None:
             until = min(device.settings.until_percent, request.until_percent)
-            device = Device(replace(device.settings, until_percent=until), device.facts)
+            device = device.with_settings(replace(device.settings, until_percent=until))
         keep = None if bench.timings is None else keep_in(bench.timings, request.told, device=name)
         measured = measure_files(request.models, device.settings, note=bench.note, device=device, keep=keep)
         for results, latency in zip(found, measured, strict=True):

@@ -190,7 +190,7 @@ class Pool:
     def _time(self) -> None:
         """Times what waits to be timed, all in turns, while the workers stand still."""
         session = self.agenda.begin_session()
-        began = time.perf_counter()
+        began = self.now()
         failure = None
         if self.stands_still:
             for worker in self.workers:
@@ -204,7 +204,7 @@ class Pool:
             if self.stands_still:
                 for worker in self.workers:
                     worker.child.resume()
-        spent = time.perf_counter() - began
+        spent = self.now() - began
         self.still_s += spent if self.stands_still else 0.0
         if failure is None:
             self.agenda.settle_session(session, answers, spent)
@@ -214,6 +214,10 @@ class Pool:
     def _hire(self) -> None:
         self.workers.append(_Worker(child=self.staff.start(), to_answer=list(self.staff.first)))
 
+    def now(self) -> float:
+        """Seconds of the clock by which it goes."""
+        return time.perf_counter()
+
     def _clock(self) -> float:
         """Seconds of a clock that stands still with the workers."""
-        return time.perf_counter() - self.still_s
+        return self.now() - self.still_s

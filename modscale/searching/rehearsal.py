@@ -1,4 +1,4 @@
-"""A search rehearsed on a few networks, so that it can be told beforehand what it takes (`costs.py`).
+"""A search rehearsed on a few networks, so that it can be told beforehand what it takes (`imagined.py`).
 
 A small and a large candidate are exported and timed as the search would do it, in the same processes, and trained for
 some steps of what it would train; of the proxy's anchor the training alone. Where several workers are asked for, all
@@ -69,10 +69,12 @@ class Rehearsal:
     """What the reference took, the mean over its rounds: the speed of the machine to which all is put."""
     workers_start_s: float
     """Until further workers were ready; 0 where there is one."""
-    bytes_a_round: float
-    """Of a round of timing in its file, but for the runs."""
-    bytes_a_run: float
-    """Of each run in it, with the probe's."""
+
+    def timing_s(self, place: int) -> float:
+        """What the first rounds of the network at a place take, alone, on all devices."""
+        return sum(
+            sum(one.seconds for one in (*session.rounds[place], *session.references)) for session in self.sessions
+        )
 
 
 def draw_candidates(study: SearchStudy, trials: int, startup: int) -> list[Candidate]:
@@ -151,8 +153,6 @@ def rehearse(
         replace(session, device=Device(device.settings, session.device.facts))
         for session, device in zip(read_measurements(timings), bench.devices.values(), strict=True)
     ]
-    rounds = [one for session in sessions for each in (*session.rounds, session.references) for one in each]
-    digits = sum(len(str(ns)) + 2 for one in rounds for ns in (*one.timings.times_ns, *one.timings.probes_ns))
     reference_ms = speed.mean_ms(sessions[0].references)
     levelled = [pace.times(speed.factor(reference_ms)) for pace in paces]
     networks = [
@@ -167,8 +167,6 @@ def rehearse(
         else Rehearsed(spec=anchor, flops=count_model(anchor).flops, results={}, export_s=0.0, pace=levelled[-1]),
         reference_ms=reference_ms,
         workers_start_s=start_s,
-        bytes_a_round=(timings.stat().st_size - digits) / len(rounds),
-        bytes_a_run=digits / sum(len(one.timings.times_ns) for one in rounds),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_runs import SPACE, fake_trials
 
-from modscale.analysis.time_left import OWN_ROUNDS, UNTRAINED, Ahead
+from modscale.analysis.time_left import OWN_ROUNDS, UNTRAINED, Ahead, front_size
 from modscale.rivals import Rival
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.references import MeasuredRival
@@ -83,10 +83,24 @@ def test_the_front_is_timed_once_more() -> None:
 
 
 def test_a_front_grows_with_the_trials() -> None:
-    """One on the front after one trial of four: by 1 + 1/2 + 1/3 + 1/4 of them at the end."""
-    ahead = ahead_of(trials=4, finals=True)
+    """One on the front after one trial of six: twice 1 + 1/2 + ... + 1/6 at the end, 4.9; never more than trials."""
+    assert [front_size(count) for count in (0, 1, 2, 3, 4)] == [1, 1, 2, 3, 4]
+    assert front_size(6) == pytest.approx(4.9)
+    assert front_size(1000) == pytest.approx(10**2.1)
+    ahead = ahead_of(trials=6, finals=True)
     ahead.take(trial(0, latency_relative=1.0, latency_relative_ci95=0.001), is_trial=True)
     left = ahead.left_s(20.0, {"export": [1.0], "latency": [5.0]}, pace_s=None)
-    assert left == pytest.approx(3 * 20 + 25 / 12 * (1 + OWN_ROUNDS * 5))
+    assert left == pytest.approx(5 * 20 + 4.9 * (1 + OWN_ROUNDS * 5))
     ahead.trials = [replace(ahead.trials[0], state="failed", reason="x", results={"params": 1, "flops": 1})]
-    assert ahead.left_s(20.0, {}, pace_s=None) == pytest.approx(60)
+    assert ahead.left_s(20.0, {}, pace_s=None) == pytest.approx(100)
+
+
+def test_what_is_under_way_is_half_done() -> None:
+    """One finished after 40 s with two more under way: two in 40 s, and of seven others six are still to be done."""
+    ahead = ahead_of(trials=8)
+    ahead.take(trial(), is_trial=True)
+    assert ahead.left_s(40.0, {}, pace_s=None, under_way=2) == pytest.approx(20 * 6)
+    assert ahead.left_s(40.0, {}, pace_s=None) == pytest.approx(40 * 7)
+    last = ahead_of(trials=1)
+    last.take(trial(), is_trial=True)
+    assert last.left_s(40.0, {}, pace_s=None, under_way=2) == 0.0  # nothing is

@@ -9,20 +9,13 @@ from typing import Any
 
 import pytest
 from fake_runs import SPACE as FAKE
-from fake_runs import fake_trials
 from tiny_training import write_data
 
 from modscale.analysis.told_apart import tell_apart
 from modscale.api.plan import OFF, Level, Plan
-from modscale.api.rehearsed_report import imagined_trials, rehearse_report
 from modscale.cli.main import main
 from modscale.cli.plan_table import show_plan, told_lines
 from modscale.runs.experiment import parse_experiment
-from modscale.searching.costs import Costs
-from modscale.searching.rehearsal import Rehearsal, Rehearsed
-from modscale.searching.study import Candidate
-from modscale.specs.published import published
-from modscale.training.pace import Pace
 
 SPACE = """
 name: small
@@ -79,50 +72,14 @@ def test_a_plan_tells_what_is_left_of_a_search_and_touches_nothing(
     assert "belongs to another space" in capsys.readouterr().err
 
 
-def test_the_report_is_rehearsed_at_the_size_it_will_have(tmp_path: Path) -> None:
-    """A report of imagined trials, written whole: its files are counted, and its front."""
-    experiment = parse_experiment({**FAKE, "search": {"trials": 6}})
-    candidates = [
-        Candidate(number=trial.number, choice=trial.choice, spec=trial.spec) for trial in fake_trials(experiment, 9)
-    ]
-    pace = Pace(start_s=0.1, step_s=0.1, score_image_s=0.001, steps_an_epoch=10, val_images=100)
-    costs = Costs(
-        Rehearsal(
-            networks=tuple(
-                Rehearsed(
-                    spec=published(name), flops=flops, export_s=1.0, pace=pace,
-                    results={"latency_ms": ms, "latency_ci95_ms": 0.1, "latency_wide": False},
-                )
-                for name, flops, ms in (("xxs", 10**7, 2.0), ("s", 10**8, 12.0))
-            ),
-            sessions=(), anchor=None, reference_ms=None, workers_start_s=0.0, bytes_a_round=0.0, bytes_a_run=0.0,
-        )
-    )  # fmt: skip
-    trials = imagined_trials(experiment, costs, candidates)
-    assert [trial.number for trial in trials] == list(range(9))  # all that were drawn, of which six are reported
-    data = {"name": "synthetic", "classes": 10, "channels": 3, "val_images": 100, "train_images": 100}
-    report = rehearse_report(tmp_path / "run", experiment, data, trials, "space.yaml")
-    lines = (tmp_path / "run" / "trials.jsonl").stat().st_size
-    everything = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
-    assert report.trial_bytes == lines / 6
-    assert report.fixed_bytes == everything - lines
-    assert (tmp_path / "run" / "report.html").is_file()
-    by_latency = sorted(trials[:6], key=lambda trial: trial["latency_ms"])
-    front = [
-        trial
-        for i, trial in enumerate(by_latency)
-        if all(trial["accuracy"] > faster["accuracy"] for faster in by_latency[:i])
-    ]
-    assert len(front) <= report.finals <= 6
-
-
 def plan_of(**changes: Any) -> Plan:
     row = {"name": "a", "flops": 3e8, "export_seconds": 1.0, "latency_seconds": 6.0, "step_seconds": 0.03,
            "training_seconds": 9.0, "latency_ms": 5.0}  # fmt: skip
     told = tell_apart(FAKE_EXPERIMENT.proxy, "tiny-imagenet-20", 3000, ["xxs", "xs", "s", "s_conv"], accuracy=0.78)
     values: dict[str, Any] = {
         "parts_s": {"start": 4.0, "trials": 300.0, "anchor": 9.0, "references": 0.0, "finals": 60.0, "report": 3.0},
-        "trials": 20, "references": 0, "finals": 5, "seconds_per_trial": 15.0, "reference_ms": 9.31,
+        "trials": 20, "references": 0, "finals": 5, "finals_range": (5, 5), "seconds_per_trial": 15.0,
+        "reference_ms": 9.31,
         "workers": 1, "ended_early": 0, "slower": None, "levels": (Level(reference_ms=9.31, seconds=376.0, run=None),),
         "memory_bytes": 900_000_000, "disk_bytes": 1_200_000, "scratch_bytes": 2_300_000_000, "networks": (row,) * 3,
         "standard_error": 0.015, "told_apart": told, "more": {"val_images": 12000, "epochs": 4, "seconds": 900.0},
@@ -140,8 +97,10 @@ def test_a_person_is_told_it_in_sentences(capsys: pytest.CaptureFixture[str]) ->
     assert "all                                                6 min" in shown
     assert "references" not in shown
     assert "9.3 ms" in shown
-    assert "have 5 networks at the end" in shown
-    assert "each of these takes 12 s more" in shown  # 60 s of 5 networks
+    assert "have 5 networks: the search" in " ".join(shown.split())
+    assert "One more or less takes 12 s." in shown  # 60 s of 5 networks
+    show_plan(FAKE_EXPERIMENT, plan_of(finals_range=(4, 7)), "fake")
+    assert "have 5 networks, 4 to 7 by chance: the search" in " ".join(capsys.readouterr().out.split())
     assert "0.9 GB" in shown
     assert "1.2 MB in the run's folder, 2.3 GB for a while" in shown
 

@@ -1,0 +1,194 @@
+"""A device that times nothing: each of its rounds is one that was seen of a rehearsed network, put to another's size.
+
+The protocol itself is played through on it (`latency/protocol.py`), by a clock that each round moves on by what it
+would take. So whatever the protocol asks for, further rounds, patience, models in turns, is reckoned as it is done.
+
+What a network takes: a power of `FLOPs + CALL x blocks` that passes between the rehearsed ones, and beyond them; a
+latency rises with the size for ever. In units of the reference latencies of 52 networks of `mobile.yaml` had a standard
+deviation of 9 % about that, some of which is noise of the measurement; a network is taken to be off by `SCATTER` for
+good. The noise of a round is that of any round of the rehearsed networks.
+
+Worked by hand: networks of 100 and 400 MFLOPs (without calls) take 5 and 10 ms, the power is 0.5: one of 1600 takes 20.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+
+from modscale.deploy.timing_worker import Timings
+from modscale.errors import TrialFailed
+from modscale.latency.device import Device
+from modscale.latency.probed import in_probes
+from modscale.latency.protocol import REFERENCE
+from modscale.latency.raw import Measurement
+from modscale.latency.summary import Round, first_rounds
+from modscale.specs.counts import count_model
+from modscale.specs.sameness import network_key
+from modscale.specs.spec import ModelSpec
+
+CALL = 1_000_000
+"""FLOPs that count for as much as a block does by being there."""
+SCATTER = 0.05
+"""Standard deviation, in logarithms, of what a network takes about what its size tells."""
+POWERS = (0.3, 2.0)
+"""Between which the power lies, whatever two networks say."""
+FREE_RUNS = 2
+"""Runs of a model before its warm-up: one that asks for memory, one that tells how long the others will take."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Clock:
+    """Time that passes only where somebody says so."""
+
+    now_s: float = 0.0
+    """What it shows."""
+    waited_s: float = 0.0
+    """Of that what was measured again until the patience was over: on a slower machine it is no longer."""
+
+    def now(self) -> float:
+        return self.now_s
+
+    def move(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """A round of a rehearsed network."""
+
+    taken: Round
+    off: float
+    """By what factor its runs are to be multiplied to be those of a network of 1 ms."""
+
+
+@dataclass(kw_only=True)
+class _Session:
+    """What was taken since the last stop."""
+
+    rounds_s: dict[Path, list[float]] = field(default_factory=dict)
+    """By model."""
+    references_s: float = 0.0
+
+
+class ImaginedDevice(Device):
+    """Times as the rehearsed networks were timed."""
+
+    def __init__(
+        self, seen: Measurement, specs: Sequence[ModelSpec], clock: Clock, exported: Sequence[ModelSpec], *, seed: int
+    ) -> None:
+        """`seen` has the rounds of `specs`; a file says which of the `exported` it holds, others are middling ones."""
+        super().__init__(replace(seen.device.settings, precision="fp32"), seen.device.facts)
+        self.clock, self.exported, self.seed = clock, exported, seed
+        self.references = seen.references
+        self.usual = specs[len(specs) // 2]
+        sizes = [math.log(_size(spec)) for spec in specs]
+        levels = [math.log(median(one.median_ms for one in rounds)) for rounds in seen.rounds]
+        self.centre = fmean(sizes), fmean(levels)
+        rise = sizes[-1] - sizes[0]
+        self.power = min(max((levels[-1] - levels[0]) / rise, POWERS[0]), POWERS[1]) if rise > 0 else 1.0
+        self.rounds = [one for rounds in seen.rounds for one in _put_to_one(rounds)]
+        self.flops = [count_model(spec).flops for spec in specs]
+        self.starts_s = [
+            fmean(max(0.0, one.seconds - self._runs_s(one.timings)) for one in each) for each in seen.rounds
+        ]
+        self.drawn: Counter[int] = Counter()
+        self.session = _Session()
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def check(self) -> None:
+        """It answers."""
+
+    def start(self, count: int) -> None:
+        """Its rounds have their share of the start in them."""
+
+    def stop(self) -> None:
+        """A measurement is over: what of it was patience is told to the clock."""
+        session, self.session = self.session, _Session()
+        count, rounds = first_rounds(self.settings), sum(map(len, session.rounds_s.values()))
+        share_s = session.references_s / max(1, rounds)
+        for each_s in session.rounds_s.values():
+            again_s = sum(one + share_s for one in each_s[count:])
+            if again_s + each_s[-1] + share_s > self.settings.patience_s:
+                self.clock.waited_s += again_s
+
+    def time(
+        self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None = None, is_probed: bool | None = None
+    ) -> Timings:
+        """A round as those that were seen. Raises TrialFailed for the reference where there was none."""
+        if onnx_file == REFERENCE.file:
+            if not self.references:
+                raise TrialFailed("no reference was timed")
+            one = self.references[self._rng(0).integers(len(self.references))]
+            self.session.references_s += one.seconds
+            self.clock.move(one.seconds)
+            return one.timings
+        spec = self.exported[int(onnx_file.read_text())] if onnx_file.is_file() else self.usual
+        key = zlib.crc32(repr(network_key(spec)).encode())
+        rng = self._rng(key)
+        seen = self.rounds[rng.integers(len(self.rounds))]
+        timings = _stretched(seen.taken.timings, self.latency_ms(spec) * seen.off, runs, rng)
+        start_s = float(np.interp(count_model(spec).flops, self.flops, self.starts_s))
+        seconds = start_s + self._runs_s(timings)
+        self.session.rounds_s.setdefault(onnx_file, []).append(seconds)
+        self.clock.move(seconds)
+        return timings
+
+    def latency_ms(self, spec: ModelSpec) -> float:
+        """What a network takes."""
+        size, level = self.centre
+        key = zlib.crc32(repr(network_key(spec)).encode())
+        scatter = SCATTER * float(np.random.default_rng([self.seed, key]).standard_normal())
+        return math.exp(level + self.power * (math.log(_size(spec)) - size) + scatter)
+
+    def _rng(self, key: int) -> np.random.Generator:
+        """For the next round of a network: the same, however many rounds others have."""
+        self.drawn[key] += 1
+        return np.random.default_rng([self.seed, key, self.drawn[key]])
+
+    def _runs_s(self, timings: Timings) -> float:
+        """All runs of a round, those that are not timed too."""
+        times_ns = timings.times_ns
+        return (FREE_RUNS + self.settings.warmup + len(times_ns)) * fmean(times_ns) / 1e9
+
+
+def _size(spec: ModelSpec) -> int:
+    return count_model(spec).flops + CALL * spec.num_blocks()
+
+
+def _put_to_one(rounds: Sequence[Round]) -> list[_Seen]:
+    """The rounds of a network, each with the factor that puts it to 1 ms.
+
+    They lie about their own median more closely than others will, as n - 1 to n.
+    """
+    usual_ms = median(one.median_ms for one in rounds)
+    ratios = [in_probes(one.timings) if one.timings.probes_ns else one.median_ms for one in rounds]
+    middle, wider = median(ratios), math.sqrt(len(rounds) / max(1, len(rounds) - 1))
+    return [
+        _Seen(taken=one, off=(ratio / middle) ** (wider - 1) / usual_ms)
+        for one, ratio in zip(rounds, ratios, strict=True)
+    ]
+
+
+def _stretched(timings: Timings, factor: float, runs: int, rng: np.random.Generator) -> Timings:
+    """So many runs that take so many times as long as these, beside the same probes."""
+    seen = timings.times_ns
+    chosen = seen if len(seen) == runs else rng.choice(seen, runs).tolist()
+    times_ns = tuple(round(factor * ns) for ns in chosen)
+    longer = sum(times_ns) / sum(seen)
+    return replace(
+        timings,
+        times_ns=times_ns,
+        preemptions=round(timings.preemptions * runs / len(seen)) if timings.preemptions > 0 else timings.preemptions,
+        cpu_ns=round(timings.cpu_ns * longer) if timings.cpu_ns > 0 else timings.cpu_ns,
+        main_cpu_ns=round(timings.main_cpu_ns * longer) if timings.main_cpu_ns > 0 else timings.main_cpu_ns,
+    )

@@ -1,0 +1,100 @@
+"""A device that times nothing: the protocol played through on it, against what is worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rehearsed import XS, XXS, S, session
+
+from modscale.latency.protocol import measure_files
+from modscale.searching import imagined_device
+from modscale.searching.imagined_device import CALL, Clock, ImaginedDevice
+from modscale.settings import LatencySettings
+from modscale.specs.counts import count_model
+
+SETTINGS = LatencySettings(runs=50, patience_s=4.0, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("xxs", "xs", "s")):
+        Path(f"{name}.onnx").write_text(str(i))
+    monkeypatch.setattr(imagined_device, "SCATTER", 0.0)
+    monkeypatch.setattr(imagined_device, "POWERS", (0.0, 2.0))  # networks of all sizes may be alike
+
+
+def device_of(*, ms: tuple[float, float] = (10.0, 10.0), spread: float = 0.0, **changes: object) -> ImaginedDevice:
+    """Rounds of 0.5 s: 14 runs, and what is left for start and load; 0.36 s at 10 ms.
+
+    With 10 timed runs, as a search takes them, that is 0.36 + 22 x 0.01 = 0.58 s.
+    """
+    settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    return ImaginedDevice(session((0.5, 0.5), ms, settings, spread), (XXS, S), Clock(), (XXS, XS, S), seed=0)
+
+
+def seconds_of(device: ImaginedDevice, files: list[str]) -> float:
+    began = device.clock.now_s
+    measure_files(files, device.settings, device=device)
+    return device.clock.now_s - began
+
+
+def test_a_steady_network_takes_its_first_rounds() -> None:
+    """Five rounds of 0.58 s and six of the reference; in turns as many, with the reference before every third."""
+    assert seconds_of(device_of(), ["xxs.onnx"]) == pytest.approx(5 * 0.58 + 6 * 0.25)
+    assert seconds_of(device_of(), ["xxs.onnx", "s.onnx"]) == pytest.approx(10 * 0.58 + 6 * 0.25)
+    four = ["xxs.onnx", "s.onnx", "xs.onnx", "other.onnx"]
+    assert seconds_of(device_of(), four) == pytest.approx(20 * 0.58 + 11 * 0.25)
+    alone = device_of(reference=False)
+    assert seconds_of(alone, ["xxs.onnx"]) == pytest.approx(5 * 0.58)
+    assert alone.clock.waited_s == 0.0
+
+
+def test_a_latency_rises_with_the_size_for_ever() -> None:
+    """A straight line of logarithms through both that were rehearsed; twice the size of s takes more than s."""
+    device = device_of(ms=(5.0, 15.0))
+    assert device.latency_ms(XXS) == pytest.approx(5.0)
+    assert device.latency_ms(S) == pytest.approx(15.0)
+    sizes = [count_model(spec).flops + CALL * spec.num_blocks() for spec in (XXS, XS, S)]
+    power = math.log(3) / math.log(sizes[2] / sizes[0])
+    assert device.latency_ms(XS) == pytest.approx(5.0 * (sizes[1] / sizes[0]) ** power)
+    deep = replace(S, stages=(*S.stages[:-1], replace(S.stages[-1], depth=40)))
+    assert device.latency_ms(deep) > 20.0
+    (found,) = measure_files([Path("s.onnx")], device.settings, device=device)
+    assert found.median_ms == pytest.approx(15.0, rel=1e-6)
+
+
+def test_networks_differ_from_what_their_size_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by a factor of its own that stays what it is, another one with another seed."""
+    monkeypatch.setattr(imagined_device, "SCATTER", 0.1)
+    device = device_of(ms=(5.0, 15.0))
+    assert device.latency_ms(XXS) == device.latency_ms(replace(XXS, name="again")) != pytest.approx(5.0, rel=1e-3)
+    other = device_of(ms=(5.0, 15.0))
+    other.seed = 1
+    assert other.latency_ms(XXS) != device.latency_ms(XXS)
+
+
+def test_an_unsteady_one_is_measured_for_the_patience() -> None:
+    """Runs that differ by half: five rounds of 0.58 + 0.25 s do not reach 10 %, four more come within 4 s.
+
+    These four are told to the clock as what a slower machine would not lengthen.
+    """
+    wild = device_of(spread=0.9)
+    assert seconds_of(wild, ["xxs.onnx"]) == pytest.approx(9 * 0.58 + 10 * 0.25, rel=0.2)
+    assert wild.clock.waited_s == pytest.approx(4 * (0.58 + 0.25), rel=0.3)
+    calm = device_of(spread=0.9, patience_s=0.0)
+    assert seconds_of(calm, ["xxs.onnx"]) == pytest.approx(5 * 0.58 + 6 * 0.25, rel=0.2)
+    assert calm.clock.waited_s == 0.0
+
+
+def test_the_noise_of_a_network_does_not_hang_on_others() -> None:
+    """Its rounds are the same beside others, and how many they had."""
+    alone, beside = device_of(spread=0.05), device_of(spread=0.05)
+    (first,) = measure_files([Path("xs.onnx")], SETTINGS, device=alone)
+    found = measure_files([Path("s.onnx"), Path("xs.onnx")], SETTINGS, device=beside)
+    assert first.process_medians_ms[:5] == found[1].process_medians_ms[:5]
+    spread = [ms / first.median_ms for ms in first.process_medians_ms]
+    assert max(spread) - min(spread) > 0.01
