@@ -220,14 +220,18 @@ Box = tuple[float, float, float, float]
 _SIDES = (
     (9, -5, "start"), (9, 13, "start"), (-9, -5, "end"), (-9, 13, "end"), (0, -11, "middle"), (0, 20, "middle"),
     (12, 4, "start"), (-12, 4, "end"), (14, -15, "start"), (14, 24, "start"), (-14, -15, "end"), (-14, 24, "end"),
+    (-16, -28, "end"), (16, 37, "start"), (-30, -42, "end"), (30, 50, "start"),
 )  # fmt: skip
 
 
 def _with_labels(points: Sequence[Placed], frame: Box) -> list[Placed]:
-    """Each label on the side of its point where it covers least of the points and of the other labels."""
-    taken = [(p.x - CLEAR, p.y - CLEAR, p.x + CLEAR, p.y + CLEAR) for p in points if p.mark.label]
+    """Each label on the side of its point where it covers least of the points and of the other labels.
+
+    Those that have one come last, so that no other point is drawn over it.
+    """
+    taken = [(p.x - CLEAR, p.y - CLEAR, p.x + CLEAR, p.y + CLEAR) for p in points]
     done = []
-    for point in points:
+    for point in sorted(points, key=lambda one: bool(one.mark.label)):
         if not point.mark.label:
             done.append(point)
             continue
