@@ -10,7 +10,7 @@ What a notebook needs is imported from here, each name loading what it needs whe
 # Nothing is imported up here, not even from the standard library: `python -m modscale` runs this file while the current
 # folder is still the first place in which Python looks.
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False  # true for a type checker, which knows it by its name
 

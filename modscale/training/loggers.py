@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ def _to_mlflow(folder: Path, step: str, anew: bool, place: str) -> Log:
     """A run of the folder's name in a file store; a training that goes on goes on in the newest of that name."""
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions ask for that, before they write files
     mlflow = _imported("mlflow", MODULES["mlflow"], place)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # that it makes an experiment is no news for the terminal
     mlflow.set_tracking_uri((folder / MLFLOW_FOLDER).resolve().as_uri())
     mlflow.set_experiment("modscale")
     before = mlflow.search_runs(filter_string=f"run_name = '{folder.name}'", max_results=1, output_format="list")

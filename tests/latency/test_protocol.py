@@ -244,7 +244,7 @@ def test_rounds_beside_a_slow_reference_do_not_count_once_enough_others_are_ther
     assert (one.rounds, one.all_rounds, one.wide) == (5, 5, True)
     text = noise_text([one], LatencySettings(until_percent=1))
     assert text.startswith("note: too noisy for 1 % in the time given: 1 of 1 reached ")
-    assert text.endswith("of 5 rounds 0 were disturbed and 4 ran while the reference was slow")
+    assert text.endswith("of 5 rounds 0 were disturbed and 4 ran while the machine was slow")
     assert noise_text([replace(one, wide=False)], LatencySettings()) is None
 
 
