@@ -9,7 +9,7 @@ feasible and new, as a search does. A trial's values are looked up. One JSON lin
 the file is not repeated. Hypervolumes are shares of the whole table's, with its worst values plus a tenth of their
 ranges as the reference point, after both objectives are scaled to their ranges in the table.
 
-`estimate` is what a search ranked by, with the table's own training as its evidence; mostly known on paper, it is easy
+`estimate` is what a search ranks by, with the table's own training as its evidence; mostly known on paper, it is easy
 for whoever models counts. `accuracy` and `loss` are what was trained alone.
 """
 
@@ -22,7 +22,9 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -34,26 +36,30 @@ from modscale.runs.experiment import Experiment, load_experiment
 from modscale.runs.trials import Trial
 from modscale.searching.study import TPE_ATTEMPTS, SearchStudy, nearest_option
 from modscale.spaces.tables import build_tables
-from modscale.training.estimate import FLOPS_EXPONENT, WEIGHTS
+from modscale.training.estimate import estimate_accuracy, evidence_of
 
 OUT = Path(__file__).parent / "search_replay.jsonl"
 BUDGET = 100
 STARTUP = 8
 RESAMPLES = 2000
-TRAINING_WEIGHT = 0.25
-"""Of the training in `estimate`, as it was when the rows were made (`training/estimate.py` has today's)."""
 
 Row = Mapping[str, Any]
 
 
-def estimate(row: Row) -> float:
-    """What a search ranked by (`training/estimate.py`), up to a constant: all of the table see the whole image."""
-    size = math.log(row["params"]) - FLOPS_EXPONENT * math.log(row["flops"])
-    return WEIGHTS.size * size - TRAINING_WEIGHT * math.log(row["rungs"][-1]["loss"])
+@cache
+def estimates() -> Mapping[str, float]:
+    """What a search ranks by, by the choice: the anchor of the trainings is the middle one of the table."""
+    table, space = read_rows(TABLE), load_experiment(SPACE).space
+    losses = {key(row["choice"]): row["rungs"][-1]["loss"] for row in table}
+    anchor = median(losses.values())
+    return {
+        of: estimate_accuracy(space.spec(json.loads(of)), method="thin", evidence=evidence_of(loss, anchor)).accuracy
+        for of, loss in losses.items()
+    }
 
 
 SCORES: dict[str, Callable[[Row], float]] = {
-    "estimate": estimate,
+    "estimate": lambda row: estimates()[key(row["choice"])],
     "loss": lambda row: -row["rungs"][-1]["loss"],
     "accuracy": lambda row: row["rungs"][-1]["accuracy"],
 }
