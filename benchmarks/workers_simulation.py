@@ -7,9 +7,9 @@ As a search does it: one driver, a server that does one thing at a time, takes i
 for trial n (`ask`) once the trials 0 to n - W are finished and fewer than `under_way` are on their way. A candidate to
 be timed waits for a timing device, in its turn, without holding a worker; then every candidate waits for a worker.
 A worker that dies loses its training; the candidate is trained once more, before others, and then has failed. It comes
-back after a while. With `copies`, which modscale does not make, a worker that would be idle trains the oldest candidate
-that is being trained by one other alone, and whichever ends first counts. Nothing here is modscale's own code but the
-numbers: `tests/test_workers_simulation.py` holds the simulation to closed forms.
+back after a while. A candidate whose training takes more than `late` times what is known of its length is trained once
+more, before others, and whichever ends first counts. Nothing here is modscale's own code but the numbers:
+`tests/test_workers_simulation.py` holds the simulation to closed forms.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import mean
+from statistics import mean, median
 
 from modscale.api.workers import RAY_AHEAD
+from modscale.searching.copies import LATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,9 @@ class Scenario:
     window: int
     """W."""
     train: Callable[[random.Random], float]
-    """Draws the length of a training."""
+    """Draws the length of a candidate's training."""
+    machine: Callable[[random.Random], float] = lambda rng: 1.0
+    """Draws by how much a worker makes it longer, anew each time that it is begun."""
     ask_s: float = 0.0
     draw_s: float | None = None
     """To ask for one of the first W trials, which are drawn at random since nothing is known; None: as `ask_s`."""
@@ -49,14 +52,18 @@ class Scenario:
     """Mean life of a worker; how long it lives is exponential."""
     away_s: float = 300.0
     """From its death until it is back."""
-    copies: bool = False
-    """Whether idle workers train what others train already."""
+    late: float = float("inf")
+    """Times the median of what is known of its length after which a training has a copy."""
+    copies_first: bool = True
+    """Whether it comes before what waits for a worker, or is for workers that would be idle."""
+    ends_the_other: bool = True
+    """Whether the slower of two ends as the quicker does."""
     under_way: int = 10**9
     """Candidates on their way at most."""
     sizes: Callable[[random.Random], float] = lambda rng: 1.0
     """Draws what is known of a training before it begins: its length is that times what `train` draws."""
-    longest_first: bool = False
-    """Whether those known to be long begin first, once all are drawn; modscale does not do that."""
+    longest_first: bool = True
+    """Whether those known to be long begin first, once all are drawn."""
     oldest_first: bool = True
     """Whether of what waits for a worker the oldest begins first, or what came first: a candidate that was timed came
     later than others of its age."""
@@ -107,7 +114,10 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
     to_train: list[tuple[float, int, int]] = []
     tries = [0] * s.trials
     sizes = [s.sizes(rng) for _ in range(s.trials)]
+    lengths = [size * s.train(rng) for size in sizes]
+    pace = median(length / size for length, size in zip(lengths, sizes, strict=True))
     idle = set(range(s.workers))
+    late, ended = set[int](), set[int]()
     running: dict[int, tuple[int, float, int]] = {}  # worker: trial, when it began, which training of the run it is
     free_devices, driver_free, ids = s.devices, True, itertools.count()
     useful, wasted, driver_s, device_s = Meter(), Meter(), Meter(), Meter()
@@ -139,12 +149,17 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
             free_devices -= 1
             device_s.total += s.time_s
             at(s.time_s, partial(timed, number))
+        if not s.copies_first:
+            train_next()
+        if idle and late:
+            copied = Counter(number for number, _, _ in running.values())
+            for number in sorted(late & {number for number, count in copied.items() if count == 1})[: len(idle)]:
+                begin(min(idle), number, is_copy=True)
+        train_next()
+
+    def train_next() -> None:
         while idle and to_train:
             begin(min(idle), heapq.heappop(to_train)[-1])
-        if s.copies and idle:
-            copied = Counter(number for number, _, _ in running.values())
-            for number in sorted(number for number, count in copied.items() if count == 1)[: len(idle)]:
-                begin(min(idle), number)
 
     def drawn(number: int) -> None:
         nonlocal driver_free
@@ -163,20 +178,31 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
         first = -1 if again else -sizes[number] if s.longest_first and asked == s.trials else 0
         heapq.heappush(to_train, (first, number if s.oldest_first else next(order), number))
 
-    def begin(worker: int, number: int) -> None:
+    def begin(worker: int, number: int, *, is_copy: bool = False) -> None:
         idle.remove(worker)
         which = next(ids)
         running[worker] = number, now, which
-        tries[number] += 1
-        at(sizes[number] * s.train(rng), partial(trained, worker, which))
+        tries[number] += not is_copy
+        at(lengths[number] * s.machine(rng), partial(trained, worker, which))
+        if s.late < float("inf"):
+            at(s.late * sizes[number] * pace, partial(is_late, worker, which))
+
+    def is_late(worker: int, which: int) -> None:
+        if worker in running and running[worker][2] == which and running[worker][0] not in ended:
+            late.add(running[worker][0])
 
     def trained(worker: int, which: int) -> None:
         if worker in running and running[worker][2] == which:  # else it died under way
             number, began, _ = running.pop(worker)
-            useful.total += now - began
             idle.add(worker)
+            late.discard(number)
+            if number in ended:
+                wasted.total += now - began
+                return
+            ended.add(number)
+            useful.total += now - began
             results.append(number)
-            for other in [one for one, (same, _, _) in running.items() if same == number] if s.copies else ():
+            for other in [one for one, (same, _, _) in running.items() if same == number and s.ends_the_other]:
                 wasted.total += now - running.pop(other)[1]
                 idle.add(other)
 
@@ -189,7 +215,7 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
         if done in (s.trials // 10, s.trials - s.trials // 10):
             moments.append(now)
             ups.append(up_until_now())
-            running_s = sum(now - began for _, began, _ in running.values())
+            running_s = sum(now - began for number, began, _ in running.values() if number not in ended)
             useful.marks.append(useful.total + running_s)
             for meter in (driver_s, device_s):
                 meter.marks.append(meter.total)
@@ -201,9 +227,9 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
         if worker in running:
             number, began, _ = running.pop(worker)
             wasted.total += now - began
-            if s.copies and any(same == number for same, _, _ in running.values()):
-                pass  # another worker trains it too
-            elif tries[number] < 2 or s.copies:
+            if number in ended or any(same == number for same, _, _ in running.values()):
+                pass  # another worker trains it, or has trained it
+            elif tries[number] < 2:
                 queue(number, again=True)
             else:
                 failed += 1
@@ -236,19 +262,26 @@ def simulate(scenario: Scenario) -> Result:  # one function, so that the state s
     )
 
 
-def trainings(
-    median_s: float, spread: float = 0.4, stragglers: float = 0.02, times: float = 5.0
-) -> Callable[..., float]:
-    """Lengths as measured ones vary: log-normal around a median, and some trainings several times as long."""
+def trainings(median_s: float, spread: float = 0.4) -> Callable[..., float]:
+    """Lengths as measured ones vary: log-normal around a median."""
+    return lambda rng: median_s * rng.lognormvariate(0, spread)
 
-    def draw(rng: random.Random) -> float:
-        return median_s * rng.lognormvariate(0, spread) * (times if rng.random() < stragglers else 1)
 
-    return draw
+def sizes(spread: float) -> Callable[..., float]:
+    """What of the length is known before, as a factor."""
+    return lambda rng: rng.lognormvariate(0, spread)
+
+
+def stragglers(share: float = 0.02, times: float = 5.0) -> Callable[..., float]:
+    """Some trainings take several times as long, by their machine's fault."""
+    return lambda rng: times if rng.random() < share else 1.0
 
 
 DEFAULT = RAY_AHEAD
 SEEDS = range(5)
+KNOWN, REST = 0.27, 0.3
+"""Of a deviation of 0.4, what FLOPs tell and what they do not: the logarithms of seconds and FLOPs correlate by 0.67 in
+search_table.jsonl."""
 
 
 def main() -> None:
@@ -266,37 +299,47 @@ def main() -> None:
         window = round(a_worker * workers)
         settings: dict[str, object] = {
             "workers": workers, "trials": options.per_worker * workers, "window": window,
-            "train": trainings(options.train, stragglers=0.0), "ask_s": options.ask, "draw_s": options.draw,
-            "tell_s": options.tell, "timed": 0.1, "devices": 4, "life_s": options.life, "under_way": window + 1,
+            "train": trainings(options.train, REST), "sizes": sizes(KNOWN), "ask_s": options.ask,
+            "draw_s": options.draw, "tell_s": options.tell, "timed": 0.1, "devices": 4, "life_s": options.life,
+            "under_way": window + 1, "late": LATE,
         }  # fmt: skip
         return simulate(Scenario(**(settings | changes)))  # type: ignore[arg-type]
 
     def spread(values: list[float]) -> str:
         return f"{min(values):.1%} to {max(values):.1%}" if len(values) > 1 else f"{values[0]:.1%}"
 
-    widths = (1, 2, 3, 4, 6, 10, 20)
+    widths = (1, 2, 3, 4, 5, 6, 10, 20)
     heads = [f"{one}, the default" if one == DEFAULT else f"{one}" for one in widths]
     print(f"How trainings vary, and W: 100 workers, 10 % timed, 4 devices; steady, the mean of {len(SEEDS)} seeds\n")
     print(f"| trainings, and what is done | W = {' a worker | '.join(heads[:1])} a worker | {' | '.join(heads[1:])} |")
     print("|---|" + "--:|" * len(widths))
-    kinds: dict[str, dict[str, object]] = {
-        "all of one length": {"train": trainings(options.train, spread=0.0, stragglers=0.0)},
-        "log-normal, 0.2": {"train": trainings(options.train, spread=0.2, stragglers=0.0)},
+    varied: dict[str, dict[str, object]] = {
+        "all of one length": {"train": lambda rng: options.train, "sizes": lambda rng: 1.0},
+        "log-normal, 0.2": {"train": trainings(options.train, REST / 2), "sizes": sizes(KNOWN / 2)},
         "log-normal, 0.4": {},
-        "and 2 % take twice as long": {"train": trainings(options.train, times=2.0)},
-        "and 0.2 % take 5 times as long": {"train": trainings(options.train, stragglers=0.002)},
-        "and 2 % take 5 times as long": {"train": trainings(options.train)},
-        "and 2 % take 20 times as long": {"train": trainings(options.train, times=20.0)},
-        "2 % 5 times, idle workers train copies": {"copies": True, "train": trainings(options.train)},
-        "2 % 20 times, idle workers train copies": {"copies": True, "train": trainings(options.train, times=20.0)},
+        "and 2 % take twice as long": {"machine": stragglers(times=2.0)},
+        "and 0.2 % take 5 times as long": {"machine": stragglers(0.002)},
+        "and 2 % take 5 times as long": {"machine": stragglers()},
+        "and 2 % take 20 times as long": {"machine": stragglers(times=20.0)},
     }
+    plain = {f"{name}, no copies": varied[name] | {"late": float("inf")} for name in list(varied)[2:]}
+    ways: dict[str, dict[str, object]] = {
+        "copies by who would be idle": {"copies_first": False},
+        "copies by who would be idle, the slower one goes on": {"copies_first": False, "ends_the_other": False},
+        "the slower one goes on": {"ends_the_other": False},
+        "copies after 1.5 times": {"late": 1.5},
+        "copies after 3 times": {"late": 3.0},
+    }
+    tried = {f"{name}, {way}": varied[name] | ways[way] for name in list(varied)[-2:] for way in ways}
+    kinds = varied | plain | tried
     for name, change in kinds.items():
         found = [mean([run(100, a_worker=one, seed=seed, **change).steady for seed in SEEDS]) for one in widths]
         print(f"| {name} | {' | '.join(f'{one:.1%}' for one in found)} |", flush=True)
 
     print("\nThe target, 90 % at 100 workers: least and most of the seeds\n")
     print("| trainings | W | trials a worker | steady | whole run | hours |\n|---|--:|--:|--:|--:|--:|")
-    for name in ("log-normal, 0.4", "and 2 % take twice as long", "and 2 % take 5 times as long"):
+    of_interest = ("log-normal, 0.4", "and 2 % take twice as long", "and 2 % take 5 times as long")
+    for name in (*of_interest, "and 2 % take 5 times as long, no copies"):
         for a_worker, per_worker in ((0.16, 20), (3, 20), (DEFAULT, 20), (DEFAULT, 50), (10, 20), (10, 50)):
             trials, change = per_worker * 100, kinds[name]
             rows = [run(100, a_worker=a_worker, trials=trials, seed=seed, **change) for seed in SEEDS]
@@ -317,27 +360,22 @@ def main() -> None:
             cells = [f"{one.steady:.1%}" for one in results]
             print(f"| {workers:,} | {timed:.0%} | {' | '.join(cells)} | {rates[0]:,.0f}, {rates[1]:,.0f} |", flush=True)
 
-    known, rest = 0.27, 0.3  # of 0.4, where the logarithms of seconds and FLOPs correlate by 0.67: search_table.jsonl
-    by_size: dict[str, object] = {
-        "sizes": lambda rng: rng.lognormvariate(0, known),
-        "train": trainings(options.train, spread=rest, stragglers=0.0),
-    }
     changes: dict[str, dict[str, object]] = {
         "as above": {},
         "what came first begins first, not the oldest": {"oldest_first": False},
         "the first W take as long to ask for": {"draw_s": None},
-        "known to be long, begun first at the end": {**by_size, "longest_first": True},
-        "the same, not begun first": by_size,
+        "what is known to be long is not begun first at the end": {"longest_first": False},
         "no deaths": {"life_s": float("inf")},
         "a worker lives 30 minutes": {"life_s": 1800.0},
         "no more under way than workers": {"under_way": 1.0},
-        "trainings of 30 s": {"train": trainings(30.0, stragglers=0.0)},
-        "trainings of 60 s": {"train": trainings(60.0, stragglers=0.0)},
-        "trainings of 10 minutes": {"train": trainings(600.0, stragglers=0.0)},
+        "trainings of 30 s": {"train": trainings(30.0, REST)},
+        "trainings of 60 s": {"train": trainings(60.0, REST)},
+        "trainings of 10 minutes": {"train": trainings(600.0, REST)},
         "ask 0.05 s": {"ask_s": 0.05},
         "ask 0.5 s": {"ask_s": 0.5},
         "ask 1 s": {"ask_s": 1.0},
-        "copies, and 2 % take 5 times as long": {"copies": True, "train": trainings(options.train)},
+        "2 % take 5 times as long": {"machine": stragglers()},
+        "the same, no copies": {"machine": stragglers(), "late": float("inf")},
     }
     titles = [f"4 devices, 10 % timed, W = {DEFAULT} a worker", "100 workers, steady, least and most of 5 seeds"]
     titles += ["whole run", "driver", "device", "lost", "1,000 workers, steady", "driver"]

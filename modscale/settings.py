@@ -106,8 +106,8 @@ class LatencySettings:
     """What the weights of what is timed are kept in: `fp32`, `fp16` or `int8`."""
     graph_level: str = "all"
     """How far ONNX Runtime optimises the graph: `all`, `basic` or `disabled`."""
-    warmup: int = 10
-    """Runs before the first timed one."""
+    warmup: int = 5
+    """Runs before the first timed one; two at the least. More moved no figure: `benchmarks/warm_up.md`."""
     runs: int = 100
     """Timed runs, at the least."""
     until_percent: float = 10.0

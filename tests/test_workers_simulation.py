@@ -90,3 +90,19 @@ def test_what_deaths_cost(share: float) -> None:
     assert found.steady == pytest.approx(share / math.expm1(share), rel=0.02)
     assert found.whole + found.lost == pytest.approx(1, abs=0.01)
     assert found.failed / 20_000 == pytest.approx((1 - math.exp(-share)) ** 2, rel=0.1, abs=0.002)
+
+
+@pytest.mark.parametrize(("share", "times"), [(0.05, 5.0), (0.02, 20.0)])
+def test_what_copies_cost(share: float, times: float) -> None:
+    """A straggler is late after 2 trainings' time, and ends with its copy after 3, all for nothing: 1 / (1 + 3 p).
+
+    But for copies that are stragglers too, of which there are p of p.
+    """
+    found = simulation.simulate(
+        simulation.Scenario(
+            workers=20, trials=20_000, window=20_000, train=constant(10.0), late=2.0,
+            machine=simulation.stragglers(share, times),
+        )
+    )  # fmt: skip
+    assert found.steady == pytest.approx(1 / (1 + 3 * share), rel=0.01 + times * share**2)
+    assert found.whole + found.lost == pytest.approx(1, abs=0.01)

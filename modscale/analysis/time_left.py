@@ -111,14 +111,14 @@ class Ahead:
             return 0.0
         front, _ = split_front(complete, self.experiment.objectives)
         records = front_size(self.experiment.search.trials) / front_size(len(self.trials))
-        export_s, timing_s = (fmean(stages_s[name]) if stages_s.get(name) else 0.0 for name in ("export", "latency"))
+        timing_s = fmean(stages_s["latency"]) if stages_s.get("latency") else 0.0
         own_s = OWN_ROUNDS * (timing_s or UNTRAINED * pace_s)
         latency = self.experiment.latency
         most_s = latency.patience_s * len(latency.devices())
         reached = [100 * _relative_error(one) for one in complete]
         wanted = min(FINAL_PERCENT, latency.until_percent)
         more_s = fmean(min(most_s, max(0.0, own_s * ((percent / wanted) ** 2 - 1))) for percent in reached)
-        return len(front) * max(1.0, records) * (export_s + own_s + more_s)
+        return len(front) * max(1.0, records) * (own_s + more_s)
 
 
 def _relative_error(trial: Trial) -> float:

@@ -32,6 +32,7 @@ from modscale.runs.folder import EARLIER_FILE, REFERENCES_FILE, STUDY_FILE, TIMI
 from modscale.runs.references import MeasuredRival
 from modscale.runs.trials import Trial, read_trials
 from modscale.searching.costs import Costs
+from modscale.searching.exports import Exports
 from modscale.searching.imagined import ImaginedBench, ImaginedPool
 from modscale.searching.imagined_device import Clock
 from modscale.searching.measures import MEASURES, Evaluator
@@ -171,7 +172,11 @@ def imagine_search(
     evaluator.bench, watch = bench, _Watch(clock=bench.clock)
     pool = partial(ImaginedPool, clock=bench.clock)
     before = read_finals(out)
-    with make_engine(evaluator, workers, experiment.search.window or 1, pool) as engine, suppress(AllTrialsFailed):
+    with (
+        Exports() as evaluator.exports,
+        make_engine(evaluator, workers, experiment.search.window or 1, pool) as engine,
+        suppress(AllTrialsFailed),
+    ):
         measure_all(
             out,
             experiment,
@@ -181,6 +186,7 @@ def imagine_search(
             watch,
             references=[reference_network(one, home, experiment.space) for one in experiment.search.references],
             measure_rival=partial(_imagine_rival, rehearsal=rehearsal),
+            exports=evaluator.exports,
             say=lambda text: None,
         )
     watch.read("finals")

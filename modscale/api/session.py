@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modscale.analysis.early_stopping import spared_seconds
-from modscale.analysis.front import find_front
+from modscale.analysis.front import find_front, split_front
 from modscale.analysis.overlay import check_distinct, lay_over
 from modscale.analysis.results import Run, load_run
 from modscale.analysis.time_left import Ahead
@@ -50,10 +50,12 @@ from modscale.runs.folder import (
     update_run,
     write_run,
 )
+from modscale.runs.machine_speed import reference_levels, trials_at
 from modscale.runs.metrics import LATENCY
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.engine import Engine
+from modscale.searching.exports import Exports
 from modscale.searching.loop import Evaluate, MeasureRival, Observer, Outcome, require_complete, run_search
 from modscale.searching.measures import MEASURES, Evaluator, time_again
 from modscale.searching.mirror import StudyMirror
@@ -314,11 +316,15 @@ def _search(
             say(f"note: {change} since this run began; what is measured now may differ for it")
     check_references(experiment, compared.numbers, space_file)
     say(f"loading the data ({source})")
-    with Evaluator(
-        experiment, source, measures=with_prediction(MEASURES, predictor),
-        workers=workers if isinstance(workers, int) else 1, cores=cores_each(workers),
-        checks_devices=isinstance(workers, int), debug=debug, note=say, timings=folder / TIMINGS_FILE,
-    ) as evaluator:  # fmt: skip
+    with (
+        Exports() as exports,
+        Evaluator(
+            experiment, source, measures=with_prediction(MEASURES, predictor),
+            workers=workers if isinstance(workers, int) else 1, cores=cores_each(workers),
+            checks_devices=isinstance(workers, int), debug=debug, note=say, timings=folder / TIMINGS_FILE,
+            exports=exports,
+        ) as evaluator,
+    ):  # fmt: skip
         data = summary_to_dict(evaluator.summary) | {"source": path_text(source)}
         if resumed:
             check_same_data(section(read_run(folder), "data"), data, folder / RUN_FILE)
@@ -367,6 +373,7 @@ def _search(
                     references=references,
                     measure_rival=partial(measure_rival, folder=home, resolution=experiment.space.base.resolution),
                     mirror=mirror,
+                    exports=exports,
                     say=say,
                 )
     if outcome.exhausted:
@@ -399,9 +406,22 @@ def measure_all(
     references: Sequence[ModelSpec | Rival],
     measure_rival: MeasureRival,
     mirror: Callable[[Sequence[Trial]], None] = lambda trials: None,
+    exports: Exports,
     say: Callable[[str], None],
 ) -> Outcome:
-    """What a run lacks of its trials and references, and at the end its front once more. Raises as `run_search`."""
+    """What a run lacks of its trials and references, and at the end its front once more. Raises as `run_search`.
+
+    `exports` are kept for that end.
+    """
+    if experiment.search.finals:
+        exports.leave_out(one for one in references if isinstance(one, ModelSpec))
+    else:
+        exports.most = 0
+
+    def show(trials: Sequence[Trial]) -> None:
+        mirror(trials)
+        exports.drop(_off_the_front(trials, experiment))
+
     outcome = run_search(
         study,
         evaluate,
@@ -414,10 +434,18 @@ def measure_all(
         references_file=folder / REFERENCES_FILE,
         measure_rival=measure_rival,
         judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
-        mirror=mirror,
+        mirror=show,
     )
-    _time_again(folder, experiment, engine, observer, say)
+    _time_again(folder, experiment, engine, exports, observer, say)
     return outcome
+
+
+def _off_the_front(trials: Sequence[Trial], experiment: Experiment) -> list[ModelSpec]:
+    """The networks of finished trials that are not on the front of these."""
+    compared = trials_at(trials, reference_levels([trial.results for trial in trials]))
+    members, _ = split_front(complete_trials(compared), experiment.objectives)
+    on_front = {trial.number for trial in members}
+    return [trial.spec for trial in trials if trial.number not in on_front]
 
 
 def _check_storage(url: str | None, folder: Path) -> Storage | None:
@@ -471,7 +499,12 @@ def _pace(finished: Sequence[Trial], workers: Workers) -> float | None:
 
 
 def _time_again(
-    folder: Path, experiment: Experiment, engine: Engine, progress: Observer, say: Callable[[str], None]
+    folder: Path,
+    experiment: Experiment,
+    engine: Engine,
+    exports: Exports,
+    progress: Observer,
+    say: Callable[[str], None],
 ) -> None:
     """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
     while finalists := final_candidates(folder, experiment):
@@ -479,7 +512,7 @@ def _time_again(
         progress.stage("timed again", "the front")
         say(f"timing the {len(finalists)} networks of the front and the picks again, in turns")
         try:
-            again = time_again(engine, [trial.spec for trial in finalists])
+            again = time_again(engine, [trial.spec for trial in finalists], exports)
         except TrialFailed as error:
             check_stop()  # what was stopped has not failed
             say(f"note: not timed again: {error}")

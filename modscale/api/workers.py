@@ -19,7 +19,7 @@ from modscale.searching.pool import Pool, Staff
 MOST_WORKERS = 256
 AHEAD = 2
 """Trials that are drawn ahead for each worker: more cost the front of a short search more than they save time."""
-RAY_AHEAD = 4
+RAY_AHEAD = 5
 """The same on a cluster, where each time that trials are of different lengths costs more: workers_simulation.md."""
 SHARE = 4
 """On a cluster W is at most so small a part of the trials, lest most of a short search be drawn at random."""
@@ -60,7 +60,7 @@ def resolve(experiment: Experiment, begun: Experiment | None, workers: Workers) 
     if isinstance(workers, str):
         default_threads, default_window = 1, 0
         if window is None:
-            slots = import_ray_engine(workers).count_slots(workers, threads or default_threads)
+            slots = import_ray_engine(workers).ray_cluster.count_slots(workers, threads or default_threads)
             default_window = min(RAY_AHEAD * slots, max(LEAST_WINDOW, search.trials // SHARE))
     else:
         default_threads = max(1, available_cores() // workers)

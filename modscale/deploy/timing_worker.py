@@ -69,6 +69,8 @@ PROBE = base64.b64decode(
 """A model of three dense layers one after the other, a sum, two products and an Erf each: 196 tokens of 128 and 512
 channels, 49 of 384 and 1536, and the first again; two milliseconds of one core. Its weights, all equal, are made on
 loading."""
+FIRST_RUNS = 2
+"""Runs of a model that are never timed: one that asks for memory, and one that tells how long the others will take."""
 LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 """ONNX Runtime's names of how far a graph is optimised."""
 
@@ -93,8 +95,8 @@ class Job:
     """Hash of the model, by which it is cached."""
     onnx_file: str = ""
     """Where the model lies on this machine; empty where it comes with the job or is cached."""
-    warmup: int = 10
-    """Runs before the first timed one."""
+    warmup: int = 5
+    """Runs before the first timed one; `FIRST_RUNS` at the least."""
     runs: int = 0
     """Timed runs; 0 only tries the provider."""
     limit_s: float = math.inf
@@ -480,7 +482,7 @@ def time_model(model: str | bytes, job: Job) -> Timings:
         raise Refused(
             "failed", f"timing would take about {expected_s:.0f} s, more than the {job.limit_s:.0f} s allowed"
         )
-    warm_ns = done = 0
+    warm_ns, done = 0, FIRST_RUNS
     while done < job.warmup or warm_ns < provider["warmup_s"] * 1e9:
         warm_ns += run()
         done += 1

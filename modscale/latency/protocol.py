@@ -39,6 +39,7 @@ from typing import Any
 from modscale.errors import InputError, TrialFailed
 from modscale.files import path_text, scratch_folder
 from modscale.latency.device import LIMIT_S, Device
+from modscale.latency.doubt import in_doubt
 from modscale.latency.noise import busy_text
 from modscale.latency.summary import Latency, Round, first_rounds, summarise
 from modscale.machine import stolen_seconds
@@ -102,9 +103,11 @@ def measure_files(
     note: Callable[[str], None] = lambda text: None,
     device: Device | None = None,
     keep: Keep | None = None,
+    only_in_doubt: bool = False,
 ) -> list[Latency]:
     """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process of theirs.
 
+    With `only_in_doubt` a wide interval is no reason to go on once the model is told apart from every other one.
     Where the settings' precision is another than fp32, the files are put in it first (`deploy/precision.py`). `note`
     hears in a line that nothing is multiplied in it, or that the machine is busy. `keep` is given every round as it was
     taken, with the place of its file in `onnx_files`, or None for the reference, and the device.
@@ -120,7 +123,9 @@ def measure_files(
         with scratch_folder() as folder:
             models = [_put(model, settings, folder / f"{i}.onnx", note) for i, model in enumerate(onnx_files)]
             plain = replace(settings, precision="fp32")
-            return measure_files(models, plain, on_round=on_round, note=note, device=device, keep=keep)
+            return measure_files(
+                models, plain, on_round=on_round, note=note, device=device, keep=keep, only_in_doubt=only_in_doubt
+            )
     count = first_rounds(settings)
     seen: list[list[Round]] = [[] for _ in onnx_files]
     references: list[Round] = []
@@ -177,7 +182,12 @@ def measure_files(
                 again_s[i] += last_s[i] if turn >= count else 0.0
             if turn + 1 == count and (found := busy_text(seen, device, stolen, start)):
                 note(found)
-            open_files = [i for i in open_files if _goes_on(seen[i], references, device, again_s[i] + last_s[i])]
+            doubts = in_doubt(seen, references, device) if only_in_doubt and turn + 1 >= count else [True] * len(seen)
+            open_files = [
+                i
+                for i in open_files
+                if _goes_on(seen[i], references, device, again_s[i] + last_s[i], is_in_doubt=doubts[i])
+            ]
         if has_reference:
             take(None, REFERENCE_RUNS, 0.0)
     finally:
@@ -245,7 +255,9 @@ def measure_models(
         return measure_files(files, settings, on_round=on_round, note=note, keep=keep)
 
 
-def _goes_on(rounds: Sequence[Round], references: Sequence[Round], device: Device, again_s: float) -> bool:
+def _goes_on(
+    rounds: Sequence[Round], references: Sequence[Round], device: Device, again_s: float, *, is_in_doubt: bool
+) -> bool:
     """Whether a model is measured once more: always up to the first rounds, then while there is doubt and time.
 
     `again_s` is what has been spent on it beyond the first rounds, with what one more would take.
@@ -257,7 +269,7 @@ def _goes_on(rounds: Sequence[Round], references: Sequence[Round], device: Devic
     if again_s > settings.patience_s:
         return False
     so_far = summarise(rounds, references, device)
-    return so_far.wide or so_far.busy or so_far.rounds == so_far.unsteady_rounds
+    return (so_far.wide and is_in_doubt) or so_far.busy or so_far.rounds == so_far.unsteady_rounds
 
 
 def latency_to_json(model: ModelSpec | OnnxModel, latency: Latency) -> dict[str, Any]:

@@ -29,10 +29,22 @@ class Piece:
     tries: int = 0
     """How often it was begun."""
 
-    def rank(self) -> tuple[bool, bool, int]:
-        """What is smaller is begun first: what all need, then what leads to a timing, then what came first."""
-        first = min((task.rank for task in self.tasks), default=0)
-        return (not self.work.is_shared, self.work.stage != "export", first)
+    @property
+    def first(self) -> int:
+        """Which task it was that came first of those that wait for it."""
+        return min((task.rank for task in self.tasks), default=0)
+
+    @property
+    def size(self) -> float:
+        """That of the largest task."""
+        return max((task.size for task in self.tasks), default=0.0)
+
+    def rank(self, *, by_size: bool) -> tuple[bool, bool, float, int]:
+        """What is smaller is begun first: what all need, then what leads to a timing, then what came first.
+
+        `by_size` what is largest comes before what came first.
+        """
+        return (not self.work.is_shared, self.work.stage != "export", -self.size if by_size else 0.0, self.first)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -74,6 +86,8 @@ class Agenda:
         """Tasks that are finished, and were not taken yet."""
         self.came = 0
         """Tasks so far."""
+        self.is_ending = False
+        """Whether no more will come, so that whoever has the largest work left keeps all waiting."""
 
     def submit(self, task: Task) -> None:
         """Has a new task take its first step."""
@@ -87,7 +101,7 @@ class Agenda:
 
     def begin_piece(self) -> Piece:
         """The work that is to be done next; there must be some."""
-        piece = min(self.pieces, key=Piece.rank)
+        piece = min(self.pieces, key=lambda one: one.rank(by_size=self.is_ending))
         self.pieces.remove(piece)
         self.begun.append(piece)
         piece.tries += 1

@@ -41,6 +41,8 @@ class Task:
     """Whether that was."""
     seconds: float = 0.0
     """Wall time for which something was done to it so far."""
+    size: float = 0.0
+    """By which its work takes longer than that of others: FLOPs, of a network."""
     rank: int = 0
     """Which one it was that came to the engine."""
     outcome: Any = None
@@ -56,6 +58,9 @@ class Engine(Protocol):
 
     def submit(self, task: Task) -> None:
         """Takes a task over."""
+
+    def end(self) -> None:
+        """Nobody is asked for more than it has: what takes longest comes first now, lest it be alone at the end."""
 
     def wait(self) -> list[Task]:
         """The tasks that were finished since the last time, once there are some; there must be some to wait for.
@@ -113,6 +118,8 @@ class Inline:
 
     def submit(self, task: Task) -> None:
         self.tasks.append(task)
+
+    def end(self) -> None: ...
 
     def wait(self) -> list[Task]:
         task = self.tasks.popleft()

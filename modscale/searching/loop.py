@@ -194,6 +194,8 @@ class _Search:
         """Gives the engine as much as it wants to have, and as may be drawn by what is finished."""
         while len(self.under_way) < self.engine.capacity and (self._begin_reference() or self._begin_trial()):
             check_stop()
+        if not self.waiting and (self.exhausted or self._begun() >= self.limit):
+            self.engine.end()
 
     def take(self, task: Task) -> None:
         """Writes down what came of a task, and of those that waited for it."""
@@ -297,6 +299,7 @@ class _Search:
                 key=key,
                 label=label,
                 steps=steps,
+                size=0.0 if spec is None else count_model(spec).flops,
                 began=partial(self.observer.started, label, spec),
                 announce=partial(self.observer.stage, label=label),
             )

@@ -18,6 +18,7 @@ from modscale.runs.metrics import Results, learnt_of, target_metric
 from modscale.runs.trials import Rung
 from modscale.searching.bench import Bench
 from modscale.searching.engine import Announce, Engine, run_all
+from modscale.searching.exports import Exports
 from modscale.searching.steps import Request, Steps, Timing, Work, take_steps
 from modscale.searching.worker import DataSummary, Judge, Trained
 from modscale.specs.counts import count_model
@@ -50,6 +51,8 @@ class Subject:
     """Shares of a training at which it may end."""
     judge: Judge = go_on
     """Who is asked there, and after each measure; it may be asked in another process."""
+    exports: Exports | None = None
+    """Where its exported file is kept; None: it is not."""
     results: dict[str, float] = field(default_factory=dict)
     """By the keys of `metrics.result_rules`."""
     reached: list[Rung] = field(default_factory=list)
@@ -94,6 +97,8 @@ def time_latency(subject: Subject) -> Steps[Results]:
         file = folder / "model.onnx"
         yield Work(stage="export", function="export", arguments=(spec, file))
         (found,) = yield Timing(models=(file,), told=(told_of(spec),))
+        if subject.exports is not None:
+            subject.exports.keep(spec, file)
         return found
 
 
@@ -153,7 +158,14 @@ def time_models(bench: Bench, request: Timing, announce: Announce = lambda stage
             until = min(device.settings.until_percent, request.until_percent)
             device = device.with_settings(replace(device.settings, until_percent=until))
         keep = None if bench.timings is None else keep_in(bench.timings, request.told, device=name)
-        measured = measure_files(request.models, device.settings, note=bench.note, device=device, keep=keep)
+        measured = measure_files(
+            request.models,
+            device.settings,
+            note=bench.note,
+            device=device,
+            keep=keep,
+            only_in_doubt=request.until_percent is not None,
+        )
         for results, latency in zip(found, measured, strict=True):
             results |= latency_results(name, latency)
     return found
@@ -178,19 +190,20 @@ def latency_results(device: str, latency: Latency) -> dict[str, float]:
     return found | {f"{prefix}_{key}": value for key, value in beside.items() if value is not None}
 
 
-def time_again(engine: Engine, specs: Sequence[ModelSpec]) -> list[Results]:
+def time_again(engine: Engine, specs: Sequence[ModelSpec], exports: Exports | None = None) -> list[Results]:
     """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
+
+    In the time beyond the first rounds those are timed that are not told apart. What is not among the `exports` is
+    exported again.
 
     Raises:
         TrialFailed: one of them could not be exported or timed.
     """
     with scratch_folder() as folder:
-        files = tuple(folder / f"{i}.onnx" for i in range(len(specs)))
-        exports = [
-            _only(Work(stage="export", function="export", arguments=(spec, file)))
-            for spec, file in zip(specs, files, strict=True)
-        ]
-        run_all(engine, exports)
+        kept = [None if exports is None else exports.find(spec) for spec in specs]
+        files = tuple(file or folder / f"{i}.onnx" for i, file in enumerate(kept))
+        missing = [(spec, file) for spec, file in zip(specs, files, strict=True) if file.parent == folder]
+        run_all(engine, [_only(Work(stage="export", function="export", arguments=each)) for each in missing])
         timing = Timing(models=files, told=tuple(map(told_of, specs)), until_percent=FINAL_PERCENT)
         (found,) = run_all(engine, [_only(timing)])
         return list(found)
@@ -218,8 +231,10 @@ class Evaluator:
         debug: bool = False,
         note: Callable[[str], None] = lambda text: None,
         timings: Path | None = None,
+        exports: Exports | None = None,
     ) -> None:
-        """Every timed run is kept in `timings`, where that is given; a device there must be what it was.
+        """Every timed run is kept in `timings`, where that is given; a device there must be what it was. Exported files
+        are kept in `exports`.
 
         So many `workers` load the data, and each trains on so many `cores` at once at most. `checks_devices`: they are
         tried on entering.
@@ -235,7 +250,7 @@ class Evaluator:
             note=note,
             timings=timings,
         )
-        self.measures = measures
+        self.measures, self.exports = measures, exports
         self.checks_devices = checks_devices
         self.latency = experiment.latency
         self.seed = experiment.search.seed
@@ -265,7 +280,7 @@ class Evaluator:
         Raises:
             TrialFailed: the candidate could not be exported, timed or trained; the reason is its text.
         """
-        subject = Subject(spec=spec, seed=self.seed, rungs=self.rungs, judge=judge)
+        subject = Subject(spec=spec, seed=self.seed, rungs=self.rungs, judge=judge, exports=self.exports)
         stopped = None
         for measure in self.measures:
             stopped = judge(subject.results, ()) if subject.results else None

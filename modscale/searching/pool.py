@@ -116,6 +116,9 @@ class Pool:
         self.agenda.submit(task)
         self._dispatch()  # a worker begins with it while the next candidate is drawn
 
+    def end(self) -> None:
+        self.agenda.is_ending = True
+
     def wait(self) -> list[Task]:
         while not self.agenda.done:
             check_stop()

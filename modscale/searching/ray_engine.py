@@ -1,49 +1,47 @@
 """An engine of many machines by Ray: an export, a training and a timing are a task each, and land where there is room.
 
 - **Tasks, not actors**: nothing of a search lives anywhere but in the process that searches. A task that is lost with
-  its worker, or its machine, is begun once more, by us and not by Ray; what is lost twice has failed.
+  its worker, or its machine, is begun once more, by us and not by Ray; what is lost twice has failed. A training that
+  takes far longer than others of its size is begun once more beside it (`copies.py`).
 - Trainings and exports take `num_cpus` of any node. **Timings take `latency_device`**, a resource of nodes that have no
   CPUs for tasks, so that no training lands beside them: `ray start --num-cpus=0 --resources='{"latency_device": 1}'`.
   All of them must be of one processor, which each says of itself.
 - An exported file goes from the node that made it to the one that times it, and not by way of the search. The data are
   loaded by each node from the same path, and must be the same.
-
-Only this module knows Ray, which is an extra and is imported by whoever asks for it alone.
 """
 
 from __future__ import annotations
 
-import socket
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import ray
-
-from modscale.errors import InputError, TrialFailed, one_line
-from modscale.interrupts import check_stop, keeping_handlers
+from modscale.errors import InputError, TrialFailed
+from modscale.interrupts import check_stop
 from modscale.lines import append_line
 from modscale.processes import PASSIVE, TICK_S
-from modscale.searching import far_tasks
+from modscale.searching import far_tasks, ray_cluster
 from modscale.searching.agenda import Agenda, Piece, Session
 from modscale.searching.bench import Bench
+from modscale.searching.bounded import NoAnswer
+from modscale.searching.copies import Paces
 from modscale.searching.engine import Task
 from modscale.searching.far_tasks import Answer, FarTimings, Place
+from modscale.searching.ray_cluster import LOST, PATIENCE_S, TaskLost
 from modscale.searching.steps import Work
+from modscale.searching.worker import Trained
 from modscale.specs.spec import ModelSpec
 
 DEVICE = "latency_device"
 """The resource of nodes that time."""
-CONNECT_S = 10.0
-"""Seconds in which somebody must listen where a cluster is said to be."""
-PATIENCE_S = 30.0
-"""Seconds for nodes to join after the connection stands."""
 COUNT_S = 5.0
-"""Seconds after which it is asked again how many trainings a cluster has room for."""
-LOST = (ConnectionError, ray.exceptions.RayError)
-"""What Ray raises where the connection is gone; of a task it tells so, too."""
+"""Seconds after which it is asked again what nodes there are, and how many trainings they have room for."""
+GONE_S = 120.0
+"""Seconds without a node that could do what is under way, after which the cluster counts as gone."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -51,7 +49,7 @@ class _Running:
     """A task of Ray's that is under way."""
 
     of: Piece | Session
-    """What it is for."""
+    """What it is for; a training may have two of them."""
     began_s: float
 
 
@@ -82,32 +80,31 @@ class RayEngine:
         """Timings that run side by side, one a device."""
         self.slots, self.counted_s = 0, float("-inf")
         """Trainings that run side by side, and when that was counted."""
+        self.hopeless = 0
+        """How often it was asked for, one time after the other, and there was no node for what is under way."""
+        self.paces = Paces()
 
     def __enter__(self) -> RayEngine:
-        _connect(self.address, {**PASSIVE, "OMP_NUM_THREADS": str(self.place.cores)})
+        ray_cluster.connect(self.address, {**PASSIVE, "OMP_NUM_THREADS": str(self.place.cores)})
         try:
             self.devices = self._find_nodes()
-            self.do, self.export, self.time, check = (
-                ray.remote(max_retries=0)(function)
-                for function in (far_tasks.work, far_tasks.export, far_tasks.time_contents, far_tasks.check_devices)
-            )
-            facts = self._opened(ray.get(check.options(num_cpus=0, resources={DEVICE: 1}).remote(self.place)))
-            self._know(facts)
+            checked = self._begin_timing(far_tasks.check_devices)
+            while not ray_cluster.wait([checked], TICK_S):
+                self._look(needs_training=False, needs_timing=True)
+            self._know(self._opened(ray_cluster.get(checked)))
         except LOST as error:
-            ray.shutdown()
-            raise self._gone(error) from error
+            ray_cluster.leave()
+            raise ray_cluster.gone(self.address, error) from error
         except BaseException:
-            ray.shutdown()
+            ray_cluster.leave()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Ray ends what is under way with the connection. Were it cancelled before, a task that ends in that very moment
-        # would take this process with it (a check of Ray's own fails, seen with 2.60).
         self.running = {}
-        ray.shutdown()
+        ray_cluster.leave()
 
     @property
     def capacity(self) -> int:
@@ -118,6 +115,9 @@ class RayEngine:
         self.agenda.submit(task)
         self._turn(0)  # it may take a while until the next one is drawn, and nobody should wait for that
 
+    def end(self) -> None:
+        self.agenda.is_ending = True
+
     def wait(self) -> list[Task]:
         while not self.agenda.done:
             check_stop()
@@ -127,24 +127,22 @@ class RayEngine:
     def _turn(self, patience_s: float) -> None:
         """Hands Ray what there is room for, and hears what has ended, within so many seconds at least one."""
         try:
+            timing = self._timing()
+            trains = bool(self.agenda.pieces) or len(self.running) > timing
+            self._look(needs_training=trains, needs_timing=bool(self.agenda.timings) or timing > 0)
             self._dispatch()
             if self.running:
-                ready, _ = ray.wait(list(self.running), num_returns=1, timeout=patience_s)
-                for reference in ready:
+                for reference in ray_cluster.wait(list(self.running), patience_s):
                     self._hear(reference)
         except LOST as error:
             check_stop()
-            raise self._gone(error) from error
-
-    def _gone(self, error: Exception) -> InputError:
-        rule = f"the Ray cluster answers no more; the same command goes on from here: {_reason(error)}"
-        return InputError(rule, place="--workers", value=self.address)
+            raise ray_cluster.gone(self.address, error) from error
 
     def _find_nodes(self) -> int:
         """How many timings may run side by side. Raises InputError where nothing may train, or be timed."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            nodes = ray_cluster.nodes()
             devices = sum(int(node.get(DEVICE, 0)) for node in nodes)
             trains = any(node.get("CPU", 0) >= self.place.cores for node in nodes)
             if (trains and devices) or time.monotonic() > deadline:
@@ -162,26 +160,40 @@ class RayEngine:
             raise InputError(rule, place="--workers", value=self.address)
         return devices
 
+    def _look(self, *, needs_training: bool, needs_timing: bool) -> None:
+        """Counts, now and then, what there is room for. Raises NoAnswer where long there was nothing of what is needed.
+
+        A client is told of nodes that are gone by nothing else: what it waits for is then waited for by Ray, too.
+        """
+        now = time.monotonic()
+        if now < self.counted_s + COUNT_S:
+            return
+        nodes = ray_cluster.nodes()
+        self.slots, self.counted_s = ray_cluster.slots_of(nodes, self.place.cores), now
+        times = any(node.get(DEVICE, 0) for node in nodes)
+        if (self.slots or not needs_training) and (times or not needs_timing):
+            self.hopeless = 0
+            return
+        self.hopeless += 1
+        if self.hopeless * COUNT_S >= GONE_S:
+            raise NoAnswer(f"for {GONE_S:.0f} s no node has been there that {'times' if self.slots else 'trains'}")
+
     def _room(self) -> int:
         """Pieces of work that Ray may have: those that find room there, and a few that wait, lest a worker does.
 
         What is more waits here, where the oldest comes first: in the end the whole window waits for that.
         """
-        now = time.monotonic()
-        if now >= self.counted_s + COUNT_S:
-            self.slots, self.counted_s = _slots(self.place.cores), now
         return self.slots + max(1, self.slots // 10)
 
     def _dispatch(self) -> None:
         """Hands Ray the work that it has room for, and as many timings as there are devices."""
+        self._copy()
         while self.agenda.pieces and len(self.running) - self._timing() < self._room():
             piece = self.agenda.begin_piece()
             if piece.work.function == "export":
                 ended = self._export(*piece.work.arguments)
             else:
-                ended = self.do.options(num_cpus=self.place.cores).remote(
-                    self.place, piece.work.function, piece.work.arguments
-                )
+                ended = self._begin_work(far_tasks.work, piece.work.function, piece.work.arguments)
             self.running[ended] = _Running(of=piece, began_s=time.perf_counter())
         while self.agenda.timings and self._timing() < self.devices:
             session = self.agenda.begin_session()
@@ -194,31 +206,58 @@ class RayEngine:
                     contents.append(self.exported[model][1])
                 else:
                     shapes.append(model.shape)
-                    contents.append(ray.put(model.file.read_bytes()))
+                    contents.append(ray_cluster.put(model.file.read_bytes()))
             facts = {name: device.facts for name, device in self.bench.devices.items()}
-            ended = self.time.options(num_cpus=0, resources={DEVICE: 1}).remote(
-                self.place, list(timing.told), shapes, timing.until_percent, facts, *contents
+            ended = self._begin_timing(
+                far_tasks.time_contents, list(timing.told), shapes, timing.until_percent, facts, *contents
             )
             self.running[ended] = _Running(of=session, began_s=time.perf_counter())
 
+    def _copy(self) -> None:
+        """Has trainings that are late begun once more, the oldest first: all that wait here wait for them, too."""
+        now, spare = time.perf_counter(), self._room() - (len(self.running) - self._timing())
+        if spare <= 0 or self.slots < 2:
+            return
+        trainers = Counter(one.of for one in self.running.values())
+        late = [
+            one.of
+            for one in self.running.values()
+            if isinstance(one.of, Piece) and one.of.work.function == "train" and trainers[one.of] == 1
+            if self.paces.is_late(one.of.size, now - one.began_s)
+        ]
+        for piece in sorted(late, key=lambda one: one.first)[:spare]:
+            ended = self._begin_work(far_tasks.work, piece.work.function, piece.work.arguments)
+            self.running[ended] = _Running(of=piece, began_s=now)
+
     def _export(self, spec: ModelSpec, file: Path) -> Any:
         """Has a network exported to where a node keeps it; a reference to how that ended."""
-        ended, content = self.export.options(num_cpus=self.place.cores, num_returns=2).remote(self.place, spec)
+        ended, content = self._begin_work(far_tasks.export, spec, returns=2)
         self.exported[file] = (spec, content)
         return ended
+
+    def _begin_work(self, function: Callable[..., Any], *arguments: Any, returns: int = 1) -> Any:
+        """Has it called on a node that trains; a reference to what it returns, or one to each of its parts."""
+        return ray_cluster.begin(function, self.place, *arguments, returns=returns, num_cpus=self.place.cores)
+
+    def _begin_timing(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The same on a node that times."""
+        return ray_cluster.begin(function, self.place, *arguments, num_cpus=0, resources={DEVICE: 1})
 
     def _timing(self) -> int:
         return sum(isinstance(one.of, Session) for one in self.running.values())
 
     def _hear(self, reference: Any) -> None:
-        """Takes what came of a task."""
+        """Takes what came of a task; of a training and its copy, what came first."""
         one = self.running.pop(reference)
         seconds = time.perf_counter() - one.began_s
+        others = [other for other, its in self.running.items() if its.of is one.of]
         try:
-            value = self._opened(ray.get(reference))
-        except ray.exceptions.RayError as error:
+            value = self._opened(ray_cluster.get(reference))
+        except TaskLost as error:
             check_stop()  # what was stopped has not failed
-            self._lose(one.of, _lost(error), seconds)
+            if not others:
+                self._lose(one.of, _lost(error), seconds)
+            return
         except TrialFailed as failure:
             if isinstance(one.of, Piece):
                 self.agenda.settle_piece(one.of, None, failure, seconds)
@@ -226,9 +265,14 @@ class RayEngine:
                 self.agenda.fail_session(one.of, failure, seconds)
         else:
             if isinstance(one.of, Piece):
+                if isinstance(value, Trained) and value.stopped is None:
+                    self.paces.learn(one.of.size, seconds)
                 self.agenda.settle_piece(one.of, value, None, seconds)
             else:
                 self._keep(one.of, value, seconds)
+        for other in others:
+            del self.running[other]
+            ray_cluster.end(other)
 
     def _lose(self, of: Piece | Session, failure: TrialFailed, seconds: float) -> None:
         """A task was lost with its worker or its node; so may be files that were exported there."""
@@ -266,61 +310,6 @@ class RayEngine:
         if answer.error is not None:
             raise answer.error
         return answer.value
-
-
-def count_slots(address: str, cores: int) -> int:
-    """Trainings of so many cores that a cluster has room for side by side, as it is now.
-
-    Raises InputError where there is no such cluster, or no room in it.
-    """
-    _connect(address, {})
-    try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (slots := _slots(cores)) and time.monotonic() < deadline:
-            check_stop()
-            time.sleep(TICK_S)
-    finally:
-        ray.shutdown()
-    if not slots:
-        raise InputError(f"no node has {cores} CPUs for a training", place="--workers", value=address)
-    return slots
-
-
-def _slots(cores: int) -> int:
-    return sum(int(node["Resources"].get("CPU", 0) // cores) for node in ray.nodes() if node["Alive"])
-
-
-def _connect(address: str, environment: dict[str, str]) -> None:
-    """Makes this process part of a cluster, or its client; tasks have these environment variables.
-
-    Raises InputError where there is none.
-    """
-    require_listener(address)
-    try:
-        with keeping_handlers():  # Ray's own would end the search with no report
-            ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="ERROR")
-    except (*LOST, ValueError, RuntimeError, TimeoutError, ImportError) as error:
-        rule = f"no Ray cluster answers there: {_reason(error)}"
-        raise InputError(rule, place="--workers", value=address) from error
-    except SystemExit as stop:  # by Ray's own, while it connects
-        raise KeyboardInterrupt from stop
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return one_line(lines[0])[:200] if lines else type(error).__name__
-
-
-def require_listener(address: str) -> None:
-    """Raises InputError where nobody listens at `[ray://]HOST:PORT`: Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # `auto`
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"no Ray cluster answers there: {reason}", place="--workers", value=address) from error
 
 
 def _lost(error: Exception) -> TrialFailed:

@@ -13,6 +13,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -335,6 +336,7 @@ class FakeEvaluator:
 
     def __init__(self, experiment: Experiment, source: str, **options: object) -> None:
         del experiment, options
+        self.bench = SimpleNamespace(now=time.perf_counter)
         self.summary = DataSummary(
             source=source, name="fake", classes=4, channels=1, train_images=9, val_images=100, resolution=16,
             fingerprint="0", leaked=0, device="cpu",

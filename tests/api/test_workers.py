@@ -45,14 +45,17 @@ def test_window_and_threads_follow_from_the_workers_unless_they_are_stated() -> 
     assert [resolved(stated, None, text) for text in ("1", "4", "ray")] == [(5, 3)] * 3
 
 
-@pytest.mark.parametrize(("slots", "trials", "window"), [(2, 100, 8), (100, 2000, 400), (100, 200, 50), (100, 6, 4)])
+@pytest.mark.parametrize(
+    ("slots", "trials", "window"), [(2, 100, 10), (100, 2400, 500), (100, 2000, 500), (100, 200, 50), (100, 6, 4)]
+)
 def test_a_cluster_is_asked_how_many_it_trains(
     slots: int, trials: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four candidates ahead for each, a fourth of the trials at most; nobody is asked where that is known."""
+    """Five candidates ahead for each, a fourth of the trials at most; nobody is asked where that is known."""
     asked: list[tuple[str, int]] = []
     cluster = SimpleNamespace(count_slots=lambda address, cores: asked.append((address, cores)) or slots)
-    monkeypatch.setattr(workers, "import_ray_engine", lambda address: cluster)
+    engine = SimpleNamespace(ray_cluster=cluster)
+    monkeypatch.setattr(workers, "import_ray_engine", lambda address: engine)
     experiment = replace(SPACE, search=replace(SPACE.search, trials=trials), proxy=replace(SPACE.proxy, threads=3))
     assert resolved(experiment, None, "ray://head") == (window, 3)
     begun = resolve(experiment, None, 2)
@@ -72,7 +75,8 @@ def test_a_run_goes_on_with_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_ray_its_cluster_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to install."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "modscale.searching.ray_engine", raising=False)
+    for name in ("ray_engine", "ray_cluster"):
+        monkeypatch.delitem(sys.modules, f"modscale.searching.{name}", raising=False)
     evaluator = Evaluator(SPACE, "synthetic")
     evaluator.bench.summary = SimpleNamespace()  # type: ignore[assignment]  # nobody looks at it
     with pytest.raises(InputError, match=r"--workers: needs Ray, .*: pip install 'modscale\[ray\]'"):

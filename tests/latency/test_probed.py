@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from modscale.deploy.timing_worker import Timings
+from modscale.latency import protocol
 from modscale.latency.device import Device
+from modscale.latency.doubt import in_doubt
 from modscale.latency.probed import find_probe
 from modscale.latency.summary import Round, summarise
 from modscale.settings import LatencySettings
@@ -92,3 +94,40 @@ def test_without_a_probe_on_the_models_threads_nothing_is_told_by_it():
     assert find_probe(one_thread, 2) is None
     assert find_probe([*rounds[1:], one_thread[0]], 2) is None
     assert find_probe([], 2) is None
+
+
+def test_the_worked_example_of_doubt():
+    """10.0 ± 0.3 and 10.6 ± 0.4 ms are told apart, 10.4 ± 0.4 is not; half of the spread of five is 1.078 of it."""
+    spreads = [(10.0, 0.3), (10.6, 0.4), (20.0, 0.1)]
+    seen = [made(ms + half / 1.0777 * np.linspace(-1, 1, 5), [1.0] * 5) for ms, half in spreads]
+    for rounds, (ms, half) in zip(seen, spreads, strict=True):
+        found = summarise(rounds, [], DEVICE)
+        assert (found.quiet_ms, found.quiet_ci95_ms) == (pytest.approx(ms), pytest.approx(half, rel=0.001))
+    assert in_doubt(seen, [], DEVICE) == [False, False, False]
+    closer = [seen[0], made(10.4 + 0.4 / 1.0777 * np.linspace(-1, 1, 5), [1.0] * 5), seen[2]]
+    assert in_doubt(closer, [], DEVICE) == [True, True, False]
+    assert in_doubt(seen[:1], [], DEVICE) == [False]
+    unprobed = [[replace(one, timings=replace(one.timings, probe_threads=0)) for one in rounds] for rounds in closer]
+    assert in_doubt(unprobed, [], DEVICE) == [True, True, False]
+
+
+def test_the_patience_is_for_those_in_doubt_where_that_is_asked_for(monkeypatch):
+    """Rounds of a second that scatter by some percent: the two that overlap go on, the third does not."""
+    clock, taken = [0.0], []
+
+    def run(self, file, *, runs, shape):
+        clock[0] += 1.0
+        self.facts = FACTS
+        taken.append(file.stem)
+        ms = {"a": 10.0, "b": 10.1, "c": 15.0}[file.stem] * (0.97, 1.03, 1.0, 0.98, 1.02)[taken.count(file.stem) % 5]
+        return made([ms], [1.0], runs=runs)[0].timings
+
+    monkeypatch.setattr(Device, "start", lambda self, count: None)
+    monkeypatch.setattr(Device, "time", run)
+    monkeypatch.setattr(Device, "now", lambda self: clock[0])
+    settings = LatencySettings(threads=2, until_percent=1, patience_s=3.0, reference=False)
+    for only_in_doubt, rounds in ((False, [8, 8, 8]), (True, [8, 8, 5])):
+        taken.clear()
+        found = protocol.measure_files(["a", "b", "c"], settings, only_in_doubt=only_in_doubt)
+        assert [one.all_rounds for one in found] == rounds
+        assert all(one.wide for one in found)

@@ -134,7 +134,7 @@ def machine(monkeypatch):
 
         monkeypatch.setattr(Device, "start", lambda self, count: None)
         monkeypatch.setattr(Device, "time", run)
-        monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(Device, "now", lambda self: clock[0])
         monkeypatch.setattr(device, "available_cores", lambda: 2)
         return left
 
@@ -169,7 +169,7 @@ def with_reference(monkeypatch):
 
         monkeypatch.setattr(Device, "start", start)
         monkeypatch.setattr(Device, "time", run)
-        monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(Device, "now", lambda self: clock[0])
         monkeypatch.setattr(device, "available_cores", lambda: 2)
         said = []
         files = "abcd"[: settings.pop("files", 1)]
@@ -398,7 +398,7 @@ def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
     machine()
     clock = [0.0]
     monkeypatch.setattr(Device, "time", run)
-    monkeypatch.setattr(latency.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Device, "now", lambda self: clock[0])
     heard = []
     first, second = measure_files(
         ["a", "b"], replace(TWO, patience_s=3), on_round=lambda done, total: heard.append((done, total))

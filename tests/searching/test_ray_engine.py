@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -60,7 +59,9 @@ INTERRUPTIBLE = """
 import signal, sys
 from modscale.cli.main import main
 from modscale.latency import summary
+from modscale.searching import ray_engine
 summary.PROCESSES = 2
+ray_engine.GONE_S = 10.0
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
@@ -147,14 +148,13 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(one["latency_ms"] > 0 for one in (*again, *(trial.results for trial in outcome.trials)))
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MODSCALE_TEST_RAY_CLIENT"),
-    reason="waited for ever in one run of three on two cores, its raylets gone: MODSCALE_TEST_RAY_CLIENT=1 runs it",
-)
-def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) -> None:
+def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole command by `ray://`, its machine no part of the cluster: the trials of one worker, and the report.
 
-    The first start is stopped by Ctrl-C: no finished trial is lost, and the second ends it.
+    The first start is stopped by Ctrl-C, the second killed, and the third refused by nobody: no finished trial is lost.
+    What then goes on with more trials is told in time that nothing trains any more.
     """
     pytest.importorskip("grpc")
     (tmp_path / "tiny.yaml").write_text(SPACE)
@@ -164,17 +164,21 @@ def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) 
         space = ["search", str(tmp_path / "tiny.yaml"), "--out", str(file.parent)]
         return [sys.executable, "-c", INTERRUPTIBLE, *space, *more]
 
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
+
     subprocess.run(command(here, "--window", "4"), check=True, capture_output=True, timeout=600)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = command(there, "--workers", f"ray://127.0.0.1:{port}")
     head = {"num_cpus": 0, "resources": DEVICE, "ray_client_server_port": port}
-    with cluster_of(head, {"num_cpus": 1}, {"num_cpus": 1}):
+    with cluster_of(head, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
         code, told = stop_after(ours, there, 1, lambda process: process.send_signal(signal.SIGINT))
         assert (code, "Traceback" in told, "of 7 trials finished, reported in" in told) == (130, False, True), told
         assert "W is 4: so many candidates" in told  # of two that train, and a fourth of the trials, but at least this
-        before = there.read_bytes()
+        before, lines = there.read_bytes(), lines_of(there)
+        assert stop_after(ours, there, lines + 1, subprocess.Popen.kill)[0] == -signal.SIGKILL
         done = subprocess.run(ours, check=False, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert there.read_bytes().startswith(before)
@@ -184,6 +188,14 @@ def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) 
         assert [trial["number"] for trial in trials_of(there)] == list(range(7))
         assert all(trial["latency_ms"] > 0 for trial in trials_of(there))
         assert (there.parent / "report.html").exists()
+
+        def lose(process: subprocess.Popen[str]) -> None:
+            for node in cluster.others:
+                cluster.remove_node(node, allow_graceful=False)
+
+        code, told = stop_after([*ours, "--trials", "40"], there, 8, lose)
+        assert (code, "Traceback" in told, "the Ray cluster answers no more" in told) == (2, False, True), told
+        assert lines_of(there) >= 8
 
 
 def trials_of(file: Path) -> list[dict[str, Any]]:
@@ -229,7 +241,7 @@ def test_a_cluster_on_which_nothing_can_be_measured_is_told_in_a_line(
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "ray://127.0.0.1:99999"])
 def test_no_cluster_is_told_in_a_line(address: str) -> None:
     """At once, and not after the minutes that Ray tries."""
-    from modscale.searching.ray_engine import require_listener
+    from modscale.searching.ray_cluster import require_listener
 
     require_listener("auto")
     with pytest.raises(InputError, match="--workers: no Ray cluster answers there"):

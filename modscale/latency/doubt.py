@@ -1,0 +1,34 @@
+"""Of which models the order is in doubt: where a search has them in turns at its end, its time is spent on those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import hypot
+
+from modscale.latency.device import Device
+from modscale.latency.probed import find_probe
+from modscale.latency.summary import Round, summarise
+
+
+def in_doubt(seen: Sequence[Sequence[Round]], references: Sequence[Round], device: Device) -> list[bool]:
+    """Whether each model's latency is not told apart from some other one's.
+
+    It is where they differ by more than the half-widths of both 95 % intervals, added in squares, as for ties on a
+    front. Worked by hand: 10.0 ± 0.3 and 10.6 ± 0.4 ms are 0.6 apart, and told apart from 0.5 on.
+    """
+    found = _levels(seen, references, device)
+    return [
+        any(abs(one - other) <= hypot(half, its) for j, (other, its) in enumerate(found) if j != i)
+        for i, (one, half) in enumerate(found)
+    ]
+
+
+def _levels(seen: Sequence[Sequence[Round]], references: Sequence[Round], device: Device) -> list[tuple[float, float]]:
+    """What each model takes on the quiet machine, and the half-width of its interval, milliseconds."""
+    own = [[one.timings for one in rounds] for rounds in seen]
+    probe = find_probe([*(one for each in own for one in each), *(one.timings for one in references)], device.threads)
+    halves = [None if probe is None else probe.half_width_ms(each) for each in own]
+    if probe is not None and None not in halves:  # without a bootstrap, of many models in no time
+        return [(probe.level_ms(each), half or 0.0) for each, half in zip(own, halves, strict=True)]
+    latencies = [summarise(rounds, references, device) for rounds in seen]
+    return [(one.quiet_ms, one.quiet_ci95_ms) for one in latencies]
