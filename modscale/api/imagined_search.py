@@ -45,7 +45,7 @@ from modscale.specs.spec import ModelSpec
 
 MOST = 100
 """Trials that are imagined one by one."""
-TIMES = 3
+TIMES = 5
 """Searches that are imagined at most: as many as have `MOST` trials together."""
 PARTS = ("trials", "anchor", "references", "finals")
 """What a search takes its time for."""
@@ -91,6 +91,11 @@ class Imagined:
     """What was trained of them and the references, to what share, and how often it was scored."""
     beyond: float
     """All trials that are left over those that were imagined."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all parts."""
+        return sum(part.seconds for part in self.parts.values())
 
     def more_s(self, costs: Costs, epochs: int, val_images: int, workers: int) -> float:
         """What all trainings, and the anchor's, take more with so many epochs and validation images."""

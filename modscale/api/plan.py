@@ -82,6 +82,8 @@ class Plan:
     """The fewest and the most in the searches that were imagined."""
     ended_early: int
     """Trials that its rungs or limits would end before their training is over, about."""
+    chance: tuple[float, float]
+    """What the shortest and the longest search that were imagined take, over the mean: who is on a front is chance."""
     seconds_per_trial: float
     """Of an average candidate."""
     reference_ms: float | None
@@ -111,9 +113,10 @@ class Plan:
 
     @property
     def range_s(self) -> tuple[float, float]:
-        """From the fastest to the slowest level of this machine, and as far as a plan is off beyond them."""
+        """From the luckiest search at the fastest level to the unluckiest at the slowest, and what plans miss."""
         seconds = [self.seconds, *(level.seconds for level in self.levels)]
-        return min(seconds) * (1 - OFF), max(seconds) * (1 + OFF)
+        low, high = self.chance
+        return min(seconds) * low * (1 - OFF), max(seconds) * high * (1 + OFF)
 
 
 def plan_search(
@@ -187,7 +190,7 @@ def plan_search(
     rehearsed_bytes = [_weight_bytes(one.spec) for one in rehearsal.networks]
     exported = [*imagined[0].specs, *(one for one in waiting if isinstance(one, ModelSpec))]
     largest_bytes = max(map(_weight_bytes, exported), default=0)
-    seconds = sum(part.seconds for part in parts.values())
+    seconds, totals = sum(part.seconds for part in parts.values()), [one.seconds for one in imagined]
     plan = Plan(
         parts_s={name: part.seconds for name, part in parts.items()},
         workers=team,
@@ -196,6 +199,7 @@ def plan_search(
         finals=finals,
         finals_range=(min(one.finals for one in imagined), max(one.finals for one in imagined)),
         ended_early=round(fmean(one.ended_early for one in imagined)),
+        chance=(1 + (min(totals) - fmean(totals)) / seconds, 1 + (max(totals) - fmean(totals)) / seconds),
         seconds_per_trial=fmean(one.trial_s for one in imagined),
         reference_ms=rehearsal.reference_ms,
         slower=_at(parts, rehearsal, 1.5 * rehearsal.reference_ms) if rehearsal.reference_ms else None,

@@ -67,7 +67,7 @@ def speed_lines(plan: Plan) -> list[str]:
         if level.run is not None
     ]
     others = others or ["A slower machine takes longer in proportion."]
-    return [f"{' '.join([now, *others])} With what plans were off: {low} to {high}."]
+    return [f"{' '.join([now, *others])} With the luck of the front and what plans were off: {low} to {high}."]
 
 
 def told_lines(experiment: Experiment, plan: Plan) -> list[str]:

@@ -78,8 +78,8 @@ def plan_of(**changes: Any) -> Plan:
     told = tell_apart(FAKE_EXPERIMENT.proxy, "tiny-imagenet-20", 3000, ["xxs", "xs", "s", "s_conv"], accuracy=0.78)
     values: dict[str, Any] = {
         "parts_s": {"start": 4.0, "trials": 300.0, "anchor": 9.0, "references": 0.0, "finals": 60.0, "report": 3.0},
-        "trials": 20, "references": 0, "finals": 5, "finals_range": (5, 5), "seconds_per_trial": 15.0,
-        "reference_ms": 9.31,
+        "trials": 20, "references": 0, "finals": 5, "finals_range": (5, 5), "chance": (1.0, 1.0),
+        "seconds_per_trial": 15.0, "reference_ms": 9.31,
         "workers": 1, "ended_early": 0, "slower": None, "levels": (Level(reference_ms=9.31, seconds=376.0, run=None),),
         "memory_bytes": 900_000_000, "disk_bytes": 1_200_000, "scratch_bytes": 2_300_000_000, "networks": (row,) * 3,
         "standard_error": 0.015, "told_apart": told, "more": {"val_images": 12000, "epochs": 4, "seconds": 900.0},
@@ -115,10 +115,12 @@ def test_other_speeds_of_the_machine_are_told(capsys: pytest.CaptureFixture[str]
     )
     plan = plan_of(levels=levels)
     assert plan.range_s == pytest.approx((376 * (1 - OFF), 550 * (1 + OFF)))
+    lucky = plan_of(levels=levels, chance=(0.9, 1.2))
+    assert lucky.range_s == pytest.approx((0.9 * 376 * (1 - OFF), 1.2 * 550 * (1 + OFF)))
     show_plan(FAKE_EXPERIMENT, plan, "fake")
     shown = capsys.readouterr().out
     assert "As slow as in the run mobile (14.0 ms) it would take 9 min." in shown
-    assert "off: 5 min to 11 min." in shown
+    assert "off: 5 min to 11 min." in " ".join(shown.split())
 
 
 def test_what_several_workers_do_at_once_is_one_part(capsys: pytest.CaptureFixture[str]) -> None:
