@@ -79,6 +79,18 @@ def reference_ms(folder: Path) -> float:
     return fmean(median(one["times_ns"]) / 1e6 for one in lines if one.get("model", 0) is None)
 
 
+def sessions(folder: Path) -> list[tuple[int, float, int, float]]:
+    """Of each measurement the models in turns, the percent they are timed to, the rounds of all, and their seconds."""
+    found: list[tuple[int, float, int, float]] = []
+    for line in map(json.loads, read(folder / "timings.jsonl")):
+        if "begin" in line:
+            found.append((len(line["begin"]["models"]), line["begin"]["latency"]["until_percent"], 0, 0.0))
+        else:
+            models, percent, rounds, seconds = found[-1]
+            found[-1] = (models, percent, rounds + 1, round(seconds + line["seconds"], 2))
+    return found
+
+
 def read(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
@@ -104,6 +116,7 @@ def take(space: str, trials: str, options: list[str]) -> dict[str, Any]:
             "trial_s": [round(json.loads(line)["seconds"], 1) for line in read(folder / "trials.jsonl")],
             "references_s": [round(json.loads(line)["seconds"], 1) for line in read(folder / "references.jsonl")],
             "finals": len(json.loads((folder / "finals.json").read_text())["finals"]),
+            "sessions": sessions(folder),
             "reference_ms": reference_ms(folder),
             "memory_bytes": memory,
             "pss_bytes": pss,

@@ -3,10 +3,12 @@
 The protocol itself is played through on it (`latency/protocol.py`), by a clock that each round moves on by what it
 would take. So whatever the protocol asks for, further rounds, patience, models in turns, is reckoned as it is done.
 
-What a network takes: a power of `FLOPs + CALL x blocks` that passes between the rehearsed ones, and beyond them; a
+What a network takes: a power of `FLOPs + CALL x blocks` that passes through the rehearsed ones, and beyond them; a
 latency rises with the size for ever. In units of the reference latencies of 52 networks of `mobile.yaml` had a standard
-deviation of 9 % about that, some of which is noise of the measurement; a network is taken to be off by `SCATTER` for
-good. The noise of a round is that of any round of the rehearsed networks.
+deviation of 9 % about that, most of it a matter of where their FLOPs are: a search finds out where they cost least.
+So each stage has a weight of its own, which differs from search to search by `UNLIKE`. What a network is off by beyond
+that is `SCATTER` for good, and `AGAIN` from one measurement to another. The noise of a round is that of any round of
+the rehearsed networks.
 
 Worked by hand: networks of 100 and 400 MFLOPs (without calls) take 5 and 10 ms, the power is 0.5: one of 1600 takes 20.
 """
@@ -30,16 +32,22 @@ from modscale.latency.probed import in_probes
 from modscale.latency.protocol import REFERENCE
 from modscale.latency.raw import Measurement
 from modscale.latency.summary import Round, first_rounds
-from modscale.specs.counts import count_model
+from modscale.specs.counts import count_model, sum_by
 from modscale.specs.sameness import network_key
 from modscale.specs.spec import ModelSpec
 
 CALL = 1_000_000
 """FLOPs that count for as much as a block does by being there."""
-SCATTER = 0.05
-"""Standard deviation, in logarithms, of what a network takes about what its size tells."""
+UNLIKE = 0.3
+"""Standard deviation, in logarithms, of what a FLOP of one stage costs beside one of another."""
+SCATTER = 0.015
+"""The same of what a network takes about what its stages tell."""
+AGAIN = 0.02
+"""The same of what it takes in another measurement."""
 POWERS = (0.3, 2.0)
 """Between which the power lies, whatever two networks say."""
+SESSIONS = -1
+"""Under which measurements are counted, beside the rounds of networks."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,7 +95,7 @@ class ImaginedDevice(Device):
         self.clock, self.exported, self.seed = clock, exported, seed
         self.references = seen.references
         self.usual = specs[len(specs) // 2]
-        sizes = [math.log(_size(spec)) for spec in specs]
+        sizes = [math.log(self._size(spec)) for spec in specs]
         levels = [math.log(median(one.median_ms for one in rounds)) for rounds in seen.rounds]
         self.centre = fmean(sizes), fmean(levels)
         rise = sizes[-1] - sizes[0]
@@ -112,6 +120,7 @@ class ImaginedDevice(Device):
     def stop(self) -> None:
         """A measurement is over: what of it was patience is told to the clock."""
         session, self.session = self.session, _Session()
+        self.drawn[SESSIONS] += 1
         count, rounds = first_rounds(self.settings), sum(map(len, session.rounds_s.values()))
         share_s = session.references_s / max(1, rounds)
         for each_s in session.rounds_s.values():
@@ -134,7 +143,8 @@ class ImaginedDevice(Device):
         key = zlib.crc32(repr(network_key(spec)).encode())
         rng = self._rng(key)
         seen = self.rounds[rng.integers(len(self.rounds))]
-        timings = _stretched(seen.taken.timings, self.latency_ms(spec) * seen.off, runs, rng)
+        again = AGAIN * float(np.random.default_rng([self.seed, key, 0, self.drawn[SESSIONS]]).standard_normal())
+        timings = _stretched(seen.taken.timings, math.exp(again) * self.latency_ms(spec) * seen.off, runs, rng)
         start_s = float(np.interp(count_model(spec).flops, self.flops, self.starts_s))
         seconds = start_s + self._runs_s(timings)
         self.session.rounds_s.setdefault(onnx_file, []).append(seconds)
@@ -146,7 +156,17 @@ class ImaginedDevice(Device):
         size, level = self.centre
         key = zlib.crc32(repr(network_key(spec)).encode())
         scatter = SCATTER * float(np.random.default_rng([self.seed, key]).standard_normal())
-        return math.exp(level + self.power * (math.log(_size(spec)) - size) + scatter)
+        return math.exp(level + self.power * (math.log(self._size(spec)) - size) + scatter)
+
+    def _size(self, spec: ModelSpec) -> float:
+        """FLOPs and calls, those of each stage by what they cost."""
+        weights = np.exp(UNLIKE * np.random.default_rng([self.seed]).standard_normal(len(spec.stages)))
+        found = float(count_model(spec).flops)
+        flops = sum_by(count_model(spec).parts, "part")
+        for i, (stage, weight) in enumerate(zip(spec.stages, weights, strict=True)):
+            found += (weight - 1) * flops[f"stages[{i}]"][1]
+            found += weight * CALL * (stage.depth + stage.attention_depth)
+        return found
 
     def _rng(self, key: int) -> np.random.Generator:
         """For the next round of a network: the same, however many rounds others have."""
@@ -157,10 +177,6 @@ class ImaginedDevice(Device):
         """All runs of a round, those that are not timed too."""
         times_ns = timings.times_ns
         return (max(FIRST_RUNS, self.settings.warmup) + len(times_ns)) * fmean(times_ns) / 1e9
-
-
-def _size(spec: ModelSpec) -> int:
-    return count_model(spec).flops + CALL * spec.num_blocks()
 
 
 def _put_to_one(rounds: Sequence[Round]) -> list[_Seen]:

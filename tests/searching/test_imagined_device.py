@@ -14,6 +14,7 @@ from modscale.searching import imagined_device
 from modscale.searching.imagined_device import CALL, Clock, ImaginedDevice
 from modscale.settings import LatencySettings
 from modscale.specs.counts import count_model
+from modscale.specs.spec import ModelSpec
 
 SETTINGS = LatencySettings(runs=50, patience_s=4.0, threads=1, warmup=12)
 
@@ -23,7 +24,8 @@ def _exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("xxs", "xs", "s")):
         Path(f"{name}.onnx").write_text(str(i))
-    monkeypatch.setattr(imagined_device, "SCATTER", 0.0)
+    for name in ("UNLIKE", "SCATTER", "AGAIN"):
+        monkeypatch.setattr(imagined_device, name, 0.0)
     monkeypatch.setattr(imagined_device, "POWERS", (0.0, 2.0))  # networks of all sizes may be alike
 
 
@@ -75,6 +77,36 @@ def test_networks_differ_from_what_their_size_tells(monkeypatch: pytest.MonkeyPa
     other = device_of(ms=(5.0, 15.0))
     other.seed = 1
     assert other.latency_ms(XXS) != device.latency_ms(XXS)
+
+
+def test_a_stage_may_cost_more_than_its_size_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were rehearsed take what they took; of others two that differ in one stage alone rise by its cost."""
+    monkeypatch.setattr(imagined_device, "UNLIKE", 1.0)
+    device = device_of(ms=(5.0, 15.0))
+    assert [device.latency_ms(spec) for spec in (XXS, S)] == pytest.approx([5.0, 15.0])
+    weights = [device.latency_ms(_deeper(i)) / 5.0 - 1 for i in range(4)]
+    flops = [count_model(_deeper(i)).flops - count_model(XXS).flops for i in range(4)]
+    costs = [weight / (each + CALL) for weight, each in zip(weights, flops, strict=True)]
+    assert max(costs) > 2 * min(costs) > 0
+
+
+def _deeper(place: int) -> ModelSpec:
+    """xxs with one more block in a stage."""
+    stages = list(XXS.stages)
+    stages[place] = replace(stages[place], depth=stages[place].depth + 1)
+    return replace(XXS, stages=tuple(stages))
+
+
+def test_a_measurement_again_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a factor for each network, the same within a measurement, also where settings were changed for it."""
+    monkeypatch.setattr(imagined_device, "AGAIN", 0.1)
+    device = device_of()
+    found = [
+        measure_files([Path("xs.onnx")], SETTINGS, device=one)[0]
+        for one in (device, device.with_settings(SETTINGS), device.with_settings(SETTINGS))
+    ]
+    assert len({one.median_ms for one in found}) == 3
+    assert all(len(set(one.process_medians_ms)) == 1 for one in found)
 
 
 def test_an_unsteady_one_is_measured_for_the_patience() -> None:
