@@ -4,9 +4,9 @@ What was finished took some wall time, that of the anchor's training taken off, 
 takes is shared out alike, half by its number of blocks; a trial that is yet to come is taken to be of the mean size.
 The published network that is the anchor is not trained again. Of what several workers have under way, half is done.
 
-At the end the front is timed once more, to a narrower interval (`searching/measures.py`): each network of it takes an
-export, as much of a timing as its own rounds have (the reference is shared), and more rounds until its interval would
-be narrow enough, or the patience of the protocol is over. How the front grows, `front_size` tells.
+At the end the front is timed once more, to a narrower interval (`searching/measures.py`): each network of it takes
+as much of a timing as its own rounds have (the reference is shared), and more rounds until its interval would be narrow
+enough, or the patience of the protocol is over. How the front grows, `front_size` tells.
 
 Worked by hand: two trials of 10 blocks took 20 s each, and ten more and a reference of 20 blocks are to come; that
 counts as 0.5 + 0.5 x 20 / 10 = 1.5 trials, so 11.5 x 20 = 230 s are left, and the front.

@@ -213,9 +213,8 @@ class WorkProgress:
         self.latest = self.clock()
         if self.ahead is not None and not isinstance(measured, Scored):
             self.ahead.take(measured, is_trial=label.startswith("trial "))
-            at_work = sum(map(bool, self.stages.values()))
             self.rest_s = self.ahead.left_s(
-                self.latest - self.began, self.stages_s, pace_s=self.pace_s, under_way=at_work
+                self.latest - self.began, self.stages_s, pace_s=self.pace_s, under_way=len(self.stages)
             )
         self.bar.update(self.task, advance=1)
         say(self.describe(label, measured))
