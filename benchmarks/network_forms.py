@@ -3,16 +3,16 @@
 Ours stays channels-last throughout, so that the depthwise conv works on a view, multiplies the context by broadcasting,
 takes the depthwise convs' weight gradient as matrix products where maps are small (`models/depthwise.py`), computes the
 MLP's wide part a piece of the tokens at a time (`models/modulated_mlp.py`), learns from slices of the batch side by
-side (`training/slices.py`), and steps with the fused AdamW. `whole` is the same network given the batch at once, in
-torch's own threads. The straightforward form permutes and copies around every conv, repeats the context, and has
-torch's own convs and its default AdamW. All have the same weights; the steps alternate within one run, and the order
-within a round alternates too. Threads wait as in a search's own children.
+side and steps with the fused AdamW, a share of the parameters a thread (`training/slices.py`). `kernels` is the same
+with what lies between the products in Numba (`models/by_kernels.py`), with `--kernels`. `whole` is ours given the batch
+at once, in torch's own threads. The straightforward form permutes and copies around every conv, repeats the context,
+and has torch's own convs and its default AdamW. All have the same weights; the steps alternate within one run, and the
+order within a round alternates too. Threads wait as in a search's own children.
 
-`--profile` prints instead where the time of a step goes: torch's operations by the time in each itself, for `whole` and
-the straightforward form.
+`--profile` prints instead where the time of a step goes: torch's operations by the time in each itself.
 
 Usage: python benchmarks/network_forms.py [--model xxs] [--resolution 64] [--batch-size 64] [--pairs 20] [--threads N]
-           [--profile]
+           [--kernels] [--profile]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from statistics import fmean, median, stdev
@@ -115,6 +116,13 @@ def print_profile(step: Callable[[], object], *, steps: int = 4, rows: int = 12)
     print(f"{sum(microseconds for microseconds, _ in found) / steps / 1e3:8.1f} ms in all")
 
 
+def ratio_text(slower: list[float], faster: list[float]) -> str:
+    """The mean ratio of steps of the same rounds, with its 95 % interval."""
+    logs = [math.log(s / f) for s, f in zip(slower, faster, strict=True)]
+    half = 2 * stdev(logs) / math.sqrt(len(logs))
+    return f"{math.exp(fmean(logs)):.2f} ({math.exp(fmean(logs) - half):.2f} to {math.exp(fmean(logs) + half):.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xxs")
@@ -122,6 +130,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--kernels", action="store_true", help="besides, by the kernels; needs Numba")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -129,10 +138,20 @@ def main() -> None:
     spec = replace(resolve_model(options.model), resolution=options.resolution, layer_scale=0.1)
     ours = build_network(spec, seed=0)
     forms = {"ours": ours, "plain": plain_copy(ours, spec)}
+    if options.kernels:
+        from modscale.models.by_kernels import use_kernels
+
+        forms = {"kernels": deepcopy(ours), **forms}
+        use_kernels(forms["kernels"])
     images = torch.randn(options.batch_size, 3, options.resolution, options.resolution)
     labels = torch.randint(0, spec.num_classes, (options.batch_size,))
-    slices = Slices(ours, spec, items=options.batch_size, threads=options.threads)
-    rows = {"ours": slices.rows, "plain": (slice(0, options.batch_size),)}
+    slices = {
+        name: Slices(forms[name], spec, items=options.batch_size, threads=options.threads)
+        for name in forms
+        if name != "plain"
+    }
+    fastest = next(iter(slices))
+    rows = {fastest: slices[fastest].rows, "plain": (slice(0, options.batch_size),)}
     logits = [outputs_of(forms[name], images, rows[name]) for name in rows]
     difference = (logits[0] - logits[1]).abs().max().item()
 
@@ -141,8 +160,8 @@ def main() -> None:
 
     def learn(name: str) -> None:
         """Leaves the gradients of one step in the parameters."""
-        if name == "ours":
-            slices.learn(lambda part: loss_of(ours, part))
+        if name in slices:
+            slices[name].learn(lambda part: loss_of(forms[name], part))
         else:
             loss_of(forms[name]).backward()
 
@@ -152,21 +171,25 @@ def main() -> None:
         learn(name)
         gradients.append([parameter.grad.clone() for parameter in forms[name].parameters()])
     largest = max((one - other).abs().max().item() for one, other in zip(*gradients, strict=True))
+    relative = max(((one - other).norm() / other.norm()).item() for one, other in zip(*gradients, strict=True))
     forms["whole"] = ours
     optimisers = {
-        name: torch.optim.AdamW(forms[name].parameters(), lr=1e-3, fused=name != "plain" or None) for name in forms
+        name: slices[name].adamw([{"params": list(forms[name].parameters())}], lr=1e-3)
+        if name in slices
+        else torch.optim.AdamW(forms[name].parameters(), lr=1e-3, fused=name != "plain" or None)
+        for name in forms
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
 
     def step(name: str) -> float:
         start = time.perf_counter()
-        optimisers[name].zero_grad(set_to_none=True)
+        forms[name].zero_grad(set_to_none=True)
         learn(name)
         optimisers[name].step()
         return time.perf_counter() - start
 
     if options.profile:
-        for name in ("whole", "plain"):
+        for name in forms:
             step(name)
             print(f"{options.model}, {name}, a step of {options.batch_size} images, {options.threads} threads")
             print_profile(partial(step, name))
@@ -176,13 +199,11 @@ def main() -> None:
             duration = step(name)
             if pair >= 0:
                 seconds[name].append(duration)
-    logs = [math.log(p / o) for p, o in zip(seconds["plain"], seconds["ours"], strict=True)]
-    half = 2 * stdev(logs) / math.sqrt(len(logs))
+    ratios = [ratio_text(seconds["plain"], seconds[name]) for name in slices]
     print(
         f"| {options.model} | {options.resolution} | {options.batch_size} | {options.threads} | "
-        f"{' | '.join(f'{median(seconds[name]) * 1e3:.0f}' for name in ('ours', 'whole', 'plain'))} | "
-        f"{math.exp(fmean(logs)):.2f} ({math.exp(fmean(logs) - half):.2f} to {math.exp(fmean(logs) + half):.2f}) | "
-        f"{difference:.1e} | {largest:.1e} |"
+        f"{' | '.join(f'{median(seconds[name]) * 1e3:.0f}' for name in (*slices, 'whole', 'plain'))} | "
+        f"{' | '.join(ratios)} | {difference:.1e} | {largest:.1e} | {relative:.1e} |"
     )
 
 

@@ -30,7 +30,7 @@ FLOORS = (  # top to bottom: a module imports from its own package or from a flo
     "latency",
     "deploy",
     "spaces datasets models",
-    "specs",
+    "specs kernels",
     "programs",
     "kinds processes settings",
     "rivals",

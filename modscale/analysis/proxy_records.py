@@ -16,7 +16,7 @@ from modscale.document import read_yaml
 from modscale.settings import ProxySettings
 
 RECORDS_FILE = Path(__file__).parent / "proxy_records.yaml"
-NO_MATTER = ("device", "threads", "val_split", "reduce_zero_label")
+NO_MATTER = ("device", "threads", "kernels", "val_split", "reduce_zero_label")
 """Settings that do not change what is learned, but for rounding."""
 SYNTHETIC = "synthetic"
 

@@ -22,6 +22,7 @@ from modscale.runs.metrics import METRICS
 from modscale.settings import (
     DEVICES,
     GRAPH_LEVELS,
+    KERNELS,
     MAX_THREADS,
     MAX_WINDOW,
     PRECISIONS,
@@ -104,6 +105,7 @@ PROXY: Mapping[str, Schema] = {
     "val_split": optional(number(above=0, below=1)),
     "device": one_of(DEVICES),
     "threads": optional(integer(high=MAX_THREADS)),
+    "kernels": one_of(KERNELS),
 }
 TARGET: Mapping[str, Schema] = {
     "command": {"type": "array", "items": TEXT, "minItems": 1},

@@ -119,6 +119,10 @@ def _started(spec: ModelSpec, data: ProxyData, settings: ProxySettings, seed: in
         recipe.replace_batch_norm(network)
     recipe.rescale_weights(network)
     recipe.damp_branches(network, settings.layer_scale)
+    if settings.kernels == "numba":
+        from modscale.models.by_kernels import use_kernels  # Numba need not be there
+
+        use_kernels(network)
     return network.to(data.device)
 
 
@@ -191,7 +195,7 @@ def _train(
     per_epoch = count // batch  # the incomplete batch is dropped: BatchNorm cannot train on a single image
     steps = per_epoch * settings.epochs
     ends = [max(1, round(share * steps)) for share in rungs]
-    optimiser = torch.optim.AdamW(recipe.parameter_groups(network, settings), fused=True)
+    optimiser = slices.adamw(recipe.parameter_groups(network, settings))
     generator = torch.Generator().manual_seed(seed)
     losses = torch.zeros(settings.epochs, per_epoch, device=data.device)
     network.train()

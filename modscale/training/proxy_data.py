@@ -8,13 +8,14 @@ from __future__ import annotations
 import gc
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modscale.datasets.dataset import Dataset
-from modscale.errors import ProviderError
+from modscale.errors import InputError, ProviderError
 from modscale.settings import ProxySettings
 
 
@@ -63,6 +64,13 @@ def resolve_device(settings: ProxySettings) -> torch.device:
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 
+def check_kernels(settings: ProxySettings) -> None:
+    """Raises InputError where kernels are asked for and Numba is absent."""
+    if settings.kernels == "numba" and find_spec("numba") is None:
+        rule = "needs Numba, which is not installed: pip install 'modscale[numba]'"
+        raise InputError(rule, place="proxy.kernels", value=settings.kernels)
+
+
 def describe_device(settings: ProxySettings) -> str:
     """The device to train on, as in `cpu` or `cuda (NVIDIA H200)`. Raises ProviderError, see `resolve_device`."""
     device = resolve_device(settings)
@@ -72,9 +80,10 @@ def describe_device(settings: ProxySettings) -> str:
 def prepare(dataset: Dataset, settings: ProxySettings, *, cores: int | None = None) -> ProxyData:
     """The data set as tensors on the settings' device; `cores` as in `ProxyData`.
 
-    Raises ProviderError, see `resolve_device`.
+    Raises ProviderError, see `resolve_device`, and InputError, see `check_kernels`.
     """
     device = resolve_device(settings)
+    check_kernels(settings)
     x_train, x_val = (
         torch.from_numpy(x).to(device).permute(0, 3, 1, 2)  # [N, H, W, C] to [N, C, H, W], the memory as it was
         for x in (dataset.x_train, dataset.x_val)

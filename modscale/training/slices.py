@@ -16,10 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import pairwise
 from threading import Barrier
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,8 @@ class Slices:
         if inner == 1 and cores is not None:
             workers = min(workers, cores)
         self._pool = _start(workers, inner) if on_cpu and workers > 1 else None
+        self.shares = _shares(self.parameters, len(self.rows))
+        """Parameters by their numbers, a list for each slice, about as many values in each."""
 
     def __enter__(self) -> Slices:
         return self
@@ -127,15 +130,28 @@ class Slices:
             loss = loss + part
             if i == 0:
                 total = list(gradients)
-            elif i == 1:  # into new memory: two parameters may have been given the same
-                total = [one + other for one, other in zip(total, gradients, strict=True)]
+                continue
+            add = partial(_add, total, gradients, i == 1)
+            if i < len(self.rows) - 1:  # the threads are busy
+                add(range(len(total)))
             else:
-                for one, other in zip(total, gradients, strict=True):
-                    one.add_(other)
+                for _ in self.each(add, self.shares):
+                    pass
         for parameter, gradient in zip(self.parameters, total, strict=True):
             is_laid_out = gradient.stride() == parameter.stride()  # as the optimiser takes for granted
             parameter.grad = gradient if is_laid_out else torch.empty_like(parameter).copy_(gradient)
         return loss
+
+    def adamw(self, groups: list[dict[str, Any]], **settings: Any) -> SharedAdamW:
+        """AdamW for the network's parameters, each share of them by a thread; the steps are torch's, to the bit."""
+        owner = {id(self.parameters[i]): share for share, those in enumerate(self.shares) for i in those}
+        optimisers = []
+        for share in range(len(self.shares)):
+            parts = [{**group, "params": [q for q in group["params"] if owner[id(q)] == share]} for group in groups]
+            parts = [part for part in parts if part["params"]]
+            if parts:
+                optimisers.append(torch.optim.AdamW(parts, fused=True, **settings))
+        return SharedAdamW(self, optimisers)
 
     def each(self, function: Callable[[Part], Found], parts: Iterable[Part]) -> Iterator[Found]:
         """What `function` gives for each part, in their order; by the threads, where there are some.
@@ -154,6 +170,39 @@ class Slices:
             for future in futures:
                 future.cancel()
             wait(futures)
+
+
+class SharedAdamW:
+    """An AdamW for each share of the parameters."""
+
+    def __init__(self, slices: Slices, optimisers: list[torch.optim.AdamW]) -> None:
+        self.slices, self.optimisers = slices, optimisers
+        self.param_groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        """Those of all shares; a group's settings stand in each that has some of its parameters."""
+
+    def step(self) -> None:
+        """By the gradients that the parameters have."""
+        if len(self.optimisers) == 1:  # in as many threads as whoever asks has
+            self.optimisers[0].step()
+            return
+        for _ in self.slices.each(lambda optimiser: optimiser.step(), self.optimisers):
+            pass
+
+
+def _shares(parameters: list[nn.Parameter], number: int) -> list[list[int]]:
+    """The largest first, each to whom has least."""
+    shares, values = [list[int]() for _ in range(number)], [0] * number
+    for i in sorted(range(len(parameters)), key=lambda i: -parameters[i].numel()):
+        share = values.index(min(values))
+        shares[share].append(i)
+        values[share] += parameters[i].numel()
+    return shares
+
+
+def _add(total: list[Tensor], gradients: tuple[Tensor, ...], to_new: bool, which: Iterable[int]) -> None:
+    """Adds these of the gradients; into new memory where two parameters may have been given the same."""
+    for i in which:
+        total[i] = total[i] + gradients[i] if to_new else total[i].add_(gradients[i])
 
 
 def _start(workers: int, threads: int) -> ThreadPoolExecutor:

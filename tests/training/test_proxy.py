@@ -275,6 +275,21 @@ def test_missing_cuda_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> N
     assert resolve_device(replace(SETTINGS, device="auto")).type == "cpu"
 
 
+def test_kernels_learn_what_torch_learns(data: ProxyData) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    by_torch = train_proxy(small_spec(), data, SETTINGS, seed=0)
+    one, other = (train_proxy(small_spec(), data, replace(SETTINGS, kernels="numba"), seed=0) for _ in range(2))
+    assert same_but_time(one, other)
+    assert not same_but_time(one, by_torch)
+    assert one.val_loss == pytest.approx(by_torch.val_loss, rel=1e-4)
+
+
+def test_absent_numba_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modscale.training.proxy_data.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"proxy\.kernels: needs Numba, .* pip install 'modscale\[numba\]'"):
+        prepare(two_colours(), replace(SETTINGS, kernels="numba"))
+
+
 def test_flip_mirrors_about_half_of_the_images() -> None:
     """Each image is itself or its mirror image, a mask goes with it, and only where the settings say so."""
     images = torch.arange(200 * 4.0).reshape(200, 1, 1, 4)

@@ -101,6 +101,32 @@ def test_two_parameters_may_have_one_gradient(monkeypatch: pytest.MonkeyPatch) -
     assert [round(float(parameter.grad), 5) for parameter in network] == [5.0, 5.0]
 
 
+@pytest.mark.usefixtures("finely")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_by_shares_are_those_of_one_optimiser(threads: int) -> None:
+    """To the bit, with each group's own rate, which may change between steps."""
+    found = []
+    for is_shared in (True, False):
+        network = build_network(SPEC, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        parameters = list(network.parameters())
+        groups = [
+            {"params": parameters[::3], "lr": 0.1},
+            {"params": [*parameters[1::3], *parameters[2::3]], "lr": 0.01},
+        ]
+        with Slices(network, SPEC, items=ITEMS, threads=threads) as sliced:
+            assert len(sliced.shares) == len(sliced.rows) == 4
+            optimiser = sliced.adamw(groups) if is_shared else torch.optim.AdamW(groups, fused=True)
+            for step in range(3):
+                for parameter in parameters:
+                    parameter.grad = torch.randn(parameter.shape, generator=generator)
+                for group in optimiser.param_groups:
+                    group["lr"] *= 0.5**step
+                optimiser.step()
+        found.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    assert torch.equal(*found)
+
+
 def test_slices_follow_from_network_and_batch() -> None:
     """xxs at 64 pixels: 41 to 42 million multiply-adds an image in 15 blocks, so that 6 images are worth a slice."""
     xxs = replace(published("xxs"), resolution=64)
