@@ -1,11 +1,14 @@
 """The exported graph against the straightforward export of the same network, and against another version's.
 
     python benchmarks/deployment_graph.py [--models xxs xs s s_conv SPEC.yaml] [--threads 1 2] [--seconds 40]
-        [--before FOLDER]
+        [--precisions fp32 fp16 int8] [--before FOLDER] [--openvino PYTHON]
 
 The straightforward form permutes and copies around every conv, repeats the context and has LayerScale, as the authors'
 code has, and is written by torch.onnx.export's own defaults. `--before` is a folder with NAME/model.onnx of exports by
-another version. The files of a model have the same weights but for `before`.
+another version. The files of a model have the same weights but for `before`. fp16 is made of each file by ONNX
+Runtime's converter, int8 by its quantiser with the settings of `deploy/quantize.py`: dense convs and all products
+with weights.
+With `--openvino`, a Python that has onnxruntime-openvino, that is timed too.
 
 Fresh processes take turns, in an order that reverses every round; of each process the lower quartile of its runs counts
 (a neighbour only ever adds), and the table has the median over the processes, and the geometric mean of the ratios to
@@ -23,13 +26,18 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 
+import numpy as np
+import onnx
 import torch
 from network_forms import plain_copy
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from modscale.deploy import export, onnx_graph, runtime
+from modscale.deploy.precision import write_in
 from modscale.files import scratch_folder
 from modscale.specs.published import resolve_model
 
@@ -86,6 +94,56 @@ def ratio_text(seen: Seen, name: str) -> str:
     return f"{median(seen[name]):.2f} | {told} | {len(logs)}"
 
 
+def write_int8(file: Path, out: Path, spec) -> None:
+    """A file of any origin with its products and dense convs in int8, as `deploy/quantize.py` puts ours."""
+    model = onnx.load(file)
+    turned = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
+    stored = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    names = []
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node{number}"
+        is_depthwise = node.op_type == "Conv" and stored[node.input[1]][1] == 1
+        has_weight = len(node.input) > 1 and turned.get(node.input[1], node.input[1]) in stored
+        if node.op_type in ("Conv", "Gemm", "MatMul") and has_weight and not is_depthwise:
+            names.append(node.name)
+    named = out.with_suffix(".named")
+    onnx.save(model, named)
+    size = (4, 1, spec.in_chans, spec.resolution, spec.resolution)
+    noise = np.random.default_rng(0).standard_normal(size, np.float32)
+    quantize_static(
+        str(named),
+        str(out),
+        _Reader(noise),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        nodes_to_quantize=names,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+    )
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, batches) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self):
+        images = next(self.batches, None)
+        return None if images is None else {runtime.INPUT_NAME: images}
+
+
+def in_precision(file: Path, precision: str, spec) -> Path:
+    """The file itself, or what is made of it."""
+    out = file.with_name(f"{file.stem}-{precision}.onnx")
+    if precision == "fp16":
+        write_in("fp16", file, out, "cpu")
+    elif precision == "int8":
+        write_int8(file, out, spec)
+    return file if precision == "fp32" else out
+
+
 def write_straightforward(network: torch.nn.Module, spec, file: Path) -> None:
     """As torch.onnx.export writes it."""
     image = torch.zeros(1, spec.in_chans, spec.resolution, spec.resolution)
@@ -108,28 +166,38 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["xxs", "xs", "s", "s_conv"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=40, help="for each model and number of threads")
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "fp16", "int8"])
     parser.add_argument("--before", type=Path)
+    parser.add_argument("--openvino", type=Path)
     given = parser.parse_args()
-    print("| model | threads | export | ms | straightforward / this (95 % interval) | rounds |")
-    print("|---|--:|---|--:|--:|--:|")
+    on = {"cpu": None} | ({"openvino": given.openvino} if given.openvino else {})
+    print("| model | provider | threads | precision | export | ms | straightforward / this (95 % interval) | rounds |")
+    print("|---|---|--:|---|---|--:|--:|--:|")
     with scratch_folder() as folder:
         for name in given.models:
             spec = resolve_model(name)
             loud = export.loud_copy(export.fresh_network(spec, seed=0), spec).eval()
-            files = {form: folder / f"{Path(name).stem}-{form}.onnx" for form in ("straightforward", "ours")}
+            files = {
+                form: folder / f"{Path(name).stem}-{form}.onnx"
+                for form in ("straightforward", "ours", "ours for the CPU")
+            }
             write_straightforward(loud, spec, files["straightforward"])
             export.export_onnx(loud, spec, files["ours"])
+            export.export_onnx(loud, spec, files["ours for the CPU"], form=export.Form(for_cpu=True))
             images = export.probe_images(spec)
             answers = [runtime.run_images(str(file), images) for file in files.values()]
             scale = max(abs(one).max() for one in answers[0].values())
-            error = max(abs(answers[0][key] - answers[1][key]).max() for key in images) / scale
+            error = max(abs(answers[0][key] - one[key]).max() for one in answers for key in images) / scale
             assert error < 1e-5, error
             if given.before:
                 files["before"] = given.before / name / "model.onnx"
-            for threads in given.threads:
-                seen = take_turns(files, threads=threads, seconds=given.seconds)
-                for form in files:
-                    print(f"| {name} | {threads} | {form} | {ratio_text(seen, form)} |", flush=True)
+            for precision in given.precisions:
+                made = {form: in_precision(file, precision, spec) for form, file in files.items()}
+                for (provider, python), threads in product(on.items(), given.threads):
+                    seen = take_turns(made, threads=threads, seconds=given.seconds, provider=provider, python=python)
+                    for form in made:
+                        row = (name, provider, threads, precision, form, ratio_text(seen, form))
+                        print(f"| {' | '.join(map(str, row))} |", flush=True)
             print(f"<!-- {name}: largest difference {error:.1e} of the largest logit -->", flush=True)
 
 

@@ -2,36 +2,55 @@
 
     python benchmarks/deployment_ideas.py [--model xxs] [--threads 1] [--seconds 90] [--ideas fold tokens,fold ...]
 
-An idea is a list of words: `tokens` (Gemms on [T, C]), `rows` (MatMuls on [1, T, C]), `fold` (LayerScale folded),
-`tile` and `join` (the context repeated by Tile or Concat), `parts` (the wide product of stage 1 by groups of channels,
-`chunks` by four groups of tokens), `scale` (attention's scale in q's weight), `three` (q, k, v by three
-products), `turn` (by one transpose and a split), `gelu20` (opset 20's Gelu), `flat,bias` (the bias apart from its
-product), `mean` (pooling as a mean), `convs` (linear layers as 1x1 convs), `convs,join` (and the context joined in that
-layout). Each graph is held against PyTorch first. Prints a Markdown table; what the first idea takes is divided by what
-the others do.
+An idea is `straightforward`, `exported` or `exported for the CPU`, see `deployment_graph.py`, or a list of words:
+`tokens` (Gemms on [T, C]), `rows` (MatMuls on [1, T, C]), `fold` (LayerScale folded), `tile` and `join` (the context
+repeated by Tile or Concat), `parts` (the wide product of stage 1 by groups of channels, `chunks` by four groups of
+tokens), `scale` (attention's scale in q's weight), `three` (q, k, v by three products), `turn` (by one transpose and a
+split), `gelu20` (opset 20's Gelu), `flat,bias` (the bias apart from its product), `mean` (pooling as a mean), `convs`
+(linear layers as 1x1 convs), `convs,join` (and the context joined in that layout), `carry` (biases behind a LayerNorm
+in the weights, with `turn`), `instance` (InstanceNormalization over tokens in place of LayerNorm), `last` (the
+context's GELU behind the turn), `bare` (products and convs alone: what is left if all else were free). Each graph but
+`bare` is held against PyTorch first. Prints a Markdown table; what the first idea takes is divided by what the others
+do.
+
+All are loaded by each process, and take turns in it in bursts of 7 runs, of which the first is left out; of each burst
+the lower quartile counts, of a process the median. So no process starts for a single graph, and an interval of half a
+percent takes a minute. `--apart` gives each graph processes of its own, as `deployment_graph.py` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from deployment_graph import ratio_text, take_turns
+from deployment_graph import ratio_text, take_turns, write_straightforward
 from onnx import numpy_helper
 
 from modscale.deploy import export, runtime
+from modscale.deploy.carried_bias import LEVEL
 from modscale.files import scratch_folder
 from modscale.specs.published import resolve_model
 from modscale.specs.spec import ATTENTION_HEADS, attention_width
 
 IDEAS = (
-    "plain", "fold", "rows,fold", "tokens,fold", "tokens,fold,tile", "tokens,fold,join", "tokens,fold,parts",
+    "straightforward", "exported", "exported for the CPU", "plain", "fold", "rows,fold", "tokens,fold",
+    "tokens,fold,tile", "tokens,fold,join", "tokens,fold,parts",
     "tokens,fold,chunks", "tokens,fold,three,scale", "tokens,fold,turn,scale", "tokens,fold,gelu20", "tokens,fold,mean",
-    "flat,fold,bias", "fold,convs", "fold,convs,join",
+    "flat,fold,bias", "fold,convs", "fold,convs,join", "tokens,fold,turn,carry", "tokens,fold,turn,carry,instance",
+    "tokens,fold,turn,carry,last", "tokens,fold,turn,carry,last,parts", "tokens,fold,turn,carry,last,tile",
+    "tokens,fold,turn,bare",
 )  # fmt: skip
+BURST = 6
+"""Runs of a graph that count, before the next graph's turn."""
+BURSTS = 4
+"""Of each graph in a process."""
 CHUNKS = 4
 """Groups of tokens."""
 LONG = 3000
@@ -42,10 +61,31 @@ class Builder:
     """A graph, node by node."""
 
     def __init__(self, spec, state, words):
-        self.spec, self.state, self.words = spec, state, words
+        self.spec, self.state, self.words = spec, dict(state), words
         self.opset = 20 if "gelu20" in words else 17
         self.rank = 2 if {"tokens", "flat"} & words else 3 if "rows" in words else 4
         self.nodes, self.stored = [], {}
+        self.carried = set()
+        if "carry" in words:
+            self.carry()
+
+    def carry(self):
+        """As `modscale/deploy/carried_bias.py` does, by the names of the layers."""
+        for norm in [name.removesuffix(".weight") for name in self.state if ".norm" in name and ".blocks." in name]:
+            if norm.endswith(".bias"):
+                continue
+            block, gain, shift = norm.rpartition(".")[0], *(self.state[f"{norm}.{part}"] for part in ("weight", "bias"))
+            is_attention = f"{block}.attn.qkv.weight" in self.state
+            behind = ("attn.qkv",) if norm.endswith("1") else ("mlp.fc1",)
+            for layer in behind if is_attention else ("mlp.fc1", "mlp.context_layer.f"):
+                name = f"{block}.{layer}"
+                weight = self.state[f"{name}.weight"].astype(np.float64)
+                bias = (weight @ shift + self.state.get(f"{name}.bias", 0)) / (LEVEL * gain.size)
+                weight = weight * gain
+                self.state[f"{name}.weight"] = (weight + (bias - weight.mean(1))[:, None]).astype(np.float32)
+                self.carried.add(name)
+            self.state[f"{norm}.weight"] = np.ones_like(gain)
+            self.state[f"{norm}.bias"] = np.full_like(shift, LEVEL)
 
     def const(self, value):
         name = f"c{len(self.stored)}"
@@ -68,6 +108,8 @@ class Builder:
         return self.op("Split", [x], count, axis=axis, **more)
 
     def gelu(self, x):
+        if "bare" in self.words:
+            return x
         if "gelu20" in self.words:
             return self.op("Gelu", [x])
         ratio = self.op("Div", [x, self.const(np.float32(2**0.5))])
@@ -75,11 +117,21 @@ class Builder:
         return self.op("Mul", [self.op("Mul", [x, twice]), self.const(np.float32(0.5))])
 
     def norm(self, x, name):
+        if "bare" in self.words:
+            return x
         gain, bias = (self.const(self.state[f"{name}.{part}"]) for part in ("weight", "bias"))
+        if "instance" in self.words and ".blocks." in name:
+            level = [self.const(np.full(self.tokens, value, np.float32)) for value in (1, LEVEL)]
+            dim = self.state[f"{name}.weight"].size
+            y = self.op("InstanceNormalization", [self.shaped(x, 1, self.tokens, dim), *level], epsilon=1e-5)
+            return self.shaped(y, self.tokens, dim)
         return self.op("LayerNormalization", [x, gain, bias], axis=-1, epsilon=1e-5)
 
     def linear(self, x, name, scale=1.0, apart=()):
-        weight, bias = self.state[f"{name}.weight"].T * scale, self.state[f"{name}.bias"] * scale
+        weight = self.state[f"{name}.weight"].T * scale
+        if name in self.carried:
+            return self.op("Gemm", [x, self.const(weight)])
+        bias = self.state[f"{name}.bias"] * scale
         if "tokens" in self.words:
             return self.op("Gemm", [x, self.const(weight), self.const(bias)])
         x = self.op("MatMul", [x, self.const(weight)])
@@ -105,6 +157,7 @@ class Builder:
         return self.turned(x if self.rank == 4 else self.shaped(x, 1, side, side, dim), 0, 3, 1, 2)
 
     def modulation(self, x, at, stage, ratio, side):
+        self.tokens = side * side
         dim, tokens, mlp = stage.dim, side * side, f"{at}.mlp"
         gamma = self.state.get(f"{at}.gamma_1")
         scale = gamma if "fold" in self.words else 1.0
@@ -129,9 +182,14 @@ class Builder:
             out = self.as_trunk(self.turned(self.point(value, f"{mlp}.fc2", scale), 0, 2, 3, 1), side, dim)
         else:
             context = self.as_map(self.linear(h, f"{mlp}.context_layer.f"), side, dim)
-            context = self.gelu(self.conv(context, f"{mlp}.context_layer.context_list.0", **depthwise))
+            context = self.conv(context, f"{mlp}.context_layer.context_list.0", **depthwise)
+            context = context if "last" in self.words else self.gelu(context)
             context = self.as_trunk(self.turned(context, 0, 2, 3, 1), side, dim)
+            context = self.gelu(context) if "last" in self.words else context
             context = self.linear(context, f"{mlp}.context_layer.g")
+            if "bare" in self.words:
+                second = self.const(self.state[f"{mlp}.fc2.weight"].T * scale)
+                return self.op("Gemm", [self.linear(h, f"{mlp}.fc1"), second, context])
             if ratio > 1 and tokens >= LONG and "parts" in self.words:
                 out = self.in_parts(h, context, mlp, scale, dim, ratio)
             elif ratio > 1 and tokens >= LONG and "chunks" in self.words:
@@ -166,11 +224,13 @@ class Builder:
         second, total = self.state[f"{mlp}.fc2.weight"].T * scale, self.const(self.state[f"{mlp}.fc2.bias"] * scale)
         for i in range(ratio):
             part = slice(i * dim, (i + 1) * dim)
-            value = self.gelu(self.op("Gemm", [h, self.const(first[:, part]), self.const(bias[part])]))
+            biases = [] if f"{mlp}.fc1" in self.carried else [self.const(bias[part])]
+            value = self.gelu(self.op("Gemm", [h, self.const(first[:, part]), *biases]))
             total = self.op("Gemm", [self.op("Mul", [value, context]), self.const(second[part]), total])
         return total
 
     def attention(self, x, at, stage, side):
+        self.tokens = side * side
         tokens, width = side * side, attention_width(stage.dim)
         head = width // ATTENTION_HEADS
         h = self.norm(x, f"{at}.norm1")
@@ -190,13 +250,17 @@ class Builder:
         scores = self.op("MatMul", [q, self.turned(k, 0, 1, 3, 2)])
         if "scale" not in self.words:
             scores = self.op("Mul", [scores, self.const(np.float32(head**-0.5))])
-        y = self.turned(self.op("MatMul", [self.op("Softmax", [scores], axis=-1), v]), 0, 2, 1, 3)
-        x = self.op("Add", [x, self.linear(self.shaped(y, *self.trunk(side, width)), f"{at}.attn.proj")])
+        shares = scores if "bare" in self.words else self.op("Softmax", [scores], axis=-1)
+        y = self.turned(self.op("MatMul", [shares, v]), 0, 2, 1, 3)
+        x = self.added(x, self.linear(self.shaped(y, *self.trunk(side, width)), f"{at}.attn.proj"))
         hidden = stage.attention_hidden()
         apart = (1, tokens, hidden) if "bias" in self.words else ()
         value = self.gelu(self.linear(self.norm(x, f"{at}.norm2"), f"{at}.mlp.fc1", apart=apart))
         value = self.shaped(value, *self.trunk(side, hidden)) if apart else value
-        return self.op("Add", [x, self.linear(value, f"{at}.mlp.fc2")])
+        return self.added(x, self.linear(value, f"{at}.mlp.fc2"))
+
+    def added(self, x, y):
+        return y if "bare" in self.words else self.op("Add", [x, y])
 
     def build(self):
         spec, stem, last = self.spec, self.spec.stem, self.spec.stages[-1].dim
@@ -231,12 +295,51 @@ class Builder:
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.opset)], ir_version=9)
 
 
+TOGETHER = """
+import json, random, sys, time
+import numpy as np, onnxruntime as ort
+threads, bursts, runs, seed, *files = sys.argv[1:]
+order = list(files)
+random.Random(int(seed)).shuffle(order)
+options = ort.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = int(threads), 1, 3
+sessions = {file: ort.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in order}
+feed = sessions[files[0]].get_inputs()[0]
+image = np.random.default_rng(0).standard_normal(feed.shape).astype("float32")
+seen = {file: [] for file in files}
+for turn in range(int(bursts) + 1):
+    for file in order if turn % 2 else reversed(order):
+        times = []
+        for _ in range(int(runs) + 1):
+            start = time.perf_counter()
+            sessions[file].run(None, {feed.name: image})
+            times.append((time.perf_counter() - start) * 1e3)
+        if turn:
+            seen[file].append(np.quantile(times[1:], 0.25))
+print(json.dumps([float(np.median(seen[file])) for file in files]))
+"""
+
+
+def take_together(files, *, threads, seconds):
+    """By file, a figure of each process, in milliseconds."""
+    seen = {name: [] for name in files}
+    end, seed = time.monotonic() + seconds, 0
+    while time.monotonic() < end or seed < 3:
+        command = [sys.executable, "-c", TOGETHER, threads, BURSTS, BURST, seed, *files.values()]
+        given = subprocess.run([str(one) for one in command], check=True, stdout=subprocess.PIPE)
+        for name, value in zip(files, json.loads(given.stdout), strict=True):
+            seen[name].append(value)
+        seed += 1
+    return seen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xxs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--ideas", nargs="+", default=IDEAS)
+    parser.add_argument("--apart", action="store_true")
     given = parser.parse_args()
     spec = resolve_model(given.model)
     network = export.loud_copy(export.fresh_network(spec, seed=0), spec).eval()
@@ -248,11 +351,20 @@ def main() -> None:
         files: dict[str, Path] = {}
         for number, idea in enumerate(given.ideas):
             files[idea] = folder / f"{number}.onnx"
+            if idea == "straightforward":
+                write_straightforward(network, spec, files[idea])
+                continue
+            if idea in ("exported", "exported for the CPU"):
+                export.export_onnx(network, spec, files[idea], form=export.Form(for_cpu=idea != "exported"))
+                continue
             files[idea].write_bytes(Builder(spec, state, set(idea.split(","))).build().SerializeToString())
+            if "bare" in idea:
+                continue
             found = runtime.run_images(str(files[idea]), images)
             error = max(abs(found[key] - expected[key]).max() / abs(expected[key]).max() for key in images)
             assert error < 1e-5, (idea, error)
-        seen = take_turns(files, threads=given.threads, seconds=given.seconds)
+        take = take_turns if given.apart else take_together
+        seen = take(files, threads=given.threads, seconds=given.seconds)
     print(f"| idea | ms | {given.ideas[0]} / this (95 % interval) | rounds |\n|---|--:|--:|--:|")
     for idea in files:
         print(f"| {idea} | {ratio_text(seen, idea)} |")

@@ -1,13 +1,15 @@
 """A network as an ONNX file that is proved equal to PyTorch before anything else may use it.
 
 First LayerScale is folded into the layer before it (`models/folding.py`); PyTorch, which the file is held against, has
-it still. Then five things are done to the graph that is traced (`onnx_graph.py`):
+it still. Then six things are done to the graph that is traced (`onnx_graph.py`):
 
 - it is traced on *loud* weights, in which every branch counts. A fresh network would hide a broken branch: LayerScale
   starts at 1e-4, linear layers at a standard deviation of 0.02, and all biases at zero;
 - what depends on shapes alone is computed now, so that no node is left that a GPU provider would hand to the CPU;
 - the batch is opened and the normalisation folded in, where that is asked for;
 - linear layers, and what stands between them, work on one matrix of tokens (`tokens.py`);
+- once its weights are in place, those behind a LayerNorm take the biases (`carried_bias.py`), and where that is asked
+  for, what is wider than a core's cache is computed in parts (`wide_products.py`);
 - the loud graph is run against PyTorch; only then are the real weights put in its place, by their names, and the
   result is run against PyTorch again.
 
@@ -29,8 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from modscale.deploy import onnx_graph, runtime
+from modscale.deploy.carried_bias import carry_biases
 from modscale.deploy.facts import Facts, metadata, untrained_facts
 from modscale.deploy.tokens import as_tokens
+from modscale.deploy.wide_products import split_wide
 from modscale.errors import InputError, MismatchError, TooLargeError
 from modscale.files import write_whole
 from modscale.models.checkpoint import LoadedWeights, load_weights, save_weights
@@ -60,6 +64,9 @@ class Form:
     """Whether the logits are, or masks; without them the maps must be."""
     folded: bool = False
     """Whether it takes pixels scaled to 0..1 as they are: mean and deviation are dealt with inside."""
+    for_cpu: bool = False
+    """Whether what is wider than a core's cache is computed in parts: faster on ONNX Runtime's CPU provider, slower on
+    OpenVINO."""
 
     def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
         """Names of the outputs, in order."""
@@ -186,6 +193,9 @@ def export_onnx(
 
         def finish(model: onnx_graph.Graph, network: nn.Module, what: str) -> tuple[bytes, float]:
             onnx_graph.set_weights(model, _folded(network))
+            carry_biases(model)
+            if form.for_cpu:
+                split_wide(model)
             if form.folded:
                 onnx_graph.fold_normalisation(model, facts.mean, facts.std)
             onnx_graph.set_metadata(model, metadata(spec, facts, folded=form.folded))

@@ -17,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """A channel, red, green, blue, of pixels scaled to 0..1: what published checkpoints were trained with."""
 
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Of what an export makes of a network; one more whenever the operators of a graph change, so that a calibration of
 other graphs is known for one."""
 

@@ -1,9 +1,9 @@
 """Params and FLOPs of an ONNX graph of any origin, in closed form from the shapes of its tensors.
 
 The conventions are those of `specs/counts.py`, so that a file of ours counts as its spec does, to the unit, but for
-LayerScale's params, which an export folds away: a multiply-add is 1; convolutions, matrix products (attention's among
-them) and what fvcore gives norms, resizing and pooling to one place. An operator that is neither counted nor known to
-be free leaves the FLOPs out and is named: there is no estimate.
+LayerScale's params and the biases behind a LayerNorm, which an export folds away: a multiply-add is 1; convolutions,
+matrix products (attention's among them) and what fvcore gives norms, resizing and pooling to one place. An operator
+that is neither counted nor known to be free leaves the FLOPs out and is named: there is no estimate.
 
 Params are the numbers stored in the file that are learned: floating-point or quantised tensors that something reads,
 each once, but no running statistics, no scales of a quantisation and no lone numbers. A file whose norms were folded

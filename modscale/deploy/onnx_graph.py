@@ -269,6 +269,42 @@ def store(model: Graph, name: str, values: Sequence[int]) -> str:
     return name
 
 
+def stored_array(model: Graph, name: str) -> np.ndarray:
+    """What is stored under a name."""
+    return numpy_helper.to_array(next(one for one in model.graph.initializer if one.name == name))
+
+
+def store_array(model: Graph, name: str, values: np.ndarray) -> str:
+    """Stores values under a name, in place of what stood there; the name is given back."""
+    tensor = next((one for one in model.graph.initializer if one.name == name), None)
+    tensor = model.graph.initializer.add() if tensor is None else tensor
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    return name
+
+
+def readers_of(model: Graph) -> dict[str, list[Any]]:
+    """The nodes that read what stands under a name, by that; a node is listed as often as it reads it."""
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def drop_unread(model: Graph) -> None:
+    """Takes out the nodes whose output nobody reads, then what is stored and no longer read."""
+    wanted = {value.name for value in model.graph.output}
+    needed = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            needed.append(node)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
+    for field, values in ((model.graph.node, needed[::-1]), (model.graph.initializer, kept)):
+        del field[:]
+        field.extend(values)
+
+
 def make_unique(tensor: Any, number: int) -> None:
     """Changes the first value of a stored float32 matrix by so many 2 ** -20 of itself, so that no two are equal.
 

@@ -33,14 +33,10 @@ class _Rewriter:
         self.model = model
         self.shapes = onnx_graph.shapes_of(model)
         self.stored = onnx_graph.stored_shapes(model)
-        nodes = list(model.graph.node)
-        self.readers: dict[str, list[Any]] = {}
-        for node in nodes:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = onnx_graph.readers_of(model)
         self.turned = {
             node.output[0]: node.input[0]
-            for node in nodes
+            for node in model.graph.node
             if node.op_type == "Transpose" and node.input[0] in self.stored
         }
         self.origin: dict[str, str] = {}
@@ -67,8 +63,8 @@ class _Rewriter:
             else:
                 self.kept.append(node)
         del self.model.graph.node[:]
-        self.model.graph.node.extend(self._needed())
-        _drop_unread(self.model)
+        self.model.graph.node.extend(self.kept)
+        onnx_graph.drop_unread(self.model)
         return self.model
 
     def _linear(self, node: Any) -> set[str]:
@@ -136,21 +132,3 @@ class _Rewriter:
         self.origin[output] = source
         place = onnx_graph.store(self.model, f"{output}/shape", list(shape))
         self.kept.append(onnx_graph.new_node("Reshape", [source, place], output))
-
-    def _needed(self) -> list[Any]:
-        """The nodes whose output anybody reads."""
-        wanted = {value.name for value in self.model.graph.output}
-        needed = []
-        for node in reversed(self.kept):
-            if wanted & set(node.output):
-                wanted |= set(node.input)
-                needed.append(node)
-        return needed[::-1]
-
-
-def _drop_unread(model: Graph) -> None:
-    """Takes out what is stored and no longer read: shapes."""
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

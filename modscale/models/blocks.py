@@ -80,7 +80,11 @@ class ContextLayer(nn.Module):
             x = self.f(x)
         if hasattr(self, "context_list"):
             images = channels_first(x)
-            x = channels_last(_sum_of([F.gelu(conv(images)) for conv in self.context_list]))
+            maps = [conv(images) for conv in self.context_list]
+            if len(maps) == 1:  # channels-last first: ONNX Runtime pads channels in the layout of its convs, GELU's too
+                x = F.gelu(channels_last(maps[0]))
+            else:
+                x = channels_last(_sum_of([F.gelu(one) for one in maps]))
         return self.g(x) if hasattr(self, "g") else x
 
 
@@ -237,7 +241,7 @@ class FocalModulation(nn.Module):
         query, context, gates = self.f(x).split([self.dim, self.dim, len(self.focal_layers) + 1], dim=-1)
         levels = []
         for level, conv in enumerate(self.focal_layers):
-            context = channels_last(F.gelu(conv(channels_first(context))))
+            context = F.gelu(channels_last(conv(channels_first(context))))
             levels.append(context * gates[..., level : level + 1])
         pooled = F.gelu(context.mean(dim=(1, 2), keepdim=True))
         levels.append(pooled * gates[..., len(self.focal_layers) :])

@@ -43,6 +43,9 @@ def export(
     fold_normalisation: Annotated[
         bool, option("Take pixels scaled to 0..1: mean and std folded in.", "--fold-normalisation")
     ] = False,
+    for_cpu: Annotated[
+        bool, option("Wide products in parts: faster on ONNX Runtime's CPU provider, not elsewhere.", "--for-cpu")
+    ] = False,
     data: Annotated[
         str | None,
         option("Measure the accuracy on its validation images, as for `search`.", metavar="DATA", parser=user_text),
@@ -75,7 +78,13 @@ def export(
         key=key,
         fresh_head=fresh_head,
         seed=seed,
-        form=Form(batch=_batch(batch), features=features, logits=not no_logits, folded=fold_normalisation),
+        form=Form(
+            batch=_batch(batch),
+            features=features,
+            logits=not no_logits,
+            folded=fold_normalisation,
+            for_cpu=for_cpu,
+        ),
         data=data,
         val_images=val_images,
         int8=int8,
