@@ -115,3 +115,11 @@ def test_the_judge_ends_what_it_would_end() -> None:
     with pytest.raises(TrialFailed, match="too slow"):
         take_steps(evaluator.steps(S, never), lambda request: evaluator.answer(request, lambda stage: None))
     assert bench.trained == [(S, 0.5, 1)]
+
+    def late(results: Any, rungs: Sequence[Rung]) -> str | None:
+        if rungs:
+            raise TrialFailed("too late")
+        return None
+
+    with pytest.raises(TrialFailed, match="too late"):
+        take_steps(evaluator.steps(S, late), lambda request: evaluator.answer(request, lambda stage: None))

@@ -88,6 +88,9 @@ def test_a_stage_may_cost_more_than_its_size_tells(monkeypatch: pytest.MonkeyPat
     flops = [count_model(_deeper(i)).flops - count_model(XXS).flops for i in range(4)]
     costs = [weight / (each + CALL) for weight, each in zip(weights, flops, strict=True)]
     assert max(costs) > 2 * min(costs) > 0
+    monkeypatch.setattr(imagined_device, "CALL", 10**12)  # all that counts are calls
+    calls = [device_of(ms=(5.0, 15.0)).latency_ms(_deeper(i)) for i in range(4)]
+    assert max(calls) - 5.0 > 1.5 * (min(calls) - 5.0) > 0
 
 
 def _deeper(place: int) -> ModelSpec:
