@@ -148,9 +148,7 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(one["latency_ms"] > 0 for one in (*again, *(trial.results for trial in outcome.trials)))
 
 
-def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """The whole command by `ray://`, its machine no part of the cluster: the trials of one worker, and the report.
 
     The first start is stopped by Ctrl-C, the second killed, and the third refused by nobody: no finished trial is lost.
@@ -163,9 +161,6 @@ def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(
     def command(file: Path, *more: str) -> list[str]:
         space = ["search", str(tmp_path / "tiny.yaml"), "--out", str(file.parent)]
         return [sys.executable, "-c", INTERRUPTIBLE, *space, *more]
-
-    monkeypatch.setenv("RAY_health_check_period_ms", "500")
-    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
 
     subprocess.run(command(here, "--window", "4"), check=True, capture_output=True, timeout=600)
     with socket.socket() as free:
