@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -148,6 +149,10 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(one["latency_ms"] > 0 for one in (*again, *(trial.results for trial in outcome.trials)))
 
 
+@pytest.mark.skipif(
+    not os.environ.get("MODSCALE_TEST_RAY_CLIENT"),
+    reason="two minutes, and other trials once where all stood still for minutes: MODSCALE_TEST_RAY_CLIENT=1 runs it",
+)
 def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """The whole command by `ray://`, its machine no part of the cluster: the trials of one worker, and the report.
 
