@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +20,7 @@ from modscale.cli.arguments import latency_settings
 from modscale.latency.confidence import median_interval
 from modscale.latency.device import Device
 from modscale.latency.probed import find_probe
-from modscale.latency.summary import Round, low_ms, relative_latency
+from modscale.latency.summary import Round, level_ms, relative_latency
 
 
 def main() -> None:
@@ -50,10 +50,7 @@ def main() -> None:
             rounds[name].append(Round(order=turn, at_s=start, seconds=0, timings=timings))
     facts = devices["here"].facts
     probe = find_probe([one.timings for taken in rounds.values() for one in taken], options.threads)
-
-    def level(some: Sequence[Round]) -> float:
-        return low_ms(some) if probe is None else probe.level_ms([one.timings for one in some])
-
+    level = partial(level_ms, probe=probe)
     print(f"{options.model}: {options.threads} threads, {options.rounds} rounds of {options.runs} runs, {facts}\n")
     print("| device | median ms | ratio to here | slow rounds | a round beyond its runs, s |\n|---|--:|--:|--:|--:|")
     for name, values in medians.items():

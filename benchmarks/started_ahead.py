@@ -15,6 +15,7 @@ import itertools
 import json
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,20 @@ SIDE = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    take_and_tell(__doc__ or "", take, tell, seconds=200.0)
+
+
+def take_and_tell(
+    doc: str,
+    take: Callable[[argparse.Namespace], None],
+    tell: Callable[[list[dict[str, object]]], None],
+    *,
+    seconds: float,
+) -> None:
+    """A benchmark of fresh processes: rows are taken for so many seconds, unless only a summary is asked for."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["xxs", "xs", "s_conv"])
-    parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--summary", action="store_true", help="of what is there")
@@ -43,11 +55,16 @@ def main() -> None:
     tell([json.loads(line) for line in options.out.read_text().splitlines()])
 
 
+def files_to_time(models: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The reference and the models, exported there, by name."""
+    outs = [folder / name for name in models]
+    export_all([published(name) for name in models], outs)
+    return {"reference": REFERENCE.file} | {out.name: out / "model.onnx" for out in outs}
+
+
 def take(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        outs = [Path(folder) / name for name in options.models]
-        export_all([published(name) for name in options.models], outs)
-        files = {"reference": REFERENCE.file} | {out.name: out / "model.onnx" for out in outs}
+        files = files_to_time(options.models, Path(folder))
         device = Device(LatencySettings(threads=options.threads))
         end = time.monotonic() + options.seconds
         with options.out.open("a") as stream:

@@ -19,12 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from started_ahead import files_to_time, take_and_tell
 
-from modscale.deploy.export import export_all
 from modscale.latency.device import Device
-from modscale.latency.protocol import REFERENCE
 from modscale.settings import UNSTEADY, LatencySettings
-from modscale.specs.published import published
 
 WARM_UPS = (2, 5, 12)
 """Runs before the first timed one: the fewest there are, as by default, and as it was until then."""
@@ -32,23 +30,12 @@ RUNS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["xxs", "xs", "s_conv"])
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--summary", action="store_true", help="of what is there")
-    options = parser.parse_args()
-    if not options.summary:
-        take(options)
-    tell([json.loads(line) for line in options.out.read_text().splitlines()])
+    take_and_tell(__doc__ or "", take, tell, seconds=120.0)
 
 
 def take(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        outs = [Path(folder) / name for name in options.models]
-        export_all([published(name) for name in options.models], outs)
-        files = {"reference": REFERENCE.file} | {out.name: out / "model.onnx" for out in outs}
+        files = files_to_time(options.models, Path(folder))
         settings = LatencySettings(threads=options.threads)
         devices = {count: Device(replace(settings, warmup=count)) for count in WARM_UPS}
         end = time.monotonic() + options.seconds

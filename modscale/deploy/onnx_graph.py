@@ -185,8 +185,7 @@ def fold_shapes(model: Graph) -> Graph:
             data_type = onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype)
             types[name] = onnx.helper.make_tensor_type_proto(data_type, known[name].shape)
     used = {name for node in kept for name in node.input}
-    del graph.node[:]
-    graph.node.extend(kept)
+    refill(graph.node, kept)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in known.items() if name in used)
     return model
 
@@ -291,6 +290,12 @@ def readers_of(model: Graph) -> dict[str, list[Any]]:
     return readers
 
 
+def refill(field: Any, values: Sequence[Any]) -> None:
+    """Puts these in place of all that a field of a graph holds, its nodes say."""
+    del field[:]
+    field.extend(values)
+
+
 def drop_unread(model: Graph) -> None:
     """Takes out the nodes whose output nobody reads, then what is stored and no longer read."""
     wanted = {value.name for value in model.graph.output}
@@ -300,9 +305,8 @@ def drop_unread(model: Graph) -> None:
             wanted |= set(node.input)
             needed.append(node)
     kept = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
-    for field, values in ((model.graph.node, needed[::-1]), (model.graph.initializer, kept)):
-        del field[:]
-        field.extend(values)
+    refill(model.graph.node, needed[::-1])
+    refill(model.graph.initializer, kept)
 
 
 def make_unique(tensor: Any, number: int) -> None:
@@ -402,8 +406,7 @@ def sort_nodes(model: Graph) -> Graph:
     })  # fmt: skip
     nodes = {node.name: node for node in model.graph.node}
     ordered = [nodes[name] for name in order.static_order()]
-    del model.graph.node[:]
-    model.graph.node.extend(ordered)
+    refill(model.graph.node, ordered)
     return model
 
 

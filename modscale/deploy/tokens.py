@@ -62,8 +62,7 @@ class _Rewriter:
                 self._on_tokens(node)
             else:
                 self.kept.append(node)
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(self.kept)
+        onnx_graph.refill(self.model.graph.node, self.kept)
         onnx_graph.drop_unread(self.model)
         return self.model
 

@@ -67,8 +67,7 @@ class _Rewriter:
             if product is not None and self._is_wide(product):
                 instead[product.last.output[0]] = self._copy_by_copy(product)
             nodes += instead.get(node.output[0], [node])
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(nodes)
+        onnx_graph.refill(self.model.graph.node, nodes)
         onnx_graph.drop_unread(self.model)
         return self.model
 

@@ -6,12 +6,13 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median, quantiles, stdev
 
 from modscale.deploy.timing_worker import Timings
 from modscale.latency.confidence import Z95, confidence_interval, median_interval
 from modscale.latency.device import Device
-from modscale.latency.probed import find_probe
+from modscale.latency.probed import Probe, find_probe
 from modscale.providers import PROVIDERS
 from modscale.settings import UNSTEADY, LatencySettings
 
@@ -178,9 +179,7 @@ def summarise(
     median_ms = median(medians)
     tenths = quantiles(everything, n=10, method="inclusive")
 
-    def level(some: Sequence[Round]) -> float:
-        return low_ms(some) if probe is None else probe.level_ms([one.timings for one in some])
-
+    level = partial(level_ms, probe=probe)
     relative, relative_half, relative_error = relative_latency(rounds, references, level)
     quiet_ms = median_ms if relative is None and probe is None else level(rounds)
     quiet_half = None if probe is None else probe.half_width_ms([one.timings for one in rounds])
@@ -251,6 +250,11 @@ def relative_latency(
     ]
     error = stdev(drawn)
     return found, Z95 * error, error
+
+
+def level_ms(rounds: Sequence[Round], probe: Probe | None) -> float:
+    """What a model takes while the machine is quiet, by its rounds: by the probe, or `low_ms` where there is none."""
+    return low_ms(rounds) if probe is None else probe.level_ms([one.timings for one in rounds])
 
 
 def low_ms(rounds: Sequence[Round]) -> float:

@@ -52,9 +52,7 @@ class Bounded:
                     is_fine, value = self._returns.get(timeout=min(TICK_S, left_s))
                     break
                 except queue.Empty:
-                    left_s -= min(
-                        TICK_S, left_s
-                    )  # and not by a clock: a process that was stopped meanwhile had no time
+                    left_s -= min(TICK_S, left_s)  # by no clock: a process that was stopped meanwhile had no time
                     if left_s <= 0:
                         _leave_in_time()
                         raise NoAnswer(f"no answer within {limit_s:g} s") from None
