@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from typing import Any
 
 from modscale.document import NOWHERE, Section, check_choice, check_flag, check_integer, check_number
@@ -232,6 +233,13 @@ def parse_proxy(document: object, place: str, elsewhere: Mapping[str, str] = NOW
         threads=_optional_integer(section, "threads", default.threads, high=MAX_THREADS),
         kernels=section.choice("kernels", default.kernels, KERNELS),
     )
+
+
+def check_kernels(proxy: ProxySettings) -> None:
+    """Raises InputError where kernels are asked for and Numba is absent."""
+    if proxy.kernels == "numba" and find_spec("numba") is None:
+        rule = "needs Numba, which is not installed: pip install 'modscale[numba]'"
+        raise InputError(rule, place="proxy.kernels", value=proxy.kernels)
 
 
 def parse_latency(document: object, place: str, elsewhere: Mapping[str, str] = NOWHERE) -> LatencySettings:

@@ -32,7 +32,7 @@ from modscale.searching.measures import Subject, answer_request, time_latency
 from modscale.searching.scoring import Job, ScoringObserver, plan_jobs, run_jobs
 from modscale.searching.steps import take_steps
 from modscale.searching.worker import summary_to_dict
-from modscale.settings import PROXIES, LatencySettings, SearchSettings
+from modscale.settings import PROXIES, LatencySettings, SearchSettings, check_kernels
 from modscale.specs.known import KnownNetwork
 from modscale.specs.spec import ModelSpec
 
@@ -105,6 +105,7 @@ def check_fidelity(
     document = read_setup(folder)
     if document is not None:
         check_setup(document, setup, folder)
+    check_kernels(setup.proxy)
     with locked_fidelity(folder), hearing_stops():
         jobs = plan_jobs(networks, chosen, times=times)
         stop: KeyboardInterrupt | None = None

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modscale.analysis.early_stopping import spared_seconds
-from modscale.analysis.front import find_front, split_front
+from modscale.analysis.front import split_front
 from modscale.analysis.overlay import check_distinct, lay_over
 from modscale.analysis.results import Run, load_run
 from modscale.analysis.time_left import Ahead
+from modscale.api.final_timing import final_candidates, time_front_again
 from modscale.api.warm_start import load_earlier_runs, plan_start
 from modscale.api.workers import Workers, cores_each, make_engine, resolve
-from modscale.errors import AllTrialsFailed, InputError, RunError, TrialFailed, naming_file
+from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
 from modscale.files import file_digest, path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import is_network_folder, naming_kind, weights_in
@@ -32,7 +33,6 @@ from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
 from modscale.runs.earlier import check_from, read_begun, read_earlier, write_earlier
 from modscale.runs.experiment import Experiment, experiment_to_dict, mismatch_note
-from modscale.runs.finals import read_finals, write_finals
 from modscale.runs.folder import (
     REFERENCES_FILE,
     RUN_FILE,
@@ -51,13 +51,12 @@ from modscale.runs.folder import (
     write_run,
 )
 from modscale.runs.machine_speed import reference_levels, trials_at
-from modscale.runs.metrics import LATENCY
 from modscale.runs.references import MeasuredRival, read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.engine import Engine
 from modscale.searching.exports import Exports
 from modscale.searching.loop import Evaluate, MeasureRival, Observer, Outcome, require_complete, run_search
-from modscale.searching.measures import MEASURES, Evaluator, time_again
+from modscale.searching.measures import MEASURES, Evaluator
 from modscale.searching.mirror import StudyMirror
 from modscale.searching.prediction import with_prediction
 from modscale.searching.rivals import check_rivals, check_unchanged, measure_rival
@@ -66,6 +65,7 @@ from modscale.searching.screen import comparing, limiting, make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.trial_log import TrialLog
 from modscale.searching.worker import summary_to_dict
+from modscale.settings import check_kernels
 from modscale.spaces.feasibility import require_feasible
 from modscale.spaces.space import Space, as_candidate
 from modscale.spaces.tables import build_tables
@@ -173,14 +173,16 @@ def join_run(experiment: Experiment, folder: Path, workers: Workers, space_file:
     """The experiment as it is begun, or gone on with, in `folder`, which is left as it is; and whether it is gone on.
 
     Raises:
-        InputError: the space has nothing feasible, or the folder holds something else.
+        InputError: the space has nothing feasible, its proxy needs what is not installed, or the folder holds something
+            else.
     """
     earlier = read_run_experiment(folder) if (folder / RUN_FILE).is_file() else None
     experiment = resolve(experiment, earlier, workers)
     begun = check_folder(folder, experiment)
     experiment = begun or experiment
-    if not experiment.space.from_data:
-        with naming_file(space_file):
+    with naming_file(space_file):
+        check_kernels(experiment.proxy)
+        if not experiment.space.from_data:
             require_feasible(experiment.space)
     return experiment, begun is not None
 
@@ -436,7 +438,7 @@ def measure_all(
         judge=comparing(limiting(experiment.limits, make_judge(experiment.objectives, experiment.search))),
         mirror=show,
     )
-    _time_again(folder, experiment, engine, exports, observer, say)
+    time_front_again(folder, experiment, engine, exports, observer, say)
     return outcome
 
 
@@ -496,40 +498,6 @@ def _pace(finished: Sequence[Trial], workers: Workers) -> float | None:
     if not finished or isinstance(workers, str):
         return None
     return sum(trial.seconds for trial in finished) / len(finished) / workers
-
-
-def _time_again(
-    folder: Path,
-    experiment: Experiment,
-    engine: Engine,
-    exports: Exports,
-    progress: Observer,
-    say: Callable[[str], None],
-) -> None:
-    """Times the front and the picks in turns, with those that join them by what that gives; each set is larger."""
-    while finalists := final_candidates(folder, experiment):
-        check_stop()
-        progress.stage("timed again", "the front")
-        say(f"timing the {len(finalists)} networks of the front and the picks again, in turns")
-        try:
-            again = time_again(engine, [trial.spec for trial in finalists], exports)
-        except TrialFailed as error:
-            check_stop()  # what was stopped has not failed
-            say(f"note: not timed again: {error}")
-            return
-        write_finals(folder, {trial.number: results for trial, results in zip(finalists, again, strict=True)})
-
-
-def final_candidates(folder: Path, experiment: Experiment) -> list[Trial]:
-    """The front and the picks of a run, where not all of them were timed again in one session; none where they were."""
-    finals = read_finals(folder)
-    trials = complete_trials(load_run(folder).trials)
-    if not experiment.search.finals or not all(LATENCY.name in trial.results for trial in trials):
-        return []
-    front = find_front(trials, experiment.objectives, experiment.bands)
-    wanted = {trial.number for trial in front.members}
-    wanted |= {pick.trial.number for pick in front.picks.values() if pick.trial is not None}
-    return [] if wanted <= finals.keys() else [trial for trial in trials if trial.number in wanted | finals.keys()]
 
 
 def load_run_predictor(experiment: Experiment, folder: Path) -> Predictor | None:

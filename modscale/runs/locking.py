@@ -26,11 +26,14 @@ LOOK_S = 0.3
 def locked_folder(folder: Path, *, appended: Sequence[str], written: Collection[str], what: str) -> Iterator[None]:
     """Makes the folder and keeps others of `what` out of it while this one runs; a killed one leaves no lock.
 
+    A folder that it made and that holds nothing else at the end is taken away again.
+
     What a killed one has half written of the files `written` whole is removed. Those `appended` to are no links.
 
     Raises:
         RunError: the folder cannot be made or written to, or another `what` is running in it.
     """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_links(folder, LOCK_FILE, *appended)
@@ -46,7 +49,17 @@ def locked_folder(folder: Path, *, appended: Sequence[str], written: Collection[
         sweep_halves(folder, lambda name: name in written)
         yield
     finally:
+        if is_new:
+            _take_away(folder)
         lock.release()
+
+
+def _take_away(folder: Path) -> None:
+    """Removes a folder that holds nothing but its lock; one that cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            (folder / LOCK_FILE).unlink()
+            folder.rmdir()
 
 
 def is_locked(folder: Path) -> bool | None:

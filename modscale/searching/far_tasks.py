@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,15 @@ def check_devices(place: Place) -> Answer:
 
 def time_contents(
     place: Place,
-    told: Sequence[Mapping[str, Any]],
+    timing: Timing,
     shapes: Sequence[tuple[int, ...] | None],
-    until_percent: float | None,
     facts: Mapping[str, Mapping[str, Any]],
     *contents: Any,
 ) -> Answer:
     """The latencies of ONNX files, given by their contents, on devices that are still the same.
 
-    `shapes` has those of the inputs of files that are none of ours.
+    What is asked of them is the `timing`'s, whose own models are elsewhere. `shapes` has those of the inputs of files
+    that are none of ours.
     """
     notes: list[str] = []
     try:
@@ -131,7 +131,7 @@ def time_contents(
             bench = Bench(place.source, place.proxy, place.latency, seed=place.seed, note=notes.append, timings=kept)
             for name, device in bench.devices.items():
                 device.facts = dict(facts.get(name, {}))
-            results = time_models(bench, Timing(models=tuple(models), told=tuple(told), until_percent=until_percent))
+            results = time_models(bench, replace(timing, models=tuple(models)))
             lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
             known = {name: device.facts for name, device in bench.devices.items()}
             return Answer(value=FarTimings(results=results, lines=lines, facts=known, notes=notes))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -208,9 +208,8 @@ class RayEngine:
                     shapes.append(model.shape)
                     contents.append(ray_cluster.put(model.file.read_bytes()))
             facts = {name: device.facts for name, device in self.bench.devices.items()}
-            ended = self._begin_timing(
-                far_tasks.time_contents, list(timing.told), shapes, timing.until_percent, facts, *contents
-            )
+            asked = replace(timing, models=())
+            ended = self._begin_timing(far_tasks.time_contents, asked, shapes, facts, *contents)
             self.running[ended] = _Running(of=session, began_s=time.perf_counter())
 
     def _copy(self) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import gc
 import math
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modscale.datasets.dataset import Dataset
-from modscale.errors import InputError, ProviderError
-from modscale.settings import ProxySettings
+from modscale.errors import ProviderError
+from modscale.settings import ProxySettings, check_kernels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,13 +61,6 @@ def resolve_device(settings: ProxySettings) -> torch.device:
     if settings.device == "cuda" and not available:
         raise ProviderError("no CUDA device is available to torch", place="proxy.device", value="cuda")
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
-
-
-def check_kernels(settings: ProxySettings) -> None:
-    """Raises InputError where kernels are asked for and Numba is absent."""
-    if settings.kernels == "numba" and find_spec("numba") is None:
-        rule = "needs Numba, which is not installed: pip install 'modscale[numba]'"
-        raise InputError(rule, place="proxy.kernels", value=settings.kernels)
 
 
 def describe_device(settings: ProxySettings) -> str:

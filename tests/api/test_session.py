@@ -436,6 +436,23 @@ def test_the_front_is_timed_again_at_the_end(
     assert "finals.json: finals[0].latency_ms: must be more than 0" in capsys.readouterr().err
 
 
+def test_kernels_without_numba_are_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names the file, whoever would train; no folder is left."""
+    monkeypatch.setattr("modscale.settings.find_spec", lambda name: None)
+    file = tmp_path / "space.yaml"
+    file.write_text(SPACE.replace("proxy: {", "proxy: {kernels: numba, "))
+    for command in (["search"], ["search", "--dry-run"], ["fidelity", "--proxy"]):
+        given = [*command, str(file), "--data", str(tmp_path / "none")]
+        assert main([*given, "--out", str(tmp_path / "run")]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "proxy.kernels: needs Numba, which is not installed: pip install 'modscale[numba]'" in said
+        assert (str(file) in said) is (command != ["fidelity", "--proxy"])
+        assert not (tmp_path / "run").exists()
+
+
 def test_constraints_hold_for_the_networks_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

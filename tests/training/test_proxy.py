@@ -285,7 +285,7 @@ def test_kernels_learn_what_torch_learns(data: ProxyData) -> None:
 
 
 def test_absent_numba_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modscale.training.proxy_data.find_spec", lambda name: None)
+    monkeypatch.setattr("modscale.settings.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"proxy\.kernels: needs Numba, .* pip install 'modscale\[numba\]'"):
         prepare(two_colours(), replace(SETTINGS, kernels="numba"))
 

@@ -1,0 +1,82 @@
+"""The end of a search: its front and its picks are timed again, in turns and to a narrower interval.
+
+By the new figures others may join the front. They are timed alone, since every latency stands in units of the reference
+beside it, which agrees between two sessions to half a percent (`benchmarks/latency.md`); where a device has no such
+unit, all are timed once more together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from modscale.analysis.front import find_front
+from modscale.analysis.results import load_run
+from modscale.errors import TrialFailed
+from modscale.interrupts import check_stop
+from modscale.runs.experiment import Experiment
+from modscale.runs.finals import read_finals, write_finals
+from modscale.runs.metrics import LATENCY, Results, is_target_metric
+from modscale.runs.trials import Trial, complete_trials
+from modscale.searching.engine import Engine
+from modscale.searching.exports import Exports
+from modscale.searching.loop import Observer
+from modscale.searching.measures import time_again
+
+
+def time_front_again(
+    folder: Path,
+    experiment: Experiment,
+    engine: Engine,
+    exports: Exports,
+    progress: Observer,
+    say: Callable[[str], None],
+) -> None:
+    """Times the front and the picks of a run, then whoever joins them by what that gives, until nobody does."""
+    while finalists := final_candidates(folder, experiment):
+        check_stop()
+        before = {number: results for number, results in read_finals(folder).items() if number not in finalists}
+        progress.stage("timed again", "the front")
+        say(_what_is_timed(len(finalists), joins=bool(before)))
+        specs = [trial.spec for trial in finalists.values()]
+        try:
+            again = time_again(engine, specs, exports, only_in_doubt=not before)
+        except TrialFailed as error:
+            check_stop()  # what was stopped has not failed
+            say(f"note: not timed again: {error}")
+            return
+        write_finals(folder, before | dict(zip(finalists, again, strict=True)))
+
+
+def final_candidates(folder: Path, experiment: Experiment) -> dict[int, Trial]:
+    """What is to be timed again next, by trial number: the front and the picks of a run, less those that were.
+
+    Where the latencies of those are no multiples of a reference's, and one is missing, all of them once more.
+    """
+    finals = read_finals(folder)
+    trials = {trial.number: trial for trial in complete_trials(load_run(folder).trials)}
+    if not experiment.search.finals or not all(LATENCY.name in trial.results for trial in trials.values()):
+        return {}
+    front = find_front(list(trials.values()), experiment.objectives, experiment.bands)
+    wanted = {trial.number for trial in front.members}
+    wanted |= {pick.trial.number for pick in front.picks.values() if pick.trial is not None}
+    missing = wanted - finals.keys()
+    if missing and not _have_units(finals.values()):
+        missing = wanted | finals.keys()
+    return {number: trial for number, trial in trials.items() if number in missing}
+
+
+def _have_units(finals: Iterable[Results]) -> bool:
+    """Whether each latency stands in units of the reference, too, so that sessions compare."""
+    return all(
+        f"{name.removesuffix('_ms')}_relative" in results
+        for results in finals
+        for name in results
+        if name == LATENCY.name or is_target_metric(name)
+    )
+
+
+def _what_is_timed(networks: int, *, joins: bool) -> str:
+    if not joins:
+        return f"timing the {networks} networks of the front and the picks again, in turns"
+    return f"timing {networks} network{'s' * (networks != 1)} again that joined the front by that"

@@ -1,0 +1,96 @@
+"""The front timed again at the end of a search, with timings made up: who is timed when, and what is kept of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
+
+from modscale.analysis.results import load_run
+from modscale.api import final_timing
+from modscale.runs.experiment import parse_experiment
+from modscale.runs.finals import read_finals
+from modscale.searching.engine import Inline
+from modscale.searching.exports import Exports
+from modscale.searching.steps import Request, Work
+
+FAKE = parse_experiment(SPACE)
+SLOWER = 1.5
+
+
+class Watching:
+    """An observer that keeps everything to itself."""
+
+    def started(self, label: str, spec: object) -> None: ...
+
+    def stage(self, name: str, label: str = "") -> None: ...
+
+    def finished(self, label: str, trial: object) -> None: ...
+
+
+def latency(ms: float, *, reference_ms: float, units: bool) -> dict[str, float]:
+    """A latency, and the same in units of a reference."""
+    found = {"latency_ms": ms, "latency_ci95_ms": 0.01, "latency_standard_error_ms": 0.005}
+    relative = {"relative": ms / reference_ms, "relative_ci95": 0.001, "relative_standard_error": 0.0005}
+    return found | ({f"latency_{key}": value for key, value in relative.items()} if units else {}) | (
+        {"latency_reference_ms": reference_ms} if units else {}
+    )  # fmt: skip
+
+
+def timed_again(folder: Path, *, units: bool) -> tuple[list[list[int]], list[bool], list[str]]:
+    """Times a made-up run's front again, each network 1.5 times as slow as it was, with a reference as it was.
+
+    Returns the trial numbers of each session, whether only doubts went on in it, and what was said.
+    """
+    trials = [
+        remeasured(trial, **latency(trial["latency_ms"], reference_ms=8.0, units=units))
+        for trial in fake_trials(FAKE, 40)
+    ]
+    write_run(folder, trials, fake_references(FAKE))
+    sessions: list[list[int]] = []
+    doubts: list[bool] = []
+
+    def answer(request: Request, announce: object) -> Any:
+        if isinstance(request, Work):
+            return None
+        named = {trial.spec.name: trial for trial in trials}
+        asked = [named[told["name"]] for told in request.told]
+        sessions.append([trial.number for trial in asked])
+        doubts.append(request.only_in_doubt)
+        return [latency(SLOWER * trial["latency_ms"], reference_ms=8.0, units=units) for trial in asked]
+
+    said: list[str] = []
+    with Exports() as exports:
+        final_timing.time_front_again(folder, FAKE, Inline(answer), exports, Watching(), said.append)
+    return sessions, doubts, said
+
+
+def test_who_joins_the_front_is_timed_alone(tmp_path: Path) -> None:
+    """Each network once: the front first, where there is doubt, then those that join it, each to the end."""
+    folder = tmp_path / "run"
+    sessions, doubts, said = timed_again(folder, units=True)
+    numbers = [number for session in sessions for number in session]
+    assert len(sessions) > 1, "nobody joined, and nothing is tested"
+    assert len(numbers) == len(set(numbers))
+    assert doubts == [True, *[False] * (len(sessions) - 1)]
+    assert said[0] == f"timing the {len(sessions[0])} networks of the front and the picks again, in turns"
+    joined = len(sessions[1])
+    assert said[1] == f"timing {joined} network{'s' * (joined != 1)} again that joined the front by that"
+    finals = read_finals(folder)
+    assert finals.keys() == set(numbers)
+    run = load_run(folder)
+    assert {trial.number for trial in run.front.members} <= finals.keys()
+    assert all(trial["latency_ms"] == pytest.approx(finals[trial.number]["latency_ms"]) for trial in run.front.members)
+    assert final_timing.final_candidates(folder, FAKE) == {}
+
+
+def test_without_a_reference_all_are_timed_together(tmp_path: Path) -> None:
+    """Milliseconds of two sessions do not compare: who was timed is timed once more beside who joins."""
+    sessions, doubts, said = timed_again(tmp_path / "run", units=False)
+    assert len(sessions) > 1
+    assert all(set(before) < set(after) for before, after in zip(sessions, sessions[1:], strict=False))
+    assert all(doubts)
+    assert all("of the front and the picks again" in line for line in said)
+    assert read_finals(tmp_path / "run").keys() == set(sessions[-1])
