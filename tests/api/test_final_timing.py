@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_without_a_reference_all_are_timed_together(tmp_path: Path) -> None:
     """Milliseconds of two sessions do not compare: who was timed is timed once more beside who joins."""
     sessions, doubts, said = timed_again(tmp_path / "run", units=False)
     assert len(sessions) > 1
-    assert all(set(before) < set(after) for before, after in zip(sessions, sessions[1:], strict=False))
+    assert all(set(before) < set(after) for before, after in itertools.pairwise(sessions))
     assert all(doubts)
     assert all("of the front and the picks again" in line for line in said)
     assert read_finals(tmp_path / "run").keys() == set(sessions[-1])
