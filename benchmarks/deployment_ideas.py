@@ -9,9 +9,11 @@ tokens), `scale` (attention's scale in q's weight), `three` (q, k, v by three pr
 split), `gelu20` (opset 20's Gelu), `flat,bias` (the bias apart from its product), `mean` (pooling as a mean), `convs`
 (linear layers as 1x1 convs), `convs,join` (and the context joined in that layout), `carry` (biases behind a LayerNorm
 in the weights, with `turn`), `instance` (InstanceNormalization over tokens in place of LayerNorm), `last` (the
-context's GELU behind the turn), `bare` (products and convs alone: what is left if all else were free). Each graph but
-`bare` is held against PyTorch first. Prints a Markdown table; what the first idea takes is divided by what the others
-do.
+context's GELU behind the turn), `joined` (attention as ONNX's own operator of opset 23, q, k and v by three Gemms),
+`mha` (the same by com.microsoft's MultiHeadAttention), `packed` (by its Attention, which has the weights), `skip` (its
+SkipLayerNormalization, which takes the sum as well, and the bias before it), `bare` (products and convs alone: what is
+left if all else were free). Each graph but `bare` is held against PyTorch first. Prints a Markdown table; what the
+first idea takes is divided by what the others do.
 
 All are loaded by each process, and take turns in it in bursts of 7 runs, of which the first is left out; of each burst
 the lower quartile counts, of a process the median. So no process starts for a single graph, and an interval of half a
@@ -45,12 +47,15 @@ IDEAS = (
     "tokens,fold,chunks", "tokens,fold,three,scale", "tokens,fold,turn,scale", "tokens,fold,gelu20", "tokens,fold,mean",
     "flat,fold,bias", "fold,convs", "fold,convs,join", "tokens,fold,turn,carry", "tokens,fold,turn,carry,instance",
     "tokens,fold,turn,carry,last", "tokens,fold,turn,carry,last,parts", "tokens,fold,turn,carry,last,tile",
-    "tokens,fold,turn,bare",
+    "tokens,fold,turn,carry,last,parts,joined", "tokens,fold,turn,carry,last,parts,mha",
+    "tokens,fold,turn,carry,last,parts,packed", "tokens,fold,turn,carry,last,parts,skip", "tokens,fold,turn,bare",
 )  # fmt: skip
 BURST = 6
 """Runs of a graph that count, before the next graph's turn."""
 BURSTS = 4
 """Of each graph in a process."""
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 CHUNKS = 4
 """Groups of tokens."""
 LONG = 3000
@@ -62,7 +67,7 @@ class Builder:
 
     def __init__(self, spec, state, words):
         self.spec, self.state, self.words = spec, dict(state), words
-        self.opset = 20 if "gelu20" in words else 17
+        self.opset = 23 if "joined" in words else 20 if "gelu20" in words else 17
         self.rank = 2 if {"tokens", "flat"} & words else 3 if "rows" in words else 4
         self.nodes, self.stored = [], {}
         self.carried = set()
@@ -237,6 +242,9 @@ class Builder:
         weight = self.state[f"{at}.attn.qkv.weight"].T.copy()
         if "scale" in self.words:
             weight[:, :width] *= np.float32(head**-0.5)
+        if {"joined", "mha", "packed"} & self.words:
+            y = self.shaped(self.by_one_operator(h, weight, tokens, width), tokens, width)
+            return self.behind_attention(x, y, at, stage, side)
         if "three" in self.words:
             parts = [self.op("MatMul", [h, self.const(weight[:, i * width : (i + 1) * width])]) for i in range(3)]
             q, k, v = (self.turned(self.shaped(one, 1, tokens, ATTENTION_HEADS, head), 0, 2, 1, 3) for one in parts)
@@ -252,7 +260,22 @@ class Builder:
             scores = self.op("Mul", [scores, self.const(np.float32(head**-0.5))])
         shares = scores if "bare" in self.words else self.op("Softmax", [scores], axis=-1)
         y = self.turned(self.op("MatMul", [shares, v]), 0, 2, 1, 3)
-        x = self.added(x, self.linear(self.shaped(y, *self.trunk(side, width)), f"{at}.attn.proj"))
+        return self.behind_attention(x, self.shaped(y, *self.trunk(side, width)), at, stage, side)
+
+    def by_one_operator(self, h, weight, tokens, width):
+        if "packed" in self.words:
+            dim, none = weight.shape[0], self.const(np.zeros(3 * width, np.float32))
+            inputs = [self.shaped(h, 1, tokens, dim), self.const(weight), none]
+            return self.op("Attention", inputs, domain=MICROSOFT, num_heads=ATTENTION_HEADS)
+        parts = [self.op("Gemm", [h, self.const(weight[:, i * width : (i + 1) * width])]) for i in range(3)]
+        parts = [self.shaped(part, 1, tokens, width) for part in parts]
+        if "mha" in self.words:
+            return self.op("MultiHeadAttention", parts, domain=MICROSOFT, num_heads=ATTENTION_HEADS)
+        return self.op("Attention", parts, q_num_heads=ATTENTION_HEADS, kv_num_heads=ATTENTION_HEADS)
+
+    def behind_attention(self, x, y, at, stage, side):
+        tokens = side * side
+        x = self.added(x, self.linear(y, f"{at}.attn.proj"))
         hidden = stage.attention_hidden()
         apart = (1, tokens, hidden) if "bias" in self.words else ()
         value = self.gelu(self.linear(self.norm(x, f"{at}.norm2"), f"{at}.mlp.fc1", apart=apart))
@@ -261,6 +284,29 @@ class Builder:
 
     def added(self, x, y):
         return y if "bare" in self.words else self.op("Add", [x, y])
+
+    def join_sums(self):
+        """Each sum that a LayerNorm reads, and the bias before it, go into the norm; the sum is its fourth output."""
+        makers = {name: node for node in self.nodes for name in node.output}
+        norms = [node for node in self.nodes if node.op_type == "LayerNormalization"]
+        for norm in norms:
+            total = makers[norm.input[0]]
+            if total.op_type != "Add":
+                continue
+            trunk, branch = total.input
+            last = makers[branch]
+            bias = [last.input.pop()] if last.op_type == "Gemm" and len(last.input) == 3 else []
+            if bias and bias[0] not in self.stored:  # what was added up so far
+                last.input.append(bias.pop())
+            joined = onnx.helper.make_node(
+                "SkipLayerNormalization",
+                [branch, trunk, *norm.input[1:], *bias],
+                [norm.output[0], "", "", total.output[0]],
+                domain=MICROSOFT,
+                epsilon=1e-5,
+            )
+            self.nodes[self.nodes.index(total)] = joined
+            self.nodes.remove(norm)
 
     def build(self):
         spec, stem, last = self.spec, self.spec.stem, self.spec.stages[-1].dim
@@ -283,6 +329,8 @@ class Builder:
             x = self.op("ReduceMean", [self.shaped(x, 1, side * side, last)], axes=[1], keepdims=0)
         else:
             x = self.op("Flatten", [self.op("GlobalAveragePool", [self.as_map(x, side, last)])], axis=1)
+        if "skip" in self.words:
+            self.join_sums()
         weight, bias = (self.const(self.state[f"head.{part}"]) for part in ("weight", "bias"))
         self.nodes.append(onnx.helper.make_node("Gemm", [x, weight, bias], ["logits"], transB=1))
         shapes = {"image": [1, spec.in_chans, spec.resolution, spec.resolution], "logits": [1, spec.num_classes]}
@@ -292,7 +340,8 @@ class Builder:
             for name, one in self.stored.items()
         ]
         graph = onnx.helper.make_graph(self.nodes, "network", ends[:1], ends[1:], kept)
-        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.opset)], ir_version=9)
+        opsets = [onnx.helper.make_opsetid("", self.opset), onnx.helper.make_opsetid(MICROSOFT, 1)]
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=11 if "joined" in self.words else 9)
 
 
 TOGETHER = """

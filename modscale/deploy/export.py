@@ -9,7 +9,8 @@ it still. Then six things are done to the graph that is traced (`onnx_graph.py`)
 - the batch is opened and the normalisation folded in, where that is asked for;
 - linear layers, and what stands between them, work on one matrix of tokens (`tokens.py`);
 - once its weights are in place, those behind a LayerNorm take the biases (`carried_bias.py`), and where that is asked
-  for, what is wider than a core's cache is computed in parts (`wide_products.py`);
+  for, what is wider than a core's cache is computed in parts (`wide_products.py`) and attention by one operator
+  (`joined_attention.py`);
 - the loud graph is run against PyTorch; only then are the real weights put in its place, by their names, and the
   result is run against PyTorch again.
 
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from modscale.deploy import onnx_graph, runtime
 from modscale.deploy.carried_bias import carry_biases
 from modscale.deploy.facts import Facts, metadata, untrained_facts
+from modscale.deploy.joined_attention import join_attention
 from modscale.deploy.tokens import as_tokens
 from modscale.deploy.wide_products import split_wide
 from modscale.errors import InputError, MismatchError, TooLargeError
@@ -65,8 +67,8 @@ class Form:
     folded: bool = False
     """Whether it takes pixels scaled to 0..1 as they are: mean and deviation are dealt with inside."""
     for_cpu: bool = False
-    """Whether what is wider than a core's cache is computed in parts: faster on ONNX Runtime's CPU provider, slower on
-    OpenVINO."""
+    """Whether what is wider than a core's cache is computed in parts, and attention by one operator of opset 23: faster
+    on ONNX Runtime's CPU provider (1.23 or later), slower on OpenVINO."""
 
     def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
         """Names of the outputs, in order."""
@@ -195,7 +197,7 @@ def export_onnx(
             onnx_graph.set_weights(model, _folded(network))
             carry_biases(model)
             if form.for_cpu:
-                split_wide(model)
+                model = join_attention(split_wide(model))
             if form.folded:
                 onnx_graph.fold_normalisation(model, facts.mean, facts.std)
             onnx_graph.set_metadata(model, metadata(spec, facts, folded=form.folded))

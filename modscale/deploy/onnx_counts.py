@@ -126,6 +126,13 @@ def _gemm(node: Any, inputs: Any, outputs: Any) -> int:
     return prod(outputs[0]) * inputs[0][0 if turned is not None and turned.i else -1]
 
 
+def _attention(node: Any, inputs: Any, outputs: Any) -> int:
+    """Of ONNX's own operator: each number of q, and of the answer, meets one of every key; past ones are unknown."""
+    if node.domain not in ("", "ai.onnx") or any(node.input[4:6]):
+        raise KeyError(node.op_type)
+    return (prod(inputs[0]) + prod(outputs[0])) * inputs[1][-2]
+
+
 def _einsum(node: Any, inputs: Any, outputs: Any) -> int:
     """Of two tensors: every combination of their indices is one multiply-add."""
     terms = _attributes(node)["equation"].s.decode().replace(" ", "").partition("->")[0].split(",")
@@ -150,7 +157,7 @@ COUNTED: dict[str, Callable[[Any, Any, Any], int]] = {
     "ConvTranspose": _transposed_conv,
     "Gemm": _gemm, "FusedGemm": _gemm, "QGemm": _gemm,
     "MatMul": _product(), "MatMulInteger": _product(), "QLinearMatMul": _product(),
-    "Einsum": _einsum, "Resize": _resize,
+    "Attention": _attention, "Einsum": _einsum, "Resize": _resize,
     # as fvcore has them, with their gain and bias
     "BatchNormalization": _times_input(2), "LayerNormalization": _times_input(5), "GroupNormalization": _times_input(5),
     "InstanceNormalization": _times_input(5), "GlobalAveragePool": _times_input(1),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.version_converter
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
@@ -249,6 +250,24 @@ def new_node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -
 def axis_of(node: Any) -> int:
     """The axis that a node says, -1 where it says none."""
     return next((one.i for one in node.attribute if one.name == "axis"), -1)
+
+
+def order_of(node: Any) -> list[int]:
+    """The order of axes that a Transpose says."""
+    return next(list(one.ints) for one in node.attribute if one.name == "perm")
+
+
+def knows(opset: int) -> bool:
+    """Whether the onnx library does."""
+    return bool(onnx.defs.onnx_opset_version() >= opset)
+
+
+def in_opset(model: Graph, version: int) -> Graph:
+    """`model` in a later opset, where its nodes say the same in other words."""
+    converted = onnx.version_converter.convert_version(model, version)
+    converted.ir_version = onnx.helper.find_min_ir_version_for(list(converted.opset_import))
+    del converted.graph.value_info[:]
+    return converted
 
 
 def stored_shapes(model: Graph) -> dict[str, list[int]]:

@@ -29,6 +29,15 @@ MAX_INPUT = 2**29
 """Numbers in one input: 2 GiB of float32."""
 
 
+def is_at_least(oldest: Sequence[int]) -> bool:
+    """Whether ONNX Runtime here is of that version, (major, minor), or later."""
+    try:
+        timing_worker.require_runtime(oldest)
+    except timing_worker.Refused:
+        return False
+    return True
+
+
 def open_session(model: str | bytes, *, threads: int = 1) -> Any:
     """A session on the CPU with every graph optimisation, sequential; what ONNX Runtime raises, it raises."""
     return timing_worker.open_session(model, asdict(PROVIDERS["cpu"]), threads)

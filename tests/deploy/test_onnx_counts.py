@@ -11,12 +11,26 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_specs import small
 
-from modscale.deploy.export import export_onnx, fresh_network
+from modscale.deploy.export import Form, export_onnx, fresh_network
 from modscale.deploy.foreign import count_file
-from modscale.deploy.onnx_counts import GraphCount
+from modscale.deploy.onnx_counts import GraphCount, count_graph
 from modscale.errors import InputError
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
+
+
+def test_attention_as_one_operator_counts_as_its_products(tmp_path: Path) -> None:
+    """ONNX's own; that of ONNX Runtime's domain has other inputs, and is named."""
+    spec = small({"dim": 8, "depth": 1, "attention_depth": 1})
+    file = tmp_path / "model.onnx"
+    export_onnx(fresh_network(spec, seed=0), spec, file, form=Form(for_cpu=True))
+    model = onnx.load(file)
+    assert [node.op_type for node in model.graph.node].count("Attention") == 1
+    found = count_file(file, (1, spec.in_chans, spec.resolution, spec.resolution))
+    assert found.flops == count_model(replace(spec, layer_scale=None)).flops
+    own = helper.make_node("Attention", ["x", "w", "b"], ["y"], domain="com.microsoft", num_heads=2)
+    shapes = {"x": (1, 3, 4), "w": (4, 12), "b": (12,), "y": (1, 3, 4)}
+    assert count_graph(helper.make_graph([own], "g", [], []), shapes).not_counted == ("Attention",)
 
 
 @pytest.mark.slow

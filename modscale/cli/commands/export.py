@@ -44,7 +44,10 @@ def export(
         bool, option("Take pixels scaled to 0..1: mean and std folded in.", "--fold-normalisation")
     ] = False,
     for_cpu: Annotated[
-        bool, option("Wide products in parts: faster on ONNX Runtime's CPU provider, not elsewhere.", "--for-cpu")
+        bool,
+        option(
+            "Wide products in parts, attention as one operator: for ONNX Runtime's CPU provider alone.", "--for-cpu"
+        ),
     ] = False,
     data: Annotated[
         str | None,
