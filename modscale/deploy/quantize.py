@@ -40,7 +40,7 @@ def quantise(onnx_file: str | Path, out: str | Path, batches: Iterable[npt.NDArr
     Raises:
         InputError: `out` cannot be written.
     """
-    model = onnx_graph.parse(Path(onnx_file))
+    model = onnx_graph.add_apart(onnx_graph.parse(Path(onnx_file)))
     kinds = onnx_graph.weighted_nodes(model)
     with scratch_folder() as folder, _quiet():
         source, target = folder / "float.onnx", folder / "int8.onnx"

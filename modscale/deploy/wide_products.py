@@ -1,7 +1,8 @@
 """Wide products: a block's value that is wider than a core's cache is computed copy by copy.
 
 The value [T, rC] has r times the channels of the context [T, C] that multiplies it. Where it does not fit the cache,
-each of its r copies of C channels goes the whole way from `fc1` to `fc2` by itself, and the results are added up:
+each of its r copies of C channels goes the whole way from `fc1` to `fc2` by itself, and each product by W2 adds what
+those before it gave:
 
     fc2(v * context) = sum over the copies p of W2_p (v_p * context), + bias
 
@@ -121,16 +122,12 @@ class _Rewriter:
         for i in range(product.ratio):
             rows = slice(i * width, (i + 1) * width)
             nodes += [self._copied(node, product.before, i, rows) for node in product.before]
-            fused, given = f"{product.node.output[0]}/{i}", f"{product.last.output[0]}/{i}"
+            fused = f"{product.node.output[0]}/{i}"
             nodes.append(onnx_graph.new_node(product.node.op_type, [f"{product.value}/{i}", product.context], fused))
             weight = self._part(product.last.input[1], i, (slice(None), rows))
-            bias = list(product.last.input[2:]) if i == 0 else []
-            nodes.append(onnx_graph.new_node("Gemm", [fused, weight, *bias], given, transB=1))
-            if i:
-                added = product.last.output[0] if i == product.ratio - 1 else f"{product.last.output[0]}/to {i}"
-                nodes.append(onnx_graph.new_node("Add", [total, given], added))
-                given = added
-            total = given
+            added = [total] if i else list(product.last.input[2:])
+            total = product.last.output[0] if i == product.ratio - 1 else f"{product.last.output[0]}/to {i}"
+            nodes.append(onnx_graph.new_node("Gemm", [fused, weight, *added], total, transB=1))
         return nodes
 
     def _copied(self, node: Any, before: tuple[Any, ...], i: int, rows: slice) -> Any:

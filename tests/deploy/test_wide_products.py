@@ -60,6 +60,19 @@ def test_of_an_open_batch_nothing_is_known_to_be_wide(monkeypatch, tmp_path):
     assert kinds_of(exported(WIDE, tmp_path, Form(batch=None, for_cpu=True))[0]) == before
 
 
+def test_a_sum_stands_apart_from_its_product(monkeypatch, tmp_path):
+    """The copies' sum is in their products; apart, as a quantiser wants it, the answer is the same."""
+    monkeypatch.setattr(wide_products, "WIDE_BYTES", 6 * COPY_BYTES - 1)
+    model, _ = exported(WIDE, tmp_path, Form(for_cpu=True))
+    image = np.random.default_rng(1).standard_normal((1, 3, 32, 32), dtype=np.float32)
+    (expected,) = runtime.run_batches(str(tmp_path / "m.onnx"), [image])
+    before = kinds_of(model)
+    apart = onnx_graph.add_apart(model)
+    assert kinds_of(apart) - before == {"Add": 5}
+    (found,) = runtime.run_batches(onnx_graph.serialise(apart), [image])
+    assert abs(found["logits"] - expected["logits"]).max() < 1e-5
+
+
 def test_copies_are_multiplied_in_int8(monkeypatch, tmp_path):
     """All of them, as ONNX Runtime runs it; the depthwise convs stay float32."""
     monkeypatch.setattr(wide_products, "WIDE_BYTES", 6 * COPY_BYTES - 1)
