@@ -83,7 +83,7 @@ class _Finder:
         answer = self._reader(softmax.output[0], "MatMul")
         turned = answer and self._reader(answer.output[0], "Transpose", HEADS_FIRST)
         last = turned and self._reader(turned.output[0], "Reshape")
-        if scores is None or last is None:
+        if scores is None or answer is None or last is None:
             return None
         (query, one), (key, other) = (self._unscaled(name) for name in scores.input)
         keys = self._maker(key, "Transpose", KEYS_LAST)

@@ -79,3 +79,14 @@ def test_the_parts_of_attention_are_multiplied_in_int8(tmp_path):
     # two modulation blocks of 4, three of attention of 3 + 1 + 2, stem, downsampling and head; two depthwise convs
     assert counts == {"int8": 2 * 4 + 3 * 6 + 3, "fp32": 2}
     assert sum(precision.write_in("fp16", tmp_path / "m.onnx", tmp_path / "h.onnx", "cpu").values()) == 31
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(onnx_graph.parse(tmp_path / "h.onnx")).graph.value_info
+    }
+    read = {
+        types[name]
+        for node in onnx_graph.parse(tmp_path / "h.onnx").graph.node
+        if node.op_type == "Attention"
+        for name in node.input
+    }
+    assert read == {onnx.TensorProto.FLOAT}  # the CPU provider's kernel for fp16 is the slower one
