@@ -8,6 +8,8 @@ same way, and what is above the limit is killed. Both versions of control groups
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import os
 import platform
@@ -21,6 +23,8 @@ from typing import Any
 from modscale import __version__
 
 PROC = Path("/proc")
+PACKAGE = Path(__file__).resolve().parent
+"""Where the package lies."""
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "optuna", "numpy", "fvcore")
 """Those that make the numbers."""
 
@@ -86,6 +90,20 @@ def describe_versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+@functools.cache
+def code_fingerprint(package: Path = PACKAGE) -> str:
+    """SHA-256 of the names and contents of all Python files of the package, as they were when it was first asked for.
+
+    A version says less: work in progress has that of the last release, and a checkout may move on under a process.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _group_folders(process: Path, controller: str) -> Iterator[Path]:

@@ -12,12 +12,24 @@ class RayError(Exception):
     """As `ray.exceptions.RayError`."""
 
 
+class NodeDiedError(RayError):
+    """As `ray.exceptions.NodeDiedError`."""
+
+
+class RayTaskError(RayError):
+    """As `ray.exceptions.RayTaskError`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"ray::work()\n  and a traceback\n{cause}")
+        self.cause = cause
+
+
 class FakeRay(ModuleType):
     """The functions of Ray that modscale calls."""
 
     def __init__(self, *nodes: dict[str, float]) -> None:
         super().__init__("ray")
-        self.exceptions = SimpleNamespace(RayError=RayError)
+        self.exceptions = SimpleNamespace(RayError=RayError, NodeDiedError=NodeDiedError, RayTaskError=RayTaskError)
         self.there = list(nodes)
         """What each node has."""
         self.begun: list[tuple[int, Any, tuple[Any, ...]]] = []

@@ -16,6 +16,8 @@ from modscale.searching.steps import Request, Timing, Work
 
 MOST_TRIES = 2
 """How often work is begun before its candidate has failed, where workers are lost over it."""
+MOST_WITH_NODES = 4
+"""The same where the last of them was lost with its whole machine, which seldom is the candidate's doing."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -120,13 +122,13 @@ class Agenda:
             task.announce("")
             self._advance(task, answer, failure)
 
-    def lose_piece(self, piece: Piece, failure: TrialFailed, seconds: float) -> None:
-        """Its worker is lost: it waits again, or has failed."""
-        if piece.tries < MOST_TRIES:
+    def lose_piece(self, piece: Piece, failure: TrialFailed, seconds: float, *, most: int = MOST_TRIES) -> None:
+        """Its worker is lost: it waits again, or has failed where this was the last of so many tries."""
+        if piece.tries < most:
             self.begun.remove(piece)
             self.pieces.append(piece)
         else:
-            self.settle_piece(piece, None, TrialFailed(f"{failure} (tried {MOST_TRIES} times)"), seconds)
+            self.settle_piece(piece, None, TrialFailed(f"{failure} (tried {piece.tries} times)"), seconds)
 
     def begin_session(self) -> Session:
         """All that can be timed in turns now; something must wait for it."""
@@ -145,14 +147,16 @@ class Agenda:
             task.announce("")
             self._advance(task, [left.pop(0) for _ in timing.models])
 
-    def fail_session(self, session: Session, failure: TrialFailed, seconds: float, *, is_lost: bool = False) -> None:
+    def fail_session(
+        self, session: Session, failure: TrialFailed, seconds: float, *, is_lost: bool = False, most: int = MOST_TRIES
+    ) -> None:
         """One of several models cannot be timed, which is found out by timing each alone; or all of one task's.
 
-        `is_lost` says that it was not the models' fault, as far as is known: it is tried once more.
+        `is_lost` says that it was not the models' fault, as far as is known: it is tried again, up to `most` times.
         """
         for task, timing in session.requests:
             task.seconds += seconds / len(session.requests)
-            if len(session.requests) > 1 or (is_lost and session.tries < MOST_TRIES):
+            if len(session.requests) > 1 or (is_lost and session.tries < most):
                 self.timings.append(Session(requests=[(task, timing)], tries=session.tries if is_lost else 1))
             else:
                 task.announce("")

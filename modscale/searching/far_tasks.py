@@ -2,21 +2,26 @@
 
 A process there keeps the data that it has loaded for the next task. The data are found by the path that the search was
 given, which must lead to the same data there, and so must the versions be those of whoever searches.
+
+Before anything else the `code` of the search is compared with that of the process: other code may make something else
+of a `Place`. Whatever is raised while a task does its work is its answer. What Ray hands on as an exception was raised
+before or after that: our package is not there, say.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modscale.errors import InputError, ModscaleError
+from modscale import __version__
+from modscale.errors import InputError, ModscaleError, WorkerFault, one_line
 from modscale.files import scratch_folder
 from modscale.latency.protocol import OnnxModel
-from modscale.machine import describe_versions
+from modscale.machine import code_fingerprint, describe_versions
 from modscale.searching.bench import Bench, check_same_summary, failing
 from modscale.searching.measures import time_models
 from modscale.searching.steps import Timing
@@ -57,7 +62,7 @@ class Answer:
     value: Any = None
     """What it returned."""
     error: ModscaleError | None = None
-    """What it raised instead."""
+    """What it raised instead; a WorkerFault where nobody foresaw it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,39 +79,41 @@ class FarTimings:
     """What is to be told."""
 
 
-def work(place: Place, function: str, arguments: Sequence[Any]) -> Answer:
+def work(code: str, place: Place, function: str, arguments: Sequence[Any]) -> Answer:
     """What a function of `worker.Tasks` answers to these arguments."""
-    try:
-        with failing(function):
-            tasks = _tasks(place)
-            try:
-                return Answer(value=getattr(tasks, function)(*arguments))
-            finally:
-                tasks.after_answer()
-    except ModscaleError as error:
-        return Answer(error=error)
+
+    def ask() -> Any:
+        tasks = _tasks(place)
+        try:
+            return getattr(tasks, function)(*arguments)
+        finally:
+            tasks.after_answer()
+
+    return _answer(code, function, ask)
 
 
-def export(place: Place, spec: ModelSpec) -> tuple[Answer, bytes]:
+def export(code: str, place: Place, spec: ModelSpec) -> tuple[Answer, bytes]:
     """Whether a network could be exported, and the ONNX file's content."""
     with scratch_folder() as folder:
-        answer = work(place, "export", (spec, folder / "model.onnx"))
+        answer = work(code, place, "export", (spec, folder / "model.onnx"))
         return answer, b"" if answer.error else (folder / "model.onnx").read_bytes()
 
 
-def check_devices(place: Place) -> Answer:
+def check_devices(code: str, place: Place) -> Answer:
     """What each device says of itself, once it has answered; no data are needed for that."""
-    try:
+
+    def check() -> dict[str, dict[str, Any]]:
         check_versions(dict(place.versions), TIMERS)
         bench = Bench(place.source, place.proxy, place.latency, seed=place.seed)
         for device in bench.devices.values():
             device.check()
-        return Answer(value={name: device.facts for name, device in bench.devices.items()})
-    except ModscaleError as error:
-        return Answer(error=error)
+        return {name: device.facts for name, device in bench.devices.items()}
+
+    return _answer(code, "asking the device", check)
 
 
 def time_contents(
+    code: str,
     place: Place,
     timing: Timing,
     shapes: Sequence[tuple[int, ...] | None],
@@ -119,7 +126,8 @@ def time_contents(
     that are none of ours.
     """
     notes: list[str] = []
-    try:
+
+    def time_all() -> FarTimings:
         check_versions(dict(place.versions), TIMERS)
         with scratch_folder() as folder:
             kept = folder / "timings.jsonl"
@@ -134,9 +142,9 @@ def time_contents(
             results = time_models(bench, replace(timing, models=tuple(models)))
             lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
             known = {name: device.facts for name, device in bench.devices.items()}
-            return Answer(value=FarTimings(results=results, lines=lines, facts=known, notes=notes))
-    except ModscaleError as error:
-        return Answer(error=error)
+            return FarTimings(results=results, lines=lines, facts=known, notes=notes)
+
+    return _answer(code, "timing", time_all)
 
 
 def check_versions(versions: Mapping[str, str], packages: Sequence[str]) -> None:
@@ -146,6 +154,20 @@ def check_versions(versions: Mapping[str, str], packages: Sequence[str]) -> None
         if versions.get(package) != here.get(package):
             rule = f"a worker has {package} {here.get(package, 'not at all')}, and the search has"
             raise InputError(f"{rule} {versions.get(package, 'none')}", place="--workers")
+
+
+def _answer(code: str, task: str, compute: Callable[[], Any]) -> Answer:
+    """What came of it. No trial fails where the code is not the search's, which ends."""
+    try:
+        if code != code_fingerprint():
+            rule = f"a worker's modscale ({__version__}) is not the code of the search: all machines need the same"
+            raise InputError(f"{rule}, and none may change meanwhile", place="--workers")
+        with failing(task):
+            return Answer(value=compute())
+    except ModscaleError as error:
+        return Answer(error=error)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the search must hear of it in a line
+        return Answer(error=WorkerFault(f"{task}: {type(error).__name__}: {one_line(str(error))[:300]}"))
 
 
 @functools.cache

@@ -25,6 +25,8 @@ CONNECT_S = 10.0
 """Seconds in which somebody must listen where a cluster is said to be."""
 REFUSED_S = 60.0
 """Seconds for which a connection that is refused is asked for again: Ray still cleans up after another client, say."""
+LEAST_TRIES = 3
+"""Tries before it is given up, however long they took: a machine that stood still meanwhile had no time to answer."""
 AGAIN_S = 3.0
 """Seconds between two of these tries."""
 PATIENCE_S = 60.0
@@ -35,6 +37,8 @@ LEAVE_S = 15.0
 """Seconds for taking leave of a cluster."""
 TaskLost = ray.exceptions.RayError
 """What Ray raises of a task that was lost; of a cluster that is, too."""
+NodeLost = ray.exceptions.NodeDiedError
+"""What it raises of one that was lost with its node."""
 LOST = (ConnectionError, NoAnswer, TaskLost)
 """What is raised where the connection is gone."""
 
@@ -50,15 +54,17 @@ def connect(address: str, environment: Mapping[str, str]) -> None:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if environment:
         settings["runtime_env"] = {"env_vars": dict(environment)}
-    deadline = time.monotonic() + REFUSED_S
+    deadline, tries = time.monotonic() + REFUSED_S, 0
     while True:
+        tries += 1
         try:
             with keeping_handlers():  # Ray's own would end the search with no report
                 _ask(2 * ANSWER_S, ray.init, address=address, **settings)
             return
         except (*LOST, ValueError, RuntimeError, TimeoutError, ImportError) as error:
             leave()
-            if not isinstance(error, ConnectionError) or time.monotonic() > deadline:
+            is_over = tries >= LEAST_TRIES and time.monotonic() > deadline
+            if not isinstance(error, ConnectionError) or is_over:
                 rule = f"no Ray cluster answers there: {reason(error)}"
                 raise InputError(rule, place="--workers", value=address) from error
         except BaseException:
@@ -99,8 +105,19 @@ def wait(references: Sequence[Any], patience_s: float) -> list[Any]:
 
 
 def get(reference: Any) -> Any:
-    """What a reference is to. Raises TaskLost where its task was lost, too."""
-    return _ask(ANSWER_S, ray.get, reference)
+    """What a reference is to. Raises TaskLost where its task was lost, too.
+
+    Raises InputError where it could not begin: a task of ours answers with whatever is raised in it (`far_tasks.py`).
+    """
+    try:
+        return _ask(ANSWER_S, ray.get, reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, TaskLost):  # of another one, whose answer it was to be given
+            raise
+        lines = str(cause).strip().splitlines() or [""]
+        why = f"{type(cause).__name__}: {one_line(lines[-1])[:300]}"
+        raise InputError(f"a worker cannot do what it is asked: {why}", place="--workers") from error
 
 
 def end(reference: Any) -> None:
@@ -126,10 +143,11 @@ def count_slots(address: str, cores: int) -> int:
     """
     connect(address, {})
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (slots := slots_of(nodes(), cores)) and time.monotonic() < deadline:
+        left_s = PATIENCE_S  # by no clock, as in `bounded.py`
+        while not (slots := slots_of(nodes(), cores)) and left_s > 0:
             check_stop()
             time.sleep(TICK_S)
+            left_s -= TICK_S
     except LOST as error:
         raise gone(address, error) from error
     finally:
@@ -146,9 +164,10 @@ def gone(address: str, error: Exception) -> InputError:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error."""
-    lines = str(error).strip().splitlines()
-    return one_line(lines[0])[:200] if lines else type(error).__name__
+    """The first line of an error, and the last where that leads to a traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    words = [lines[0], lines[-1]] if len(lines) > 1 and lines[0].endswith(":") else lines[:1]
+    return one_line(" ".join(words))[:300]
 
 
 def require_listener(address: str) -> None:

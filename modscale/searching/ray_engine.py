@@ -1,8 +1,9 @@
 """An engine of many machines by Ray: an export, a training and a timing are a task each, and land where there is room.
 
 - **Tasks, not actors**: nothing of a search lives anywhere but in the process that searches. A task that is lost with
-  its worker, or its machine, is begun once more, by us and not by Ray; what is lost twice has failed. A training that
-  takes far longer than others of its size is begun once more beside it (`copies.py`).
+  its worker is begun once more, by us and not by Ray; what is lost twice has failed, with its reason. One that is lost
+  with its machine is begun up to four times: that says less of the candidate. A training that takes far longer than
+  others of its size is begun once more beside it (`copies.py`).
 - Trainings and exports take `num_cpus` of any node. **Timings take `latency_device`**, a resource of nodes that have no
   CPUs for tasks, so that no training lands beside them: `ray start --num-cpus=0 --resources='{"latency_device": 1}'`.
   All of them must be of one processor, which each says of itself.
@@ -20,18 +21,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from modscale.errors import InputError, TrialFailed
+from modscale.errors import InputError, TrialFailed, WorkerFault, one_line
 from modscale.interrupts import check_stop
 from modscale.lines import append_line
+from modscale.machine import code_fingerprint
 from modscale.processes import PASSIVE, TICK_S
 from modscale.searching import far_tasks, ray_cluster
-from modscale.searching.agenda import Agenda, Piece, Session
+from modscale.searching.agenda import MOST_TRIES, MOST_WITH_NODES, Agenda, Piece, Session
 from modscale.searching.bench import Bench
 from modscale.searching.bounded import NoAnswer
 from modscale.searching.copies import Paces
 from modscale.searching.engine import Task
 from modscale.searching.far_tasks import Answer, FarTimings, Place
-from modscale.searching.ray_cluster import LOST, PATIENCE_S, TaskLost
+from modscale.searching.ray_cluster import LOST, PATIENCE_S, NodeLost, TaskLost
 from modscale.searching.steps import Work
 from modscale.searching.worker import Trained
 from modscale.specs.spec import ModelSpec
@@ -70,6 +72,7 @@ class RayEngine:
     ) -> None:
         """`address` is one of Ray's; `bench` has what the devices were before, and where every run is kept."""
         self.address, self.place, self.bench = address, place, bench
+        self.code = code_fingerprint()
         self.most = capacity
         self.agenda = Agenda(in_advance)
         self.running: dict[Any, _Running] = {}
@@ -95,6 +98,9 @@ class RayEngine:
         except LOST as error:
             ray_cluster.leave()
             raise ray_cluster.gone(self.address, error) from error
+        except WorkerFault as error:
+            ray_cluster.leave()
+            raise InputError(f"a device cannot be used: {error}", place="--workers", value=self.address) from error
         except BaseException:
             ray_cluster.leave()
             raise
@@ -140,15 +146,16 @@ class RayEngine:
 
     def _find_nodes(self) -> int:
         """How many timings may run side by side. Raises InputError where nothing may train, or be timed."""
-        deadline = time.monotonic() + PATIENCE_S
+        left_s = PATIENCE_S  # by no clock, as in `bounded.py`
         while True:
             nodes = ray_cluster.nodes()
             devices = sum(int(node.get(DEVICE, 0)) for node in nodes)
             trains = any(node.get("CPU", 0) >= self.place.cores for node in nodes)
-            if (trains and devices) or time.monotonic() > deadline:
+            if (trains and devices) or left_s <= 0:
                 break
             check_stop()
             time.sleep(TICK_S)
+            left_s -= TICK_S
         if not devices:
             start = f"ray start --num-cpus=0 --resources='{{\"{DEVICE}\": 1}}' ..."
             raise InputError(f"no node times: start one by {start}", place="--workers", value=self.address)
@@ -236,11 +243,13 @@ class RayEngine:
 
     def _begin_work(self, function: Callable[..., Any], *arguments: Any, returns: int = 1) -> Any:
         """Has it called on a node that trains; a reference to what it returns, or one to each of its parts."""
-        return ray_cluster.begin(function, self.place, *arguments, returns=returns, num_cpus=self.place.cores)
+        return ray_cluster.begin(
+            function, self.code, self.place, *arguments, returns=returns, num_cpus=self.place.cores
+        )
 
     def _begin_timing(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same on a node that times."""
-        return ray_cluster.begin(function, self.place, *arguments, num_cpus=0, resources={DEVICE: 1})
+        return ray_cluster.begin(function, self.code, self.place, *arguments, num_cpus=0, resources={DEVICE: 1})
 
     def _timing(self) -> int:
         return sum(isinstance(one.of, Session) for one in self.running.values())
@@ -252,10 +261,10 @@ class RayEngine:
         others = [other for other, its in self.running.items() if its.of is one.of]
         try:
             value = self._opened(ray_cluster.get(reference))
-        except TaskLost as error:
+        except (TaskLost, WorkerFault) as error:
             check_stop()  # what was stopped has not failed
             if not others:
-                self._lose(one.of, _lost(error), seconds)
+                self._lose(one.of, error, seconds)
             return
         except TrialFailed as failure:
             if isinstance(one.of, Piece):
@@ -273,15 +282,17 @@ class RayEngine:
             del self.running[other]
             ray_cluster.end(other)
 
-    def _lose(self, of: Piece | Session, failure: TrialFailed, seconds: float) -> None:
+    def _lose(self, of: Piece | Session, error: Exception, seconds: float) -> None:
         """A task was lost with its worker or its node; so may be files that were exported there."""
+        failure = error if isinstance(error, WorkerFault) else _lost(error)
+        most = MOST_WITH_NODES if isinstance(error, NodeLost) else MOST_TRIES
         if isinstance(of, Piece):
-            self.agenda.lose_piece(of, failure, seconds)
+            self.agenda.lose_piece(of, failure, seconds, most=most)
         else:
             for model in of.together().models:
                 if isinstance(model, Path):
                     self._export(self.exported[model][0], model)
-            self.agenda.fail_session(of, failure, seconds, is_lost=True)
+            self.agenda.fail_session(of, failure, seconds, is_lost=True, most=most)
 
     def _keep(self, session: Session, timings: FarTimings, seconds: float) -> None:
         """Writes down every run, as timings of this machine are, and hands on the figures."""
@@ -313,5 +324,4 @@ class RayEngine:
 
 def _lost(error: Exception) -> TrialFailed:
     """Why a task has no answer, in a line."""
-    text = " ".join(str(error).split())
-    return TrialFailed(f"the worker was lost: {type(error).__name__}: {text[:200]}")
+    return TrialFailed(f"the worker was lost: {type(error).__name__}: {one_line(str(error))[:200]}")

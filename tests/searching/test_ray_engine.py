@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ from modscale.cli.main import main
 from modscale.latency import summary
 from modscale.searching import ray_engine
 summary.PROCESSES = 2
-ray_engine.GONE_S = 10.0
+ray_engine.COUNT_S, ray_engine.GONE_S = 1.0, 5.0
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
@@ -82,6 +82,14 @@ class Nobody:
     def finished(self, label: str, trial: object) -> None:
         if self.event is not None:
             self.event.set()
+
+
+@pytest.fixture(autouse=True)
+def settings_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is gone is missed soon; and gRPC leaves Ray's forks alone, or one server of a client in 44 aborts."""
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
+    monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @contextmanager
@@ -121,8 +129,6 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """
     monkeypatch.setattr(summary, "PROCESSES", 2)
     expected, _ = search(tmp_path / "here", 1, Nobody())
-    monkeypatch.setenv("RAY_health_check_period_ms", "500")
-    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     begun = threading.Event()
     observer = Nobody(begun)
     with cluster_of({"num_cpus": 0, "resources": DEVICE}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
@@ -139,6 +145,7 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         finally:
             begun.set()
             killer.join()
+        assert what_is_left_ends_with_the_connection(cluster.address)
     assert observer.most <= 3
     scores = ("accuracy", "val_loss", "anchor_loss", "params", "flops")
     assert [(t.number, t.state, t.spec, [t[key] for key in scores]) for t in outcome.trials] == [
@@ -151,7 +158,7 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.skipif(
     not os.environ.get("MODSCALE_TEST_RAY_CLIENT"),
-    reason="two minutes, and other trials once where all stood still for minutes: MODSCALE_TEST_RAY_CLIENT=1 runs it",
+    reason="a minute and a half, and seen to pass only four times so far: MODSCALE_TEST_RAY_CLIENT=1 runs it",
 )
 def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """The whole command by `ray://`, its machine no part of the cluster: the trials of one worker, and the report.
@@ -167,25 +174,27 @@ def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) 
         space = ["search", str(tmp_path / "tiny.yaml"), "--out", str(file.parent)]
         return [sys.executable, "-c", INTERRUPTIBLE, *space, *more]
 
-    subprocess.run(command(here, "--window", "4"), check=True, capture_output=True, timeout=600)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = command(there, "--workers", f"ray://127.0.0.1:{port}")
     head = {"num_cpus": 0, "resources": DEVICE, "ray_client_server_port": port}
-    with cluster_of(head, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+    with (
+        subprocess.Popen(command(here, "--window", "4"), stderr=subprocess.DEVNULL) as by_one,
+        cluster_of(head, {"num_cpus": 1}, {"num_cpus": 1}) as cluster,
+    ):
         code, told = stop_after(ours, there, 1, lambda process: process.send_signal(signal.SIGINT))
         assert (code, "Traceback" in told, "of 7 trials finished, reported in" in told) == (130, False, True), told
         assert "W is 4: so many candidates" in told  # of two that train, and a fourth of the trials, but at least this
         before, lines = there.read_bytes(), lines_of(there)
         assert stop_after(ours, there, lines + 1, subprocess.Popen.kill)[0] == -signal.SIGKILL
         done = subprocess.run(ours, check=False, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, by_one.wait(600)) == (0, 0), done.stderr
         assert there.read_bytes().startswith(before)
+        assert [(trial["number"], trial["reason"]) for trial in trials_of(there)] == [(i, None) for i in range(7)]
         keys = ("number", "state", "spec", "params", "flops", "accuracy", "val_loss", "anchor_loss")
         known = [[[trial[key] for key in keys] for trial in trials_of(file)] for file in (here, there)]
         assert known[0] == known[1]
-        assert [trial["number"] for trial in trials_of(there)] == list(range(7))
         assert all(trial["latency_ms"] > 0 for trial in trials_of(there))
         assert (there.parent / "report.html").exists()
 
@@ -196,6 +205,45 @@ def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) 
         code, told = stop_after([*ours, "--trials", "40"], there, 8, lose)
         assert (code, "Traceback" in told, "the Ray cluster answers no more" in told) == (2, False, True), told
         assert lines_of(there) >= 8
+
+
+def what_is_left_ends_with_the_connection(address: str) -> bool:
+    """As Ctrl-C has it, and long before it would by itself."""
+    from modscale.searching import ray_cluster
+
+    def endless() -> None:
+        time.sleep(3600)
+
+    ray_cluster.connect(address, {})
+    try:
+        ray_cluster.begin(endless, num_cpus=1)
+        has_begun = comes_true(lambda: is_under_way("endless"))
+    finally:
+        ray_cluster.leave()
+    return has_begun and comes_true(lambda: not is_under_way("endless"))
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether it does within some looks, by no clock."""
+    for _ in range(600):
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def is_under_way(name: str) -> bool:
+    """Whether a task of Ray's is, below this process: its process has its name then."""
+    parents, names = dict[int, int](), dict[int, bytes]()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(place.name)] = (place / "cmdline").read_bytes()
+
+    def is_ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and is_ours(parents[pid]))
+
+    return any(b"ray::" in line and name.encode() in line and is_ours(pid) for pid, line in names.items())
 
 
 def trials_of(file: Path) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_ray import FakeRay, RayError
+from fake_ray import FakeRay, NodeDiedError, RayError, RayTaskError
 
-from modscale.errors import InputError
+from modscale.errors import InputError, WorkerFault
 from modscale.searching import bounded
 from modscale.searching.bounded import Bounded, NoAnswer
 from modscale.searching.copies import Paces
@@ -125,6 +125,46 @@ def test_a_copy_that_is_lost_leaves_the_other(ray: FakeRay, monkeypatch: pytest.
         assert [task.key for task in engine.wait()] == [0]
 
 
+@pytest.mark.parametrize(
+    ("losses", "most", "reason"),
+    [
+        ([RayError("its process died")], 2, "the worker was lost: RayError: its process died (tried 2 times)"),
+        (
+            [NodeDiedError("its node is gone")],
+            4,
+            "the worker was lost: NodeDiedError: its node is gone (tried 4 times)",
+        ),
+        ([Answer(error=WorkerFault("train: KeyError: 7"))], 2, "train: KeyError: 7 (tried 2 times)"),
+        ([NodeDiedError("gone"), RayError("died")], 2, "the worker was lost: RayError: died (tried 2 times)"),
+    ],
+)
+def test_what_is_lost_is_begun_again(losses: list[Any], most: int, reason: str, ray: FakeRay) -> None:
+    """Once where a worker was lost over it, and more often where its whole node was; then it has failed, and why."""
+    with engine_of(ray) as engine:
+        engine.submit(training(0))
+        for i in range(most):
+            assert (len(trainings(ray)), engine.agenda.done) == (i + 1, [])
+            ray.came[trainings(ray)[-1][0]] = losses[i % len(losses)]
+            engine._turn(0)
+            engine._turn(0)
+        (task,) = engine.wait()
+    assert str(task.outcome) == reason
+
+
+def test_a_worker_that_cannot_begin_ends_the_search_in_a_line(ray: FakeRay) -> None:
+    """No candidate fails for that: our package is not there, say. What was lost before it is another's is lost."""
+    with engine_of(ray) as engine:
+        engine.submit(training(0))
+        ray.came[trainings(ray)[-1][0]] = RayTaskError(NodeDiedError("with what it was to be given"))
+        engine._turn(0)
+        engine._turn(0)
+        assert len(trainings(ray)) == 2
+        ray.came[trainings(ray)[-1][0]] = RayTaskError(RuntimeError("it failed:\n  a traceback\nNo module named 'b'"))
+        rule = r"^--workers: a worker cannot do what it is asked: RuntimeError: No module named 'b'$"
+        with pytest.raises(InputError, match=rule):
+            engine.wait()
+
+
 def test_what_is_late_is_told_by_size() -> None:
     """Not before eight trainings have ended, and never where no size is known."""
     paces = Paces()
@@ -179,9 +219,11 @@ def test_a_client_that_is_refused_asks_again(ray: FakeRay, monkeypatch: pytest.M
     with pytest.raises(InputError, match="no Ray cluster answers there: Version mismatch"):
         ray_cluster.connect("auto", {})
     assert len(ray.refused) == 1
-    monkeypatch.setattr(ray_cluster, "REFUSED_S", -1.0)
-    with pytest.raises(InputError, match="no Ray cluster answers there: and more"):
+    monkeypatch.setattr(ray_cluster, "REFUSED_S", -1.0)  # all stood still during the first try
+    ray.refused = [ConnectionError(f"From the server:\n  a traceback\n{i}") for i in range(ray_cluster.LEAST_TRIES + 1)]
+    with pytest.raises(InputError, match="no Ray cluster answers there: From the server: 2, got"):
         ray_cluster.connect("auto", {})
+    assert len(ray.refused) == 1
 
 
 def test_calls_have_a_thread_of_their_own_and_so_much_time() -> None:
