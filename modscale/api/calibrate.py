@@ -182,6 +182,7 @@ def _calibrate(
     deviations, taken = _fit(timed)
     marks = iter(taken)
     timed = [one if one.left_out else replace(one, left_out=not next(marks)) for one in timed]
+    left_out = sum(one.left_out for one in timed)
     calibration = Calibration(
         space=experiment.space.name, conditions=clock.conditions(), networks=tuple(timed), deviations=deviations
     )
@@ -194,8 +195,8 @@ def _calibrate(
         "pieces": len(predictor.pieces),
         "seconds": seconds,
         "processor": calibration.conditions.processor,
-        "networks": len(fitted),
-        "left_out": sum(one.left_out for one in timed),
+        "networks": len(timed) - left_out,
+        "left_out": left_out,
         "noisy": noisy,
         "error_percent": float(100 * errors.mean()),
         "error_percent_p95": float(100 * np.quantile(errors, 0.95)),

@@ -96,7 +96,8 @@ def call_app(app: typer.Typer, arguments: list[str]) -> Any:
         return app(args=arguments, prog_name="modscale", standalone_mode=False)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        raise UsageError(error.format_message(), command=context.command_path if context else "modscale") from error
+        rule = _in_plain_words(error.format_message())
+        raise UsageError(rule, command=context.command_path if context else "modscale") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
 
@@ -123,9 +124,11 @@ class _Command(TyperCommand):
 
 
 def _in_plain_words(text: str) -> str:
-    """A line of typer's help without its names for types and ranges."""
+    """A line of typer's help, or of its complaints, without its names for types and ranges."""
     for name, plain in VALUES.items():
         text = text.replace(name, plain)
+    text = re.sub(r"is not a valid int(eger)?( range)?\.", "is not a whole number.", text)
+    text = re.sub(r"is not a valid float( range)?\.", "is not a number.", text)
     text = re.sub(r"\b(\d+)<=x<=(\d+)", r"\1 to \2", text)
     return re.sub(r"\bx>=(\d+)", r"\1 or more", text)
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MODEL_HELP = "A published name (see `modscale models`), a spec file, or a folder of `export` or `train`."
 ModelArgument = Annotated[str, argument("MODEL", MODEL_HELP, parser=user_text, completion=complete_model)]
-SpaceArgument = Annotated[str, argument("SPACE.yaml", "A search space.", parser=user_text)]
+SPACE_HELP = "A search space's file, or one that comes with modscale: mobile, smoke, segmentation or gpu."
+SpaceArgument = Annotated[str, argument("SPACE.yaml", SPACE_HELP, parser=user_text)]
 JsonOption = Annotated[bool, option("Print one JSON document and nothing else.", "--json")]
 DebugOption = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 ResolutionOption = Annotated[int | None, option("Side of the square input, pixels.", low=1)]

@@ -164,8 +164,8 @@ def show_calibration(summary: Mapping[str, Any]) -> None:
         ["what", _figures("figure")],
         [
             ("pieces", str(summary["pieces"])),
-            ("networks timed", str(summary["networks"])),
-            ("left out as disturbed", str(summary["left_out"])),
+            ("networks timed", str(summary["networks"] + summary["left_out"])),
+            ("of these left out, disturbed or odd", str(summary["left_out"])),
             ("seconds", f"{summary['seconds']:.0f}"),
             ("mean error of a network left out", f"{summary['error_percent']:.1f} %"),
             ("19 of 20 are off by at most", f"{summary['error_percent_p95']:.1f} %"),
@@ -306,8 +306,12 @@ def show_matches(matches: Matches) -> None:
 def show_assumed(assumed: Mapping[str, int]) -> None:
     """What the counts of a space take for granted, and a search takes from its data."""
     if assumed:
-        values = " and ".join(f"{key} {value}" for key, value in assumed.items())
-        note(f"Counted with {values}: the space leaves them to the data of a search.")
+        note(f"Counted with {assumed_text(assumed)}: the space leaves them to the data of a search.")
+
+
+def assumed_text(assumed: Mapping[str, int]) -> str:
+    """As in `num_classes 1000 and in_chans 3`."""
+    return " and ".join(f"{key} {value}" for key, value in assumed.items())
 
 
 def show_export(spec: ModelSpec, result: Mapping[str, Any]) -> None:

@@ -78,6 +78,7 @@ class Tasks:
         from modscale.training.proxy import out_of_memory_as
         from modscale.training.proxy_data import describe_device, prepare
 
+        device = describe_device(self.proxy)  # what cannot be had is told before a long load
         rule = "the images do not fit into memory; lower proxy.train_images, val_images or resolution"
         with out_of_memory_as(DataError(rule, file=self.source)):
             dataset = self._dataset()
@@ -92,7 +93,7 @@ class Tasks:
             resolution=self.proxy.resolution,
             fingerprint=dataset.fingerprint,
             leaked=dataset.leaked,
-            device=describe_device(self.proxy),
+            device=device,
             notes=dataset.notes,
         )
 

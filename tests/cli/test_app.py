@@ -46,3 +46,23 @@ def test_every_example_is_a_command() -> None:
         words = shlex.split(command.epilog.removeprefix("Example: "))
         assert words[:2] == ["modscale", name]
         command.make_context(name, words[2:])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("search smoke --trials x", "'x' is not a whole number."),
+        ("search smoke --trials 0", "0 is not in the range 1 or more."),
+        ("watch there --every 9999", "9999 is not in the range 1 to 3600."),
+        ("scale xxs --tolerance y", "'y' is not a number."),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_without_jargon(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, which names the option."""
+    assert main(typed.split()) == 2
+    line = capsys.readouterr().err
+    assert line.endswith(f"{said}\n")
+    assert typed.split()[2] in line
+    assert line.count("\n") == 1

@@ -31,6 +31,7 @@ def calibrate(
     from modscale.api.calibrate import device_clock
     from modscale.cli.console import say
     from modscale.cli.progress import latency_progress
+    from modscale.cli.tables import assumed_text, show_calibration
 
     experiment = read_experiment(space_file)
     settings = replace(experiment.latency, targets=())
@@ -38,12 +39,11 @@ def calibrate(
         settings = settings.at(read_target(target))
     if threads is not None:
         settings = replace(settings, threads=threads)
+    if assumed := experiment.space.assumed:
+        say(
+            f"note: with {assumed_text(assumed)}, which the space leaves to the data of a search; predictions for other"
+            f" data are wider, unless its base states {' and '.join(assumed)}"
+        )
     with latency_progress(settings) as on_timed:
         summary = run(experiment, device_clock(settings), out, say=say, on_timed=on_timed)
-
-    def show() -> None:
-        from modscale.cli.tables import show_calibration
-
-        show_calibration(summary)
-
-    answer(summary, as_json, show)
+    answer(summary | {"assumed": assumed}, as_json, lambda: show_calibration(summary))
