@@ -1,4 +1,4 @@
-"""What the machine gives this process: cores, memory, and how much of it others take; and what it is, for the record.
+"""What the machine gives this process: cores, memory, and how much of it others take; what it is, and which code runs.
 
 A container is often given a share of a machine as a CPU quota of its control group, which the affinity mask does not
 show: a pool of 64 threads on a quota of 2 cores is stopped for most of every period. Its memory may be limited in the
