@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from modscale.api.held_out import HeldOut, find_held_out
 from modscale.api.known_facts import find_facts
 from modscale.api.masks import load_scenes, score_masks
-from modscale.datasets.dataset import Dataset, find_classes, load_dataset
+from modscale.datasets.dataset import Dataset, load_dataset
 from modscale.deploy.classify import classify, feed
 from modscale.deploy.export import ExportResult, Form, export_model
 from modscale.deploy.facts import Facts
@@ -101,8 +102,9 @@ def export_network(
         scenes = load_scenes(order.data, order.spec, facts, limit=order.val_images)
         facts = replace(facts, classes=scenes.class_names)
     elif order.data is not None:
-        facts = replace(facts, classes=_agreed_classes(order.data, facts, order.spec))
-        data = _load(order.data, order, say)
+        held_out = find_held_out(order.data, facts.training)
+        facts = replace(facts, classes=_agreed_classes(order.data, held_out.class_names, facts, order.spec))
+        data = _load(order.data, held_out, order, say)
     with naming_kind(order.weights or "", "checkpoint"):
         result = export_model(
             order.spec,
@@ -209,9 +211,8 @@ def _check_folder(out: Path) -> None:
         raise InputError(rule, file=card)
 
 
-def _agreed_classes(source: str, facts: Facts, spec: ModelSpec) -> tuple[str, ...]:
+def _agreed_classes(source: str, names: tuple[str, ...], facts: Facts, spec: ModelSpec) -> tuple[str, ...]:
     """The names of the network's classes, which must be those of the data."""
-    names = find_classes(source)
     if len(names) != spec.num_classes:
         rule = f"must have the network's {spec.num_classes} classes"
         raise DataError(rule, file=path_text(source), place="--data", value=len(names))
@@ -222,14 +223,17 @@ def _agreed_classes(source: str, facts: Facts, spec: ModelSpec) -> tuple[str, ..
     return names
 
 
-def _load(source: str, order: ExportOrder, say: Callable[[str], None]) -> Dataset:
+def _load(source: str, held_out: HeldOut, order: ExportOrder, say: Callable[[str], None]) -> Dataset:
     say(f"loading the data ({source})")
+    # more than there are would be brought up to that number with training images, see `load_dataset`
+    limit = None if order.val_images is None else min(order.val_images, held_out.number)
     data = load_dataset(
         source,
         resolution=order.spec.resolution,
         train_images=max(CALIBRATION_IMAGES, order.spec.num_classes),
-        val_images=order.val_images,
-        seed=0,
+        val_images=limit,
+        seed=held_out.seed,
+        val_split=held_out.val_split,
     )
     channels = data.x_val.shape[3]
     if channels != order.spec.in_chans:

@@ -67,6 +67,10 @@ def _of_training(folder: Path) -> Facts:
             for key in ("train_images", "val_images", "fingerprint", "reduce_zero_label")
             if isinstance(data.get(key), (int, str))
         }
+        asked = _mapping(document.get("asked", {}), "asked")
+        if isinstance(asked.get("seed"), int):  # by which images were set aside, where there was no validation set
+            split = _mapping(asked.get("settings", {}), "asked.settings").get("val_split")
+            training |= {"seed": asked["seed"], "val_split": split if isinstance(split, float) else None}
         return Facts(
             mean=_channels(pre.get("mean"), "preprocessing.mean"),
             std=_channels(pre.get("std"), "preprocessing.std", above=0.0),

@@ -147,24 +147,6 @@ def choose_images(
     return ChosenImages(name=name, known=known, train=train, val=val, notes=(*known.notes, *notes))
 
 
-def find_classes(source: str) -> tuple[str, ...]:
-    """The names of the classes of data that have a validation set; no image is decoded.
-
-    Raises:
-        DataError: with the file, the rule and the value; also where there is no validation set.
-    """
-    if source == "synthetic":
-        return tuple(CLASS_NAMES)
-    path = Path(source)
-    with naming_kind(path, "images", "arrays", "image"), reading(path):
-        if not path.exists():
-            raise DataError(f"no such file or folder; {RULE}", file=path_text(path))
-        known = open_folder(path, may_split=False) if path.is_dir() else open_archive(path)
-    if len(known.labels) == known.num_train:
-        raise DataError("has no validation set (val/ or x_val, y_val)", file=path_text(path))
-    return known.class_names
-
-
 def hold_out(known: Labelled, share: float, seed: int) -> tuple[Indices, Indices]:
     """Indices of the training images that stay, and of those set aside: of each class the share, rounded, 1 or more.
 

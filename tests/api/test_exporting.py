@@ -20,6 +20,7 @@ from PIL import Image
 from modscale import settings
 from modscale.api import exporting
 from modscale.cli.main import main
+from modscale.datasets.dataset import load_dataset
 from modscale.datasets.images import read_image
 from modscale.deploy import judgement, quantize, runtime
 from modscale.latency import summary
@@ -196,6 +197,37 @@ def test_an_export_of_an_export_keeps_what_is_known(
     export(capsys, tmp_path / "a", "--fresh-head", "--no-latency", "--out", tmp_path / "c")
     held = runtime.read_metadata(str(tmp_path / "c" / "model.onnx"))
     assert (held["classes"], held["training"], held["mean"]) == (None, None, list(MEAN))
+
+
+def test_what_the_training_set_aside_is_measured_where_there_is_no_validation_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same images by its seed and share, also for an export of the export; of other data it is refused."""
+    known = dict(np.load(write_images(tmp_path / "all.npz")))
+    file = tmp_path / "few.npz"
+    np.savez(file, x_train=known["x_train"], y_train=known["y_train"])
+    data = load_dataset(str(file), resolution=32, train_images=None, val_images=None, seed=3, val_split=0.25)
+    sizes = {"train_images": len(data.y_train), "val_images": len(data.y_val)}
+    assert sizes == {"train_images": 180, "val_images": 60}
+    asked = {"seed": 3, "settings": {"val_split": 0.25}}
+    write_training(tmp_path / "run", data, data={"name": "few.npz", **sizes}, asked=asked)
+    scored = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["ema_accuracy"]
+    for model, out in (("run", "first"), ("first", "second")):
+        document = export(capsys, tmp_path / model, "--data", file, "--no-latency", "--out", tmp_path / out)
+        assert (document["accuracy"], document["val_images"]) == (scored, 60)
+    np.savez(file, x_train=known["x_train"][:200], y_train=known["y_train"][:200])
+    line = refusal(capsys, tmp_path / "run", "--data", file, "--out", tmp_path / "third")
+    assert "is not what the network was trained on: 180 images and 60 set aside, got '150 and 50'" in line
+    assert not (tmp_path / "third").exists()
+
+
+def test_no_training_image_is_measured_where_more_are_asked_for_than_there_are(
+    training: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most all 200 validation images; the training's accuracy, which is of these, is met."""
+    document = export(capsys, training, "--data", data_file, "--val-images", 230, "--no-latency", "--out", tmp_path)
+    scored = json.loads((training / "metrics.jsonl").read_text().splitlines()[-1])["ema_accuracy"]
+    assert (document["accuracy"], document["val_images"]) == (scored, 200)
 
 
 def test_data_of_another_network_are_refused(

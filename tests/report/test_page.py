@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +44,16 @@ TOO_PALE = f"""(() => {{  // WCAG 2.1: 4.5 between a text and what lies behind i
     const pair = [light(numbers(node.closest('svg') ? style.fill : style.color)), light(behind(node))];
     return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05) < 4.5;
   }}).map((node) => node.tagName + ' ' + node.textContent.slice(0, 40)); }})()"""
+
+
+GLARING = f"""({SHOWN})('body, main, main *').filter((node) => {{  // what is opaque and bright
+    const [r, g, b, a = 1] = getComputedStyle(node).backgroundColor.match(/[\\d.]+/g).map(Number);
+    return a === 1 && 0.2126 * r + 0.7152 * g + 0.0722 * b > 110; }}).map((node) => node.outerHTML.slice(0, 80))"""
+PARTED = """Array.from(document.querySelectorAll('#networks td.n')).filter((cell) => {
+    const range = document.createRange(); if (cell.firstChild) range.selectNodeContents(cell.firstChild);
+    return range.getClientRects().length > 1; }).map((cell) => cell.textContent)"""
+PAPER = 739
+"""Pixels of CSS between the edges of what is printed on a sheet 8.5 inches wide."""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +100,9 @@ def test_it_fits_and_asks_for_nothing(browser, page, width, theme):
     assert browser.ask("document.querySelectorAll('tr[role=row] td[role=cell]').length") > 300
     assert browser.ask(TOO_SMALL) == []
     assert browser.ask(TOO_PALE) == []
+    assert shown(browser, "figure.plot img") == 1
+    if theme == "dark":
+        assert [one for one in browser.ask(GLARING) if "swatch" not in one] == []
 
 
 def test_a_point_marks_its_row_and_a_row_its_point(browser, page):
@@ -230,3 +246,20 @@ def test_printed_it_is_light_and_has_no_controls(browser, page, tmp_path):
     browser.print(tmp_path / "page.pdf")
     assert browser.ask("Array.from(document.querySelectorAll('details')).every((one) => one.open)")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_printed_table_has_whole_figures_and_its_headings_on_every_page(browser, page, tmp_path):
+    """Within the sheet; the headings where a program is there that reads the pages."""
+    browser.open(page, width=PAPER)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    assert browser.ask(PARTED) == []
+    assert browser.ask("document.documentElement.scrollWidth") <= PAPER
+    program = shutil.which("pdftotext")
+    if program is None:
+        return
+    browser.print(tmp_path / "page.pdf")
+    done = subprocess.run([program, tmp_path / "page.pdf", "-"], capture_output=True, text=True, check=True)
+    pages = [each.splitlines() for each in done.stdout.split("\f")]
+    with_rows = [lines for lines in pages if sum(bool(re.fullmatch(r"trial \d+", line)) for line in lines) > 4]
+    assert len(with_rows) > 1
+    assert all("standing" in lines and "accuracy" in lines for lines in with_rows)
