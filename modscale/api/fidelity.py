@@ -150,7 +150,6 @@ def _measure(
         from modscale.latency.device import Device
 
         Device(setup.latency).check()
-    watcher.say(f"loading the data ({source})")
     with Bench(source, setup.proxy, setup.latency, seed=setup.seed, debug=debug, note=watcher.say) as bench:
         data = summary_to_dict(bench.summary) | {"source": path_text(source)}
         for note in data["notes"]:

@@ -145,7 +145,6 @@ def plan_search(
     home = Path(space_file).parent
     known = read_references(folder / REFERENCES_FILE)
     check_references(experiment, known.numbers, space_file)
-    watcher.say(f"loading the data ({source})")
     with scratch_folder() as scratch, hearing_stops():
         timings = scratch / TIMINGS_FILE
         evaluator = Evaluator(

@@ -317,7 +317,6 @@ def _search(
         for change in check_machine(folder):
             say(f"note: {change} since this run began; what is measured now may differ for it")
     check_references(experiment, compared.numbers, space_file)
-    say(f"loading the data ({source})")
     with (
         Exports() as exports,
         Evaluator(

@@ -96,8 +96,10 @@ def call_app(app: typer.Typer, arguments: list[str]) -> Any:
         return app(args=arguments, prog_name="modscale", standalone_mode=False)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        rule = _in_plain_words(error.format_message())
-        raise UsageError(rule, command=context.command_path if context else "modscale") from error
+        rule, command = _in_plain_words(error.format_message()), context.command_path if context else "modscale"
+        if rule.startswith("Missing "):
+            rule += f" `{command} -h` has an example."
+        raise UsageError(rule, command=command) from error
     except typer.Abort:
         raise KeyboardInterrupt from None
 

@@ -37,7 +37,7 @@ from modscale.files import path_text
 from modscale.kinds import IMAGE_SUFFIXES
 from modscale.machine import available_cores
 
-LAYOUT = "a folder holds train/CLASS/* and val/CLASS/*"
+LAYOUT = "a folder holds train/CLASS/* and val/CLASS/*, or CLASS/* alone"
 LITTER = frozenset({
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "folder.ini", "$recycle.bin",
     "system volume information", "icon\r", "icon\uf00d", "__macosx", "network trash folder", "temporary items",
@@ -131,8 +131,12 @@ def _find_splits(root: Path, *, may_split: bool) -> _Found:
         train = choose_name(kids, TRAIN, what="training set")
         val = choose_name(kids, VAL, what="validation set") or choose_name(kids, TEST, what="validation set")
     if train is None:
-        if val is not None or not _are_classes(list(kids.values())):
-            raise DataError(f"has no folder train/; {LAYOUT}; this one holds {_contents(found.root)}", file=shown)
+        odd = _odd_class(list(kids.values()))
+        if val is not None or odd is not None:
+            reason = f", and {odd}" if odd and val is None else ""
+            raise DataError(
+                f"has no folder train/{reason}; {LAYOUT}; this one holds {_contents(found.root)}", file=shown
+            )
         found.train = found.root
         found.notes.append(f"no train/ and no val/: the {len(kids)} folders of {shown} are the classes")
         return found
@@ -172,7 +176,7 @@ def _unwrap(root: Path) -> Path:
             raise DataError(f"holds {len(data)} data sets ({names}); give one of them", file=path_text(root))
         if data:
             return data[0]
-        if len(kids) != 1 or _are_classes(kids):
+        if len(kids) != 1 or _odd_class(kids) is None:
             return root
         root = kids[0]
     return root
@@ -197,13 +201,19 @@ def entries_of(found: _Found | None, folder: Path) -> list[Path]:
     return kept
 
 
-def _are_classes(folders: Sequence[Path]) -> bool:
-    """Whether each of the folders, at least one, holds images and no folder."""
+def _odd_class(folders: Sequence[Path]) -> str | None:
+    """Which of the folders is no class, and why; None where each, at least one, holds images and no folder."""
     for folder in folders:
         entries = entries_of(None, folder)
-        if not entries or any(not entry.is_file() for entry in entries) or not is_image(entries[0]):
-            return False
-    return bool(folders)
+        inner = next((entry for entry in entries if not entry.is_file()), None)
+        name = path_text(folder.name)
+        if not entries:
+            return f"{name}/ holds no image"
+        if inner is not None:
+            return f"{name}/ holds {path_text(inner.name)}/, where images of one class would lie"
+        if not is_image(entries[0]):
+            return f"{name}/{path_text(entries[0].name)} is no image that is read here"
+    return None if folders else ""
 
 
 def _contents(folder: Path) -> str:

@@ -67,6 +67,7 @@ class Bench:
         self.summary: DataSummary
 
     def __enter__(self) -> Bench:
+        self.note(f"loading the data ({self.source})")
         try:
             self.worker = self._start(others=self.workers - 1)
         except BaseException:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,9 @@ def read_layers(file: str | Path) -> Layers:
     """
     path = Path(file)
     files = [path if _is_there(path) else _in_library(path) or path]
+    with suppress(ValueError, OSError):  # which `read_yaml` tells
+        if not files[0].exists():
+            raise InputError(f"no such file, nor a space of modscale's ({', '.join(library_names())})", file=path)
     documents = [read_yaml(files[0])]
     home = files[0].parent
     while isinstance(documents[-1], Mapping) and EXTENDS in documents[-1]:

@@ -120,6 +120,25 @@ def test_what_is_there_instead_is_told(tmp_path: Path) -> None:
     assert "this one holds nothing" in refusal(tmp_path / "empty")
 
 
+def test_why_folders_are_no_classes_is_told(tmp_path: Path) -> None:
+    """The first that holds nothing, another folder, or a file that is no image."""
+    for name in ("a", "b", "c"):
+        write_split(tmp_path / name)
+    (tmp_path / "a" / "void").mkdir()
+    folder = min((tmp_path / "b").iterdir())
+    (folder / "2024").mkdir()
+    file = min((tmp_path / "c").iterdir()) / "0 notes.txt"
+    file.write_text("x")
+    for name, odd in (
+        ("a", "void/ holds no image"),
+        ("b", f"{folder.name}/ holds 2024/, where images of one class would lie"),
+        ("c", f"{file.parent.name}/0 notes.txt is no image that is read here"),
+    ):
+        line = refusal(tmp_path / name)
+        assert f"has no folder train/, and {odd}; a folder holds" in line
+        assert "or CLASS/* alone; this one holds" in line
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_validation_set_may_lack_a_class(tmp_path: Path, is_there: bool) -> None:
     """Its folder is missing, or empty but for litter; labels stay those of the training set."""

@@ -190,14 +190,18 @@ def test_a_candidate_too_large_for_memory_fails_with_its_reason(evaluator: Evalu
 
 
 def test_unusable_data_and_providers_end_it_before_it_begins(tmp_path: Path, data: Path) -> None:
-    """The error is the user's to mend, and no worker stays behind."""
+    """The error is the user's to mend, and no worker stays behind; the device is asked before the data are loaded."""
     with (
         pytest.raises(DataError, match=r"nowhere: no such file or folder; must be .*, or a .npz$"),
         Evaluator(tiny(), str(tmp_path / "nowhere")),
     ):
         pass
-    with pytest.raises(ProviderError, match="CUDA"), Evaluator(tiny(provider="cuda"), str(data)):
+    told: list[str] = []
+    with pytest.raises(ProviderError, match="CUDA"), Evaluator(tiny(provider="cuda"), str(data), note=told.append):
         pass
+    assert told == []  # the data were not begun
+    with Evaluator(tiny(), str(data), note=told.append):
+        assert told == [f"loading the data ({data})"]
 
 
 def test_the_worker_goes_when_the_search_is_killed(data: Path) -> None:

@@ -40,11 +40,16 @@ def latency(
     provider: Annotated[
         str | None, option("cpu (the default), openvino, cuda, tensorrt, coreml or qnn.", metavar="NAME")
     ] = None,
-    threads: Annotated[int | None, option("Intra-op threads.", low=1, high=1024)] = None,
-    runs: Annotated[int | None, option("Timed runs, and no more without --until.", low=10, high=1_000_000)] = None,
+    threads: Annotated[
+        int | None, option("Intra-op threads [default: all cores, 4 at most].", low=1, high=1024)
+    ] = None,
+    runs: Annotated[
+        int | None, option("Timed runs, and no more without --until [default: 100].", low=10, high=1_000_000)
+    ] = None,
     paper: Annotated[bool, option("The paper's protocol: 4 threads, 4000 runs.", "--paper")] = False,
     until: Annotated[
-        float | None, option("Measure again while the interval is wider [default: 1].", metavar="PERCENT")
+        float | None,
+        option("Measure again while half of the 95 % interval is wider [default: 1].", metavar="PERCENT"),
     ] = None,
     patience: Annotated[
         float | None, option("Measure again for so long at most, a model [default: 30].", metavar="SECONDS")

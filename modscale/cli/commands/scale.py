@@ -16,7 +16,7 @@ from modscale.cli.arguments import (
 )
 from modscale.cli.completion import complete_model
 from modscale.document import read_count
-from modscale.errors import InputError
+from modscale.errors import InputError, UsageError
 from modscale.files import user_path, user_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def scale(
     latency_ms: Annotated[float | None, option("Budget: ONNX Runtime latency here, ms.")] = None,
     conv_only: Annotated[bool, option("Replace attention by convolutional blocks.", "--conv-only")] = False,
     resolution: Annotated[int | None, option("Fix the input's side; else it is scaled too.", low=1)] = None,
-    rule: Annotated[str | None, option("efficientnet (depth, width, resolution; default) or efficientmod.")] = None,
+    rule: Annotated[
+        str | None, option("efficientnet (depth, width, resolution; default) or efficientmod.", metavar="NAME")
+    ] = None,
     tolerance: Annotated[float, option("Share of a budget by which it may be missed.")] = 0.01,
     space: Annotated[
         str | None,
@@ -46,7 +48,7 @@ def scale(
         int | None, option("With --space: how many of the nearest to list [default: 10].", low=0, high=10_000)
     ] = None,
     provider: Annotated[
-        str | None, option("For --latency-ms: cpu (default), openvino, cuda ...: see `latency`.")
+        str | None, option("For --latency-ms: cpu (default), openvino, cuda ...: see `latency`.", metavar="NAME")
     ] = None,
     threads: Annotated[int | None, option("For --latency-ms: threads.", low=1, high=1024)] = None,
     runs: Annotated[int | None, option("For --latency-ms: timed runs.", low=10, high=1_000_000)] = None,
@@ -67,7 +69,8 @@ def scale(
         return
     _refuse({"--best": best}, "goes with --space; a MODEL is scaled to one network")
     if len(given) != 1:
-        raise InputError("give one budget: --params, --flops or --latency-ms", place="scale", value=sorted(given))
+        number = len(given) or "none"
+        raise UsageError(f"give one budget, --params, --flops or --latency-ms; got {number}", command="modscale scale")
     if latency_ms is None:
         _refuse(of_timing, "goes with --latency-ms; nothing is timed for a budget of params or FLOPs")
     from modscale.document import check_choice

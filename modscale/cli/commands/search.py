@@ -18,13 +18,17 @@ def search(
     data: Annotated[
         str,
         option(
-            "`synthetic`, a folder with train/CLASS/* and val/CLASS/* (of masks: ADE20K's), or a .npz.",
+            "`synthetic`, a folder of train/CLASS/* and val/CLASS/*, or of CLASS/* (of masks: ADE20K's), or a .npz.",
             metavar="DATA",
             parser=user_text,
         ),
     ] = "synthetic",
-    trials: Annotated[int | None, option("Finished trials, failed ones included.", low=1)] = None,
-    seed: Annotated[int | None, option("Seed of the whole search.", low=0, high=2**32 - 1)] = None,
+    trials: Annotated[
+        int | None, option("Finished trials, failed ones included [default: the space's].", low=1)
+    ] = None,
+    seed: Annotated[
+        int | None, option("Seed of the whole search [default: the space's].", low=0, high=2**32 - 1)
+    ] = None,
     out: Annotated[
         Path | None, option("The run's folder [default: reports/NAME].", metavar="PATH", parser=user_path)
     ] = None,
