@@ -37,7 +37,7 @@ def find_held_out(source: str, training: Mapping[str, Any]) -> HeldOut:
     """
     if source == "synthetic":
         return HeldOut(class_names=tuple(CLASS_NAMES), number=FULL_VAL)
-    seed, share = training.get("seed"), training.get("val_split")
+    seed, share = training.get("seed", -1), training.get("val_split")
     is_known = type(seed) is int and seed >= 0 and (share is None or (type(share) is float and 0 < share < 1))
     split = (seed, share) if is_known else (0, None)
     chosen = choose_images(source, seed=split[0], val_split=split[1])
