@@ -156,10 +156,6 @@ def test_a_search_outlives_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(one["latency_ms"] > 0 for one in (*again, *(trial.results for trial in outcome.trials)))
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MODSCALE_TEST_RAY_CLIENT"),
-    reason="a minute and a half, and seen to pass only four times so far: MODSCALE_TEST_RAY_CLIENT=1 runs it",
-)
 def test_a_client_of_a_cluster_elsewhere_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """The whole command by `ray://`, its machine no part of the cluster: the trials of one worker, and the report.
 
