@@ -5,8 +5,9 @@ takes is shared out alike, half by its number of blocks; a trial that is yet to 
 The published network that is the anchor is not trained again. Of what several workers have under way, half is done.
 
 At the end the front is timed once more, to a narrower interval (`searching/measures.py`): each network of it takes
-as much of a timing as its own rounds have (the reference is shared), and more rounds until its interval would be narrow
-enough, or the patience of the protocol is over. How the front grows, `front_size` tells.
+as much of a short timing, of the first rounds alone, as its own rounds have (the reference is shared). One that is not
+told apart from another of the front takes more rounds until its interval would be narrow enough, or the patience of the
+protocol is over. How the front grows, `front_size` tells.
 
 Worked by hand: two trials of 10 blocks took 20 s each, and ten more and a reference of 20 blocks are to come; that
 counts as 0.5 + 0.5 x 20 / 10 = 1.5 trials, so 11.5 x 20 = 230 s are left, and the front.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import hypot
 from statistics import fmean
 
 from modscale.analysis.front import split_front
@@ -111,22 +113,26 @@ class Ahead:
             return 0.0
         front, _ = split_front(complete, self.experiment.objectives)
         records = front_size(self.experiment.search.trials) / front_size(len(self.trials))
-        timing_s = fmean(stages_s["latency"]) if stages_s.get("latency") else 0.0
-        own_s = OWN_ROUNDS * (timing_s or UNTRAINED * pace_s)
-        latency = self.experiment.latency
+        timings_s = sorted(stages_s.get("latency", ()))
+        first_s = timings_s[(len(timings_s) - 1) // 4] if timings_s else UNTRAINED * pace_s
+        own_s, latency = OWN_ROUNDS * first_s, self.experiment.latency
         most_s = latency.patience_s * len(latency.devices())
-        reached = [100 * _relative_error(one) for one in complete]
         wanted = min(FINAL_PERCENT, latency.until_percent)
-        more_s = fmean(min(most_s, max(0.0, own_s * ((percent / wanted) ** 2 - 1))) for percent in reached)
-        return len(front) * max(1.0, records) * (own_s + more_s)
+        timed = [_timed(one) for one in front]
+        more_s = sum(
+            min(most_s, max(0.0, own_s * ((100 * half_width / value / wanted) ** 2 - 1)))
+            for i, (value, half_width) in enumerate(timed)
+            if any(abs(value - other) <= hypot(half_width, its) for j, (other, its) in enumerate(timed) if j != i)
+        )
+        return max(1.0, records) * (len(front) * own_s + more_s)
 
 
-def _relative_error(trial: Trial) -> float:
-    """Half-width of the interval of a trial's latency, as a share of it; 0 where that is not known."""
-    for value, half_width in (("latency_relative", "latency_relative_ci95"), (LATENCY.name, "latency_ci95_ms")):
-        if trial.results.get(value) and half_width in trial.results:
-            return trial.results[half_width] / trial.results[value]
-    return 0.0
+def _timed(trial: Trial) -> tuple[float, float]:
+    """A trial's latency and the half-width of its interval, both in units of the reference where there is one."""
+    results = trial.results
+    if results.get("latency_relative") and "latency_relative_ci95" in results:
+        return results["latency_relative"], results["latency_relative_ci95"]
+    return results[LATENCY.name], results.get("latency_ci95_ms", 0.0)
 
 
 def front_size(trials: int) -> float:

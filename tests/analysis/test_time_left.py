@@ -67,9 +67,9 @@ def test_the_anchor_is_trained_once() -> None:
 
 
 def test_the_front_is_timed_once_more() -> None:
-    """Two of a front of two: its own share of a timing, and more for as long as the patience lasts."""
+    """Two of a front of two: their share of a short timing; where they tie, more for as long as the patience lasts."""
     ahead = ahead_of(trials=2, finals=True)
-    stages = {"export": [1.0, 3.0], "latency": [5.0]}
+    stages = {"export": [1.0, 3.0], "latency": [9.0, 5.0]}
     sharp = {"latency_relative": 1.0, "latency_relative_ci95": 0.01}
     ahead.take(trial(0, accuracy=0.5, latency_ms=5.0, **sharp), is_trial=True)
     ahead.take(trial(1, accuracy=0.6, latency_ms=6.0, **sharp), is_trial=True)
@@ -80,6 +80,10 @@ def test_the_front_is_timed_once_more() -> None:
     assert ahead.left_s(40.0, stages, pace_s=None) == pytest.approx(2 * 1.44 * own)
     ahead.trials = [replace(one, results={**one.results, "latency_relative_ci95": 0.03}) for one in ahead.trials]
     assert ahead.left_s(40.0, stages, pace_s=None) == pytest.approx(2 * (own + 5.0))
+    # each ± 0.03: 0.042 together, so that 1.04 is not told apart from 1.00, and 1.05 is
+    for relative, more_s in ((1.04, 5.0), (1.05, 0.0)):
+        ahead.trials[1] = replace(ahead.trials[1], results={**ahead.trials[1].results, "latency_relative": relative})
+        assert ahead.left_s(40.0, stages, pace_s=None) == pytest.approx(2 * (own + more_s))
 
 
 def test_a_front_grows_with_the_trials() -> None:
