@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from modscale.analysis.results import Run, load_run
-from modscale.api.session import Silence, search_space
+from modscale.api.session import search_space
+from modscale.api.watching import Silence
 from modscale.document import check_choice
 from modscale.latency.protocol import measure_models
 from modscale.latency.summary import Latency

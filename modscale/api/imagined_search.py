@@ -20,7 +20,8 @@ from typing import Any
 
 from modscale.analysis.results import load_run
 from modscale.analysis.time_left import front_size
-from modscale.api.session import load_run_predictor, measure_all, open_study, reference_network
+from modscale.api.comparisons import reference_network
+from modscale.api.session import load_run_predictor, measure_all, open_study
 from modscale.api.workers import make_engine
 from modscale.errors import AllTrialsFailed
 from modscale.files import path_text

@@ -18,8 +18,10 @@ from statistics import fmean
 from typing import Any
 
 from modscale.analysis.told_apart import ToldApart, tell_apart
+from modscale.api.comparisons import check_references, reference_network
 from modscale.api.imagined_search import PARTS, Share, imagine_searches, mean_share, rehearse_report
-from modscale.api.session import Silence, Watcher, check_references, join_run, load_run_predictor, reference_network
+from modscale.api.session import join_run, load_run_predictor
+from modscale.api.watching import Silence, Watcher
 from modscale.api.workers import Workers, cores_each
 from modscale.errors import naming_file
 from modscale.files import path_text, scratch_folder

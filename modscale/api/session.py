@@ -1,42 +1,37 @@
-"""A whole search, from a space to a report, and the way back from a run to one of its networks.
+"""A whole search, from a space to a report.
 
 This is where the parts meet: the run's folder, the study, the evaluator, the loop, the terminal and the report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.front import split_front
-from modscale.analysis.overlay import check_distinct, lay_over
-from modscale.analysis.results import Run, load_run
+from modscale.analysis.results import Run
 from modscale.analysis.time_left import Ahead
+from modscale.api.comparisons import check_references, reference_network
 from modscale.api.final_timing import final_candidates, time_front_again
+from modscale.api.finished import report_run
+from modscale.api.mirrors import check_storage, mirrored
 from modscale.api.warm_start import load_earlier_runs, plan_start
+from modscale.api.watching import Silence, Watcher
 from modscale.api.workers import Workers, cores_each, make_engine, resolve
-from modscale.errors import AllTrialsFailed, InputError, RunError, naming_file
+from modscale.errors import AllTrialsFailed, RunError, naming_file
 from modscale.files import file_digest, path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
-from modscale.kinds import is_network_folder, naming_kind, weights_in
 from modscale.latency.calibration import load_predictor
 from modscale.latency.predictor import Predictor
-from modscale.report.build import build_report, front_to_json
-from modscale.report.overlay import write_overlay
-from modscale.report.proxy_text import fidelity_sentence
 from modscale.rivals import Rival
 from modscale.runs.conditions import check_same_data
 from modscale.runs.earlier import check_from, read_begun, read_earlier, write_earlier
-from modscale.runs.experiment import Experiment, experiment_to_dict, mismatch_note
+from modscale.runs.experiment import Experiment, mismatch_note
 from modscale.runs.folder import (
     REFERENCES_FILE,
     RUN_FILE,
-    STUDY_FILE,
     TIMINGS_FILE,
     TRIALS_FILE,
     check_folder,
@@ -46,68 +41,30 @@ from modscale.runs.folder import (
     read_run_experiment,
     read_run_trials,
     section,
-    storage_study,
     update_run,
     write_run,
 )
 from modscale.runs.machine_speed import reference_levels, trials_at
-from modscale.runs.references import MeasuredRival, read_references
+from modscale.runs.references import read_references
 from modscale.runs.trials import Trial, complete_trials, read_trials
 from modscale.searching.engine import Engine
 from modscale.searching.exports import Exports
 from modscale.searching.loop import Evaluate, MeasureRival, Observer, Outcome, require_complete, run_search
 from modscale.searching.measures import MEASURES, Evaluator
-from modscale.searching.mirror import StudyMirror
 from modscale.searching.prediction import with_prediction
-from modscale.searching.rivals import check_rivals, check_unchanged, measure_rival
+from modscale.searching.rivals import check_unchanged, measure_rival
 from modscale.searching.rungs import make_judge
 from modscale.searching.screen import comparing, limiting, make_screen
 from modscale.searching.study import SearchStudy
-from modscale.searching.trial_log import TrialLog
 from modscale.searching.worker import summary_to_dict
 from modscale.settings import check_kernels
 from modscale.spaces.feasibility import require_feasible
-from modscale.spaces.space import Space, as_candidate
 from modscale.spaces.tables import build_tables
-from modscale.specs.published import is_published, published, resolve_model
-from modscale.specs.spec import ModelSpec, load_spec
+from modscale.specs.spec import ModelSpec
 from modscale.training.loggers import check_log
 
 if TYPE_CHECKING:  # SQLAlchemy takes a while to import, and is there for whoever asks for a storage
     from modscale.searching.storage import Storage
-
-
-class Watcher(Protocol):
-    """Who is told of a search as a whole: the terminal, or nobody."""
-
-    def say(self, text: str) -> None:
-        """A line of what is going on."""
-
-    def searching(
-        self, *, done: int, limit: int, references: int, pace_s: float | None, ahead: Ahead
-    ) -> AbstractContextManager[Observer]:
-        """The loop begins, with so many trials and references of so many finished; gives who watches it.
-
-        `pace_s` is what each of those took, on the average; None where there is none. `ahead` is what is to be done.
-        """
-
-
-class Silence:
-    """A watcher, and an observer of the loop, that keeps everything to itself."""
-
-    def say(self, text: str) -> None: ...
-
-    @contextmanager
-    def searching(
-        self, *, done: int, limit: int, references: int, pace_s: float | None, ahead: Ahead
-    ) -> Iterator[Observer]:
-        yield self
-
-    def started(self, label: str, spec: ModelSpec | None) -> None: ...
-
-    def stage(self, name: str, label: str = "") -> None: ...
-
-    def finished(self, label: str, trial: Trial | MeasuredRival) -> None: ...
 
 
 def search_space(
@@ -136,7 +93,7 @@ def search_space(
         KeyboardInterrupt: after the report of what stands was written.
     """
     watcher = watcher or Silence()
-    there = _check_storage(storage, folder)
+    there = check_storage(storage, folder)
     check_log(log, "--log")
     experiment, resumed = join_run(experiment, folder, workers, space_file)
     with locked_run(folder):
@@ -187,87 +144,6 @@ def join_run(experiment: Experiment, folder: Path, workers: Workers, space_file:
     return experiment, begun is not None
 
 
-def check_references(experiment: Experiment, measured: Collection[int], space_file: str) -> None:
-    """Raises InputError where a network that is compared with is none, or of those not `measured` cannot be read."""
-    home, side = Path(space_file).parent, experiment.space.base.resolution
-    rivals = [(i, one) for i, one in enumerate(experiment.search.references) if isinstance(one, Rival)]
-    with naming_file(space_file):
-        for _, rival in rivals:
-            rival_spec(rival, home, experiment.space)
-        check_rivals([(i, rival) for i, rival in rivals if i not in measured], home, side)
-
-
-def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:
-    """Rebuilds the report of a run; returns the run, and what stands in `front.json` beside where the files are.
-
-    Raises:
-        RunError: the folder is no run, is broken or cannot be written to.
-    """
-    run = load_run(folder)
-    files = build_report(run)
-    return run, {
-        "run": str(folder),
-        "trials": len(run.trials),
-        "complete": len(complete_trials(run.trials)),
-        "stopped": sum(trial.state == "stopped" for trial in run.trials),
-        "spared_seconds": spared_seconds(run.trials),
-        "files": {key: str(path) for key, path in files.items()},
-        **front_to_json(run.front, run.growth),
-        "proxy_fidelity": fidelity_sentence(run),
-    }
-
-
-def report_runs(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
-    """Lays several runs over each other, by default in `reports/A+B`; returns what stands in `comparison.json`.
-
-    Raises:
-        RunError: a folder is no run, or is broken; they have no objective in common; `out` is of something else.
-        InputError: a run stands twice, or they are too many.
-    """
-    names = [folder.resolve().name for folder in folders]
-    names = [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
-    runs = []
-    for folder in folders:
-        with naming_kind(folder, "run"):
-            runs.append(load_run(folder))
-    check_distinct(runs, names)
-    place = out or Path("reports") / "+".join(folder.resolve().name for folder in folders)[:120]
-    return write_overlay(lay_over(runs, names), place)
-
-
-def choose_spec(model: str, *, pick: str | None = None, trial: int | None = None) -> ModelSpec:
-    """The network that `export` is asked for: a model, or a run's pick or trial.
-
-    Raises:
-        InputError: no such model, band or trial; or a run without saying which of its networks.
-    """
-    folder = Path(model)
-    chooses = pick is not None or trial is not None
-    if not folder.is_dir() or (is_published(model) and not chooses):
-        if chooses:
-            raise InputError("--pick and --trial choose from a run's folder; this is none", value=model)
-        return resolve_model(model)
-    if not chooses and is_network_folder(folder):
-        return resolve_model(model)
-    with naming_kind(folder, "run"):
-        run = load_run(folder)
-    if (pick is None) == (trial is None):
-        raise InputError("say which network of the run: --pick BAND or --trial N", file=folder)
-    return (run.trial(trial) if trial is not None else run.pick(str(pick))).spec
-
-
-def choose_weights(model: str, weights: Path | None, *, chooses: bool) -> Path | None:
-    """The checkpoint that `export` is to load: the one that is given, else the one in the folder that MODEL is.
-
-    A folder of one network may be given in place of a checkpoint, too. None: the weights start fresh.
-    """
-    if weights is not None:
-        return weights_in(weights) or weights if is_network_folder(weights) else weights
-    if chooses or is_published(model) or not is_network_folder(model):
-        return None
-    return weights_in(model)
-
-
 def _reported(folder: Path, limit: int, stop: BaseException | None, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
     """Writes the report, also of a search that was stopped; a second stop ends that too."""
     goes_on = "the same command goes on from here"
@@ -309,7 +185,7 @@ def _search(
     if is_over and section(read_run(folder), "data").get("source") == path_text(source):
         _record_changes(folder, experiment, watcher)
         trials = read_trials(folder / TRIALS_FILE)
-        with _mirrored(folder, experiment, storage, log, say) as mirror:
+        with mirrored(folder, experiment, storage, log, say) as mirror:
             mirror(trials)
         require_complete(trials)
         return
@@ -354,7 +230,7 @@ def _search(
         pace_s = _pace(read_trials(folder / TRIALS_FILE), workers)
         with (
             make_engine(evaluator, workers, experiment.search.window or 1) as engine,
-            _mirrored(folder, experiment, storage, log, say) as mirror,
+            mirrored(folder, experiment, storage, log, say) as mirror,
         ):
             ahead = Ahead(
                 experiment=experiment,
@@ -449,49 +325,6 @@ def _off_the_front(trials: Sequence[Trial], experiment: Experiment) -> list[Mode
     return [trial.spec for trial in trials if trial.number not in on_front]
 
 
-def _check_storage(url: str | None, folder: Path) -> Storage | None:
-    """The storage of a URL, checked. Raises InputError."""
-    if url is None:
-        return None
-    from modscale.searching.storage import Storage
-
-    return Storage(url, folder / STUDY_FILE)
-
-
-@contextmanager
-def _mirrored(
-    folder: Path, experiment: Experiment, storage: Storage | None, log: str, say: Callable[[str], None]
-) -> Iterator[Callable[[Sequence[Trial]], None]]:
-    """Gives what takes the finished trials to `study.db`, and to a storage and a log where there is one."""
-    takers: list[Callable[[Sequence[Trial]], None]] = [StudyMirror(folder / STUDY_FILE, experiment, say).update]
-    if log != "none":
-        takers.append(TrialLog(log, folder, say).update)
-
-    def update(trials: Sequence[Trial]) -> None:
-        for take in takers:
-            take(trials)
-
-    if storage is None:
-        yield update
-        return
-    from modscale.searching.storage import StorageMirror
-
-    run, study = read_run(folder), storage_study(folder, str(storage))
-    data, machine = section(run, "data"), section(run, "machine")
-    attributes = {
-        "modscale": run.get("modscale"), "space": experiment.space.name, "run": str(folder.resolve()),
-        "started": run.get("started"), "seed": experiment.search.seed, "trials": experiment.search.trials,
-        "sampler": experiment.search.sampler, "data": data.get("source"), "proxy": experiment.proxy.method,
-        "processor": machine.get("cpu"), "bands": experiment_to_dict(experiment)["bands"],
-    }  # fmt: skip
-    there = StorageMirror(storage, study, experiment, say, attributes=attributes)
-    takers.append(there.update)
-    try:
-        yield update
-    finally:
-        there.close()
-
-
 def _pace(finished: Sequence[Trial], workers: Workers) -> float | None:
     """Seconds from one finished trial to the next, as far as what each took tells it; None before the first."""
     if not finished or isinstance(workers, str):
@@ -525,23 +358,3 @@ def _record_changes(folder: Path, experiment: Experiment, watcher: Watcher, note
     shown = [place for place in update_run(folder, experiment, notes) if place in ("bands", "name")]
     if shown:
         watcher.say(f"new {' and '.join(shown)}: nothing is measured again for them, the report is made anew")
-
-
-def reference_network(reference: str | Rival, folder: Path, space: Space) -> ModelSpec | Rival:
-    """A reference as it is measured: a spec as the space would make it, or a rival that has none, as it is."""
-    if isinstance(reference, str):
-        return as_candidate(published(reference), space)
-    return rival_spec(reference, folder, space) or reference
-
-
-def rival_spec(rival: Rival, folder: Path, space: Space) -> ModelSpec | None:
-    """The spec of a rival that has one, as the space of `folder` would make it; None of another.
-
-    Raises:
-        InputError: its file is missing or broken, or its name is a published network's.
-    """
-    if is_published(rival.name):
-        raise InputError("must not be the name of a published network", place="search.references", value=rival.name)
-    if rival.kind != "spec":
-        return None
-    return replace(as_candidate(load_spec(rival.file(folder)), space), name=rival.name)

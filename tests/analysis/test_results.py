@@ -9,7 +9,7 @@ import pytest
 from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 
 from modscale.analysis.results import load_run
-from modscale.api.session import report_run
+from modscale.api.finished import report_run
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.finals import write_finals
 from modscale.runs.folder import TRIALS_FILE

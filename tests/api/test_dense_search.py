@@ -12,7 +12,7 @@ import pytest
 from killed import kill_after
 from masked_folders import furnish
 
-from modscale.api.session import choose_spec
+from modscale.api.finished import choose_spec
 from modscale.api.train import choose_settings
 from modscale.cli.main import main
 from modscale.specs.counts import count_model

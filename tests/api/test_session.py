@@ -23,8 +23,8 @@ import yaml
 from killed import kill_after
 from postgres import needs_postgres, postgres
 
-from modscale.api import session
-from modscale.api.session import choose_spec
+from modscale.api import finished, session
+from modscale.api.finished import choose_spec
 from modscale.cli.main import main
 from modscale.latency import summary
 from modscale.report.build import build_report
@@ -371,7 +371,7 @@ class FakeEvaluator:
 def measure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches with `FakeEvaluator`, and reports with few bootstrap samples."""
     monkeypatch.setattr(session, "Evaluator", FakeEvaluator)
-    monkeypatch.setattr(session, "build_report", partial(build_report, draws=10))
+    monkeypatch.setattr(finished, "build_report", partial(build_report, draws=10))
 
 
 def heads(file: Path) -> set[tuple[int, int]]:
@@ -415,7 +415,7 @@ def test_the_front_is_timed_again_at_the_end(
     finals = {line["number"]: line for line in json.loads((folder / "finals.json").read_text())["finals"]}
     assert set(front) <= set(finals)
     first = {trial["number"]: trial for trial in read_trials(folder)}
-    shown = session.load_run(folder)
+    shown = finished.load_run(folder)
     for number, final in finals.items():
         assert final["latency_ms"] == pytest.approx(first[number]["latency_ms"] + 0.5)
         assert shown.trial(number)["latency_ms"] == final["latency_ms"]
@@ -560,7 +560,7 @@ def test_ctrl_c_tells_what_stands_and_resumes(tmp_path: Path, number: signal.Sig
 def test_names_that_are_no_unicode_lose_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A space file, a data file and a folder with any bytes in their names: searched, and reported from the files."""
     monkeypatch.setattr(summary, "PROCESSES", 1)
-    monkeypatch.setattr(session, "build_report", partial(build_report, draws=10))
+    monkeypatch.setattr(finished, "build_report", partial(build_report, draws=10))
     space, folder, data = (tmp_path / f"\udcff{name}" for name in ("space.yaml", "run", "data.npz"))
     space.write_text(SPACE.replace("trials: 5", "trials: 1").replace("[xxs]", "[]"))
     write_data(data)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fake_runs import SPACE, fake_references, fake_trials, remeasured, write_run
 
-from modscale.api import session
-from modscale.api.session import report_run
+from modscale.api import finished
+from modscale.api.finished import report_run
 from modscale.cli import tables
 from modscale.cli.layout import text_width
 from modscale.report.build import build_report
@@ -31,7 +31,7 @@ SEEN = r"\x1b]0;pwned\x07[red]:boom:\u202e$\frac$"
 @pytest.fixture(autouse=True)
 def _quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shown here are not the shares that take bootstrap samples."""
-    monkeypatch.setattr(session, "build_report", partial(build_report, draws=2))
+    monkeypatch.setattr(finished, "build_report", partial(build_report, draws=2))
 
 
 def names_in(lines: list[str]) -> set[str]:

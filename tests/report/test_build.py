@@ -24,7 +24,7 @@ from PIL import Image
 
 from modscale.analysis.proxy_records import find_record
 from modscale.analysis.results import load_run
-from modscale.api.session import report_run
+from modscale.api.finished import report_run
 from modscale.errors import RunError
 from modscale.report.build import build_report
 from modscale.report.front_chart import plot_axes

@@ -13,7 +13,7 @@ from fake_runs import SPACE, fake_references, fake_trials, read_json, write_run
 
 from modscale.analysis.overlay import lay_over
 from modscale.analysis.results import load_run
-from modscale.api.session import report_runs
+from modscale.api.finished import report_runs
 from modscale.cli.main import main
 from modscale.errors import RunError
 from modscale.runs.experiment import parse_experiment

@@ -8,7 +8,7 @@ import pytest
 from fake_runs import SPACE, fake_references, fake_trials, read_json, write_run
 from PIL import Image
 
-from modscale.api.session import report_run
+from modscale.api.finished import report_run
 from modscale.report.front_chart import plot_axes
 from modscale.runs.experiment import parse_experiment
 from modscale.runs.trials import Trial

@@ -9,7 +9,7 @@ import pytest
 from fake_runs import fake_trials
 from fake_steps import as_steps
 
-from modscale.api.session import Silence
+from modscale.api.watching import Silence
 from modscale.errors import InputError, TrialFailed
 from modscale.latency.predictor import Prediction
 from modscale.runs.experiment import experiment_to_dict, parse_experiment

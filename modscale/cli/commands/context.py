@@ -27,7 +27,7 @@ def context(
     spec = resolve_spec(model, resolution)
     require_current_folder()
     from modscale.api.context import ContextOrder, draw_contexts
-    from modscale.api.session import choose_weights
+    from modscale.api.finished import choose_weights
     from modscale.cli.console import note, say
     from modscale.errors import InputError
 

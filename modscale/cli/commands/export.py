@@ -60,7 +60,7 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Write a folder that stands alone: ONNX, weights, model card."""
-    from modscale.api.session import choose_spec, choose_weights
+    from modscale.api.finished import choose_spec, choose_weights
 
     spec = at_resolution(choose_spec(model, pick=pick, trial=trial), resolution)
     weights = choose_weights(model, weights, chooses=pick is not None or trial is not None)

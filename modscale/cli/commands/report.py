@@ -23,7 +23,7 @@ def report(
     debug: DebugOption = False,
 ) -> None:
     """Rebuild the report of a run, a training, or several runs."""
-    from modscale.api.session import report_run, report_runs
+    from modscale.api.finished import report_run, report_runs
     from modscale.kinds import is_training, naming_kind
 
     if len(runs) > 1:

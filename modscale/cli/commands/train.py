@@ -54,7 +54,7 @@ def train(
     debug: DebugOption = False,
 ) -> None:
     """Train a network in full, by the paper's recipe. The same command again resumes."""
-    from modscale.api.session import choose_spec
+    from modscale.api.finished import choose_spec
     from modscale.api.train import choose_settings, choose_start, train_network
     from modscale.cli.progress import Terminal
     from modscale.document import check_number
