@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from modscale.searching.exports import Exports
 from modscale.searching.steps import Request, Work
 
 FAKE = parse_experiment(SPACE)
-SLOWER = 1.5
+SLOWER = (1.0, 1.5)
 
 
 class Watching:
@@ -40,10 +41,13 @@ def latency(ms: float, *, reference_ms: float, units: bool) -> dict[str, float]:
     )  # fmt: skip
 
 
-def timed_again(folder: Path, *, units: bool) -> tuple[list[list[int]], list[bool], list[str]]:
-    """Times a made-up run's front again, each network 1.5 times as slow as it was, with a reference as it was.
+def timed_again(
+    folder: Path, *, units: bool, slow: Collection[int] = ()
+) -> tuple[list[list[int]], list[bool], list[str]]:
+    """Times a made-up run's front again, every other network 1.5 times as slow as it was, with a reference as it was.
 
-    Returns the trial numbers of each session, whether only doubts went on in it, and what was said.
+    In the sessions that are `slow` all takes twice as long, the reference too. Returns the trial numbers of each
+    session, whether only doubts went on in it, and what was said.
     """
     trials = [
         remeasured(trial, **latency(trial["latency_ms"], reference_ms=8.0, units=units))
@@ -60,7 +64,11 @@ def timed_again(folder: Path, *, units: bool) -> tuple[list[list[int]], list[boo
         asked = [named[told["name"]] for told in request.told]
         sessions.append([trial.number for trial in asked])
         doubts.append(request.only_in_doubt)
-        return [latency(SLOWER * trial["latency_ms"], reference_ms=8.0, units=units) for trial in asked]
+        speed = 2.0 if len(sessions) - 1 in slow else 1.0
+        return [
+            latency(speed * SLOWER[trial.number % 2] * trial["latency_ms"], reference_ms=speed * 8.0, units=units)
+            for trial in asked
+        ]
 
     said: list[str] = []
     with Exports() as exports:
@@ -95,3 +103,19 @@ def test_without_a_reference_all_are_timed_together(tmp_path: Path) -> None:
     assert all(doubts)
     assert all("of the front and the picks again" in line for line in said)
     assert read_finals(tmp_path / "run").keys() == set(sessions[-1])
+
+
+def test_what_a_slow_machine_timed_is_timed_anew(tmp_path: Path) -> None:
+    """Those who join while it is slow, once it is not; while it stays slow twice; and not at all where all are slow."""
+    sessions, doubts, said = timed_again(tmp_path / "once", units=True, slow={1})
+    joined = set(sessions[1])
+    anew = [session for session, line in zip(sessions, said, strict=True) if "the machine was slow" in line]
+    assert len(anew) == 1
+    assert set(anew[0]) <= joined
+    assert doubts[said.index(f"timing {len(anew[0])} networks again beside which the machine was slow")] is False
+    run = load_run(tmp_path / "once")
+    assert not any("latency_slow" in trial.results for trial in run.front.members)
+    _, _, said = timed_again(tmp_path / "for ever", units=True, slow=range(1, 99))
+    assert sum("the machine was slow" in line for line in said) == final_timing.MOST_SLOW
+    _, _, said = timed_again(tmp_path / "all", units=True, slow=range(99))
+    assert not any("the machine was slow" in line for line in said)
