@@ -121,7 +121,7 @@ def load_run(folder: str | Path) -> Run:
     >>> import modscale
     >>> run = modscale.load_run("reports/example")
     >>> len(run.trials), run.pick("xxs") in run.front.members
-    (80, True)
+    (220, True)
 
     Raises:
         RunError: the folder is no run, or one of its files is broken.
