@@ -52,9 +52,8 @@ def time_front_again(
         before = {number: results for number, results in before.items() if number not in finalists}
         progress.stage("timed again", "the front")
         say(_what_is_timed(len(finalists), joins=bool(before), is_slow=is_slow))
-        specs = [trial.spec for trial in finalists.values()]
         try:
-            again = time_again(engine, specs, exports, only_in_doubt=not before)
+            again = time_again(engine, [trial.spec for trial in finalists.values()], exports)
         except TrialFailed as error:
             check_stop()  # what was stopped has not failed
             say(f"note: not timed again: {error}")

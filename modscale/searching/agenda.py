@@ -64,7 +64,6 @@ class Session:
             models=tuple(model for _, timing in self.requests for model in timing.models),
             told=tuple(one for _, timing in self.requests for one in timing.told),
             until_percent=self.requests[0][1].until_percent,
-            only_in_doubt=self.requests[0][1].only_in_doubt,
         )
 
     def announce(self, stage: str) -> None:

@@ -164,7 +164,7 @@ def time_models(bench: Bench, request: Timing, announce: Announce = lambda stage
             note=bench.note,
             device=device,
             keep=keep,
-            only_in_doubt=request.only_in_doubt,
+            only_in_doubt=request.until_percent is not None,
         )
         for results, latency in zip(found, measured, strict=True):
             results |= latency_results(name, latency)
@@ -190,13 +190,11 @@ def latency_results(device: str, latency: Latency) -> dict[str, float]:
     return found | {f"{prefix}_{key}": value for key, value in beside.items() if value is not None}
 
 
-def time_again(
-    engine: Engine, specs: Sequence[ModelSpec], exports: Exports | None = None, *, only_in_doubt: bool = True
-) -> list[Results]:
+def time_again(engine: Engine, specs: Sequence[ModelSpec], exports: Exports | None = None) -> list[Results]:
     """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
 
-    In the time beyond the first rounds those are timed that are not told apart, or all if not `only_in_doubt`. What is
-    not among the `exports` is exported again.
+    In the time beyond the first rounds those are timed that are not told apart. What is not among the `exports` is
+    exported again.
 
     Raises:
         TrialFailed: one of them could not be exported or timed.
@@ -206,8 +204,7 @@ def time_again(
         files = tuple(file or folder / f"{i}.onnx" for i, file in enumerate(kept))
         missing = [(spec, file) for spec, file in zip(specs, files, strict=True) if file.parent == folder]
         run_all(engine, [_only(Work(stage="export", function="export", arguments=each)) for each in missing])
-        told = tuple(map(told_of, specs))
-        timing = Timing(models=files, told=told, until_percent=FINAL_PERCENT, only_in_doubt=only_in_doubt)
+        timing = Timing(models=files, told=tuple(map(told_of, specs)), until_percent=FINAL_PERCENT)
         (found,) = run_all(engine, [_only(timing)])
         return list(found)
 

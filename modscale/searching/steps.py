@@ -48,10 +48,9 @@ class Timing:
     until_percent: float | None = None
     """Half-width of the interval, as a percentage of the median, to which it is timed; None as the settings say.
 
-    Such a request is a session of its own; others may be taken together.
+    Such a request is a session of its own, whose models are timed up to that only where they are not told apart; others
+    may be taken together.
     """
-    only_in_doubt: bool = False
-    """Whether those are timed up to that only that are not told apart from each other."""
 
 
 Request = Work | Timing

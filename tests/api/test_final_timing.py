@@ -35,19 +35,17 @@ class Watching:
 def latency(ms: float, *, reference_ms: float, units: bool) -> dict[str, float]:
     """A latency, and the same in units of a reference."""
     found = {"latency_ms": ms, "latency_ci95_ms": 0.01, "latency_standard_error_ms": 0.005}
-    relative = {"relative": ms / reference_ms, "relative_ci95": 0.001, "relative_standard_error": 0.0005}
-    return found | ({f"latency_{key}": value for key, value in relative.items()} if units else {}) | (
-        {"latency_reference_ms": reference_ms} if units else {}
-    )  # fmt: skip
+    if units:
+        relative = {"relative": ms / reference_ms, "relative_ci95": 0.001, "relative_standard_error": 0.0005}
+        found |= {"latency_reference_ms": reference_ms, **{f"latency_{key}": value for key, value in relative.items()}}
+    return found
 
 
-def timed_again(
-    folder: Path, *, units: bool, slow: Collection[int] = ()
-) -> tuple[list[list[int]], list[bool], list[str]]:
+def timed_again(folder: Path, *, units: bool, slow: Collection[int] = ()) -> tuple[list[list[int]], list[str]]:
     """Times a made-up run's front again, every other network 1.5 times as slow as it was, with a reference as it was.
 
     In the sessions that are `slow` all takes twice as long, the reference too. Returns the trial numbers of each
-    session, whether only doubts went on in it, and what was said.
+    session, and what was said.
     """
     trials = [
         remeasured(trial, **latency(trial["latency_ms"], reference_ms=8.0, units=units))
@@ -55,7 +53,6 @@ def timed_again(
     ]
     write_run(folder, trials, fake_references(FAKE))
     sessions: list[list[int]] = []
-    doubts: list[bool] = []
 
     def answer(request: Request, announce: object) -> Any:
         if isinstance(request, Work):
@@ -63,7 +60,6 @@ def timed_again(
         named = {trial.spec.name: trial for trial in trials}
         asked = [named[told["name"]] for told in request.told]
         sessions.append([trial.number for trial in asked])
-        doubts.append(request.only_in_doubt)
         speed = 2.0 if len(sessions) - 1 in slow else 1.0
         return [
             latency(speed * SLOWER[trial.number % 2] * trial["latency_ms"], reference_ms=speed * 8.0, units=units)
@@ -73,17 +69,16 @@ def timed_again(
     said: list[str] = []
     with Exports() as exports:
         final_timing.time_front_again(folder, FAKE, Inline(answer), exports, Watching(), said.append)
-    return sessions, doubts, said
+    return sessions, said
 
 
 def test_who_joins_the_front_is_timed_alone(tmp_path: Path) -> None:
-    """Each network once: the front first, where there is doubt, then those that join it, each to the end."""
+    """Each network once: the front first, then those that join it."""
     folder = tmp_path / "run"
-    sessions, doubts, said = timed_again(folder, units=True)
+    sessions, said = timed_again(folder, units=True)
     numbers = [number for session in sessions for number in session]
     assert len(sessions) > 1, "nobody joined, and nothing is tested"
     assert len(numbers) == len(set(numbers))
-    assert doubts == [True, *[False] * (len(sessions) - 1)]
     assert said[0] == f"timing the {len(sessions[0])} networks of the front and the picks again, in turns"
     joined = len(sessions[1])
     assert said[1] == f"timing {joined} network{'s' * (joined != 1)} again that joined the front by that"
@@ -97,25 +92,23 @@ def test_who_joins_the_front_is_timed_alone(tmp_path: Path) -> None:
 
 def test_without_a_reference_all_are_timed_together(tmp_path: Path) -> None:
     """Milliseconds of two sessions do not compare: who was timed is timed once more beside who joins."""
-    sessions, doubts, said = timed_again(tmp_path / "run", units=False)
+    sessions, said = timed_again(tmp_path / "run", units=False)
     assert len(sessions) > 1
     assert all(set(before) < set(after) for before, after in itertools.pairwise(sessions))
-    assert all(doubts)
     assert all("of the front and the picks again" in line for line in said)
     assert read_finals(tmp_path / "run").keys() == set(sessions[-1])
 
 
 def test_what_a_slow_machine_timed_is_timed_anew(tmp_path: Path) -> None:
     """Those who join while it is slow, once it is not; while it stays slow twice; and not at all where all are slow."""
-    sessions, doubts, said = timed_again(tmp_path / "once", units=True, slow={1})
+    sessions, said = timed_again(tmp_path / "once", units=True, slow={1})
     joined = set(sessions[1])
     anew = [session for session, line in zip(sessions, said, strict=True) if "the machine was slow" in line]
     assert len(anew) == 1
     assert set(anew[0]) <= joined
-    assert doubts[said.index(f"timing {len(anew[0])} networks again beside which the machine was slow")] is False
     run = load_run(tmp_path / "once")
     assert not any("latency_slow" in trial.results for trial in run.front.members)
-    _, _, said = timed_again(tmp_path / "for ever", units=True, slow=range(1, 99))
+    _, said = timed_again(tmp_path / "for ever", units=True, slow=range(1, 99))
     assert sum("the machine was slow" in line for line in said) == final_timing.MOST_SLOW
-    _, _, said = timed_again(tmp_path / "all", units=True, slow=range(99))
+    _, said = timed_again(tmp_path / "all", units=True, slow=range(99))
     assert not any("the machine was slow" in line for line in said)
