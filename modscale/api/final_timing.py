@@ -43,7 +43,7 @@ def time_front_again(
     slow = 0
     while True:
         finalists, before = final_candidates(folder, experiment), read_finals(folder)
-        is_slow = not finalists and bool(before) and slow < MOST_SLOW
+        is_slow = not finalists and bool(before) and experiment.search.finals and slow < MOST_SLOW
         if is_slow:
             finalists, slow = _slow_finals(folder, experiment), slow + 1
         if not finalists:
