@@ -121,9 +121,9 @@ class Agenda:
             task.announce("")
             self._advance(task, answer, failure)
 
-    def lose_piece(self, piece: Piece, failure: TrialFailed, seconds: float, *, most: int = MOST_TRIES) -> None:
-        """Its worker is lost: it waits again, or has failed where this was the last of so many tries."""
-        if piece.tries < most:
+    def lose_piece(self, piece: Piece, failure: TrialFailed, seconds: float, *, most: int | None = None) -> None:
+        """Its worker is lost: it waits again, or has failed where this was the last of so many tries (`MOST_TRIES`)."""
+        if piece.tries < (most or MOST_TRIES):
             self.begun.remove(piece)
             self.pieces.append(piece)
         else:
@@ -147,15 +147,22 @@ class Agenda:
             self._advance(task, [left.pop(0) for _ in timing.models])
 
     def fail_session(
-        self, session: Session, failure: TrialFailed, seconds: float, *, is_lost: bool = False, most: int = MOST_TRIES
+        self,
+        session: Session,
+        failure: TrialFailed,
+        seconds: float,
+        *,
+        is_lost: bool = False,
+        most: int | None = None,
     ) -> None:
         """One of several models cannot be timed, which is found out by timing each alone; or all of one task's.
 
-        `is_lost` says that it was not the models' fault, as far as is known: it is tried again, up to `most` times.
+        `is_lost` says that it was not the models' fault, as far as is known: it is tried again, up to `most`
+        times (`MOST_TRIES`).
         """
         for task, timing in session.requests:
             task.seconds += seconds / len(session.requests)
-            if len(session.requests) > 1 or (is_lost and session.tries < most):
+            if len(session.requests) > 1 or (is_lost and session.tries < (most or MOST_TRIES)):
                 self.timings.append(Session(requests=[(task, timing)], tries=session.tries if is_lost else 1))
             else:
                 task.announce("")

@@ -218,7 +218,7 @@ def test_what_a_proxy_stands_for(place: Path) -> None:
         InputError, match=r"--proxy: must be a proxy \(thin, train\) or the file of a search space; did you"
     ):
         choose_setup("trian")
-    with pytest.raises(InputError, match=r"nowhere.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere.yaml: no such file, nor a space of modscale's"):
         choose_setup("nowhere.yaml")
     (place / "spec.yaml").write_text(yaml.safe_dump({"resolution": 32, **STAGES}))
     with pytest.raises(InputError, match=r"\(it looks like a model spec"):
