@@ -33,8 +33,8 @@ def locked_folder(folder: Path, *, appended: Sequence[str], written: Collection[
     Raises:
         RunError: the folder cannot be made or written to, or another `what` is running in it.
     """
-    is_new = not folder.exists()
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         refuse_links(folder, LOCK_FILE, *appended)
         with tempfile.TemporaryFile(dir=folder):

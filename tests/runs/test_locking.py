@@ -23,9 +23,9 @@ def test_a_second_one_is_kept_out_by_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
-    """A path through a file, and a file system without room or leave to write."""
+    """A path through a file, a file system without room or leave to write, and a name that none takes."""
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file" / "run", Path("/proc/modscale")):
+    for folder in (tmp_path / "file" / "run", Path("/proc/modscale"), tmp_path / ("x" * 300)):
         with (
             pytest.raises(RunError, match="cannot be written to"),
             locked_folder(folder, appended=[], written=[], what="search"),
