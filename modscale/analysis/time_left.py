@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import hypot
 from statistics import fmean
 
 from modscale.analysis.front import split_front
+from modscale.latency.doubt import not_told_apart
 from modscale.rivals import Rival
 from modscale.runs.experiment import Experiment
 from modscale.runs.metrics import LATENCY
@@ -121,8 +121,8 @@ class Ahead:
         timed = [_timed(one) for one in front]
         more_s = sum(
             min(most_s, max(0.0, own_s * ((100 * half_width / value / wanted) ** 2 - 1)))
-            for i, (value, half_width) in enumerate(timed)
-            if any(abs(value - other) <= hypot(half_width, its) for j, (other, its) in enumerate(timed) if j != i)
+            for (value, half_width), ties in zip(timed, not_told_apart(timed), strict=True)
+            if ties
         )
         return max(1.0, records) * (len(front) * own_s + more_s)
 

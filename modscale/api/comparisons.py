@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from modscale.errors import InputError, naming_file
 from modscale.rivals import Rival
@@ -14,9 +13,6 @@ from modscale.searching.rivals import check_rivals
 from modscale.spaces.space import Space, as_candidate
 from modscale.specs.published import is_published, published
 from modscale.specs.spec import ModelSpec, load_spec
-
-if TYPE_CHECKING:  # SQLAlchemy takes a while to import, and is there for whoever asks for a storage
-    pass
 
 
 def check_references(experiment: Experiment, measured: Collection[int], space_file: str) -> None:

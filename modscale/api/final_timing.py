@@ -1,14 +1,14 @@
 """The end of a search: its front and its picks are timed again, in turns and to a narrower interval.
 
 By the new figures others may join the front. They are timed alone, since every latency stands in units of the reference
-beside it, which agrees between two sessions to half a percent (`benchmarks/latency.md`); where a device has no such
+beside it, which agrees between two sessions to about a percent (`benchmarks/latency.md`); where a device has no such
 unit, all are timed once more together. Networks do not slow down alike, so that what was timed while the machine was
 slow is timed anew, in the hope that it is not any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from modscale.analysis.front import find_front
@@ -43,8 +43,7 @@ def time_front_again(
     slow = 0
     while True:
         finalists, before = final_candidates(folder, experiment), read_finals(folder)
-        is_slow = not finalists and bool(before) and experiment.search.finals and slow < MOST_SLOW
-        if is_slow:
+        if is_slow := not finalists and bool(before) and experiment.search.finals and slow < MOST_SLOW:
             finalists, slow = _slow_finals(folder, experiment), slow + 1
         if not finalists:
             return
@@ -67,29 +66,29 @@ def final_candidates(folder: Path, experiment: Experiment) -> dict[int, Trial]:
     Where the latencies of those are no multiples of a reference's, and one is missing, all of them once more.
     """
     finals = read_finals(folder)
-    trials = {trial.number: trial for trial in complete_trials(load_run(folder).trials)}
-    if not experiment.search.finals or not all(LATENCY.name in trial.results for trial in trials.values()):
+    trials = complete_trials(load_run(folder).trials)
+    if not experiment.search.finals or not all(LATENCY.name in trial.results for trial in trials):
         return {}
-    wanted = _front_and_picks(trials.values(), experiment)
+    wanted = {trial.number for trial in _front_and_picks(trials, experiment)}
     missing = wanted - finals.keys()
     if missing and not _have_units(finals.values()):
         missing = wanted | finals.keys()
-    return {number: trial for number, trial in trials.items() if number in missing}
+    return {trial.number: trial for trial in trials if trial.number in missing}
 
 
 def _slow_finals(folder: Path, experiment: Experiment) -> dict[int, Trial]:
     """Of the front and the picks those that were timed last on a slow machine; none where it was slow for all."""
-    trials = {trial.number: trial for trial in complete_trials(load_run(folder).trials)}
-    finals = {number: trials[number] for number in _front_and_picks(trials.values(), experiment)}
-    slow = {number: one for number, one in finals.items() if any(key.endswith("_slow") for key in one.results)}
-    return slow if len(slow) < len(finals) else {}
+    finals = _front_and_picks(complete_trials(load_run(folder).trials), experiment)
+    slow = [trial for trial in finals if any(key.endswith("_slow") for key in trial.results)]
+    return {trial.number: trial for trial in slow} if len(slow) < len(finals) else {}
 
 
-def _front_and_picks(trials: Iterable[Trial], experiment: Experiment) -> set[int]:
-    """The numbers of the trials that a report shows as found."""
-    front = find_front(list(trials), experiment.objectives, experiment.bands)
-    picks = {pick.trial.number for pick in front.picks.values() if pick.trial is not None}
-    return {trial.number for trial in front.members} | picks
+def _front_and_picks(trials: Sequence[Trial], experiment: Experiment) -> list[Trial]:
+    """What of the trials a report shows as found."""
+    front = find_front(trials, experiment.objectives, experiment.bands)
+    found = {trial.number for trial in front.members}
+    found |= {pick.trial.number for pick in front.picks.values() if pick.trial is not None}
+    return [trial for trial in trials if trial.number in found]
 
 
 def _have_units(finals: Iterable[Results]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modscale.analysis.early_stopping import spared_seconds
 from modscale.analysis.overlay import check_distinct, lay_over
@@ -17,9 +17,6 @@ from modscale.report.proxy_text import fidelity_sentence
 from modscale.runs.trials import complete_trials
 from modscale.specs.published import is_published, resolve_model
 from modscale.specs.spec import ModelSpec
-
-if TYPE_CHECKING:  # SQLAlchemy takes a while to import, and is there for whoever asks for a storage
-    pass
 
 
 def report_run(folder: Path) -> tuple[Run, dict[str, Any]]:

@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modscale.runs.experiment import Experiment, experiment_to_dict
-from modscale.runs.folder import (
-    STUDY_FILE,
-    read_run,
-    section,
-    storage_study,
-)
+from modscale.runs.folder import STUDY_FILE, read_run, section, storage_study
 from modscale.runs.trials import Trial
 from modscale.searching.mirror import StudyMirror
 from modscale.searching.trial_log import TrialLog

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from modscale.analysis.time_left import Ahead
 from modscale.runs.references import MeasuredRival
 from modscale.runs.trials import Trial
 from modscale.searching.loop import Observer
 from modscale.specs.spec import ModelSpec
-
-if TYPE_CHECKING:  # SQLAlchemy takes a while to import, and is there for whoever asks for a storage
-    pass
 
 
 class Watcher(Protocol):

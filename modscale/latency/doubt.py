@@ -11,12 +11,16 @@ from modscale.latency.summary import Round, summarise
 
 
 def in_doubt(seen: Sequence[Sequence[Round]], references: Sequence[Round], device: Device) -> list[bool]:
-    """Whether each model's latency is not told apart from some other one's.
+    """Whether each model's latency is not told apart from some other one's, see `not_told_apart`."""
+    return not_told_apart(_levels(seen, references, device))
 
-    It is where they differ by more than the half-widths of both 95 % intervals, added in squares, as for ties on a
-    front. Worked by hand: 10.0 ± 0.3 and 10.6 ± 0.4 ms are 0.6 apart, and told apart from 0.5 on.
+
+def not_told_apart(found: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether each latency is not told apart from some other one, by the half-width of the 95 % interval of each.
+
+    It is where they differ by more than the half-widths of both, added in squares, as for ties on a front. Worked by
+    hand: 10.0 ± 0.3 and 10.6 ± 0.4 ms are 0.6 apart, and told apart from 0.5 on.
     """
-    found = _levels(seen, references, device)
     return [
         any(abs(one - other) <= hypot(half, its) for j, (other, its) in enumerate(found) if j != i)
         for i, (one, half) in enumerate(found)

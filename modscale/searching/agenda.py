@@ -121,9 +121,9 @@ class Agenda:
             task.announce("")
             self._advance(task, answer, failure)
 
-    def lose_piece(self, piece: Piece, failure: TrialFailed, seconds: float, *, most: int | None = None) -> None:
-        """Its worker is lost: it waits again, or has failed where this was the last of so many tries (`MOST_TRIES`)."""
-        if piece.tries < (most or MOST_TRIES):
+    def lose_piece(self, piece: Piece, failure: TrialFailed, seconds: float, *, with_node: bool = False) -> None:
+        """Its worker is lost, or its whole machine: it waits again, or has failed where this was the last try."""
+        if piece.tries < _most_tries(with_node=with_node):
             self.begun.remove(piece)
             self.pieces.append(piece)
         else:
@@ -153,16 +153,16 @@ class Agenda:
         seconds: float,
         *,
         is_lost: bool = False,
-        most: int | None = None,
+        with_node: bool = False,
     ) -> None:
         """One of several models cannot be timed, which is found out by timing each alone; or all of one task's.
 
-        `is_lost` says that it was not the models' fault, as far as is known: it is tried again, up to `most`
-        times (`MOST_TRIES`).
+        `is_lost` says that it was not the models' fault, as far as is known, but that a worker was lost, or
+        `with_node` its whole machine: it is tried again.
         """
         for task, timing in session.requests:
             task.seconds += seconds / len(session.requests)
-            if len(session.requests) > 1 or (is_lost and session.tries < (most or MOST_TRIES)):
+            if len(session.requests) > 1 or (is_lost and session.tries < _most_tries(with_node=with_node)):
                 self.timings.append(Session(requests=[(task, timing)], tries=session.tries if is_lost else 1))
             else:
                 task.announce("")
@@ -203,3 +203,7 @@ def announce(task: Task, stage: str) -> None:
         task.has_begun = True
         task.began()
     task.announce(stage)
+
+
+def _most_tries(*, with_node: bool) -> int:
+    return MOST_WITH_NODES if with_node else MOST_TRIES

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -20,6 +20,8 @@ from modscale.errors import InputError, one_line
 from modscale.interrupts import check_stop, keeping_handlers
 from modscale.processes import TICK_S
 from modscale.searching.bounded import Bounded, NoAnswer
+
+Found = TypeVar("Found")
 
 CONNECT_S = 10.0
 """Seconds in which somebody must listen where a cluster is said to be."""
@@ -143,11 +145,7 @@ def count_slots(address: str, cores: int) -> int:
     """
     connect(address, {})
     try:
-        left_s = PATIENCE_S  # by no clock, as in `bounded.py`
-        while not (slots := slots_of(nodes(), cores)) and left_s > 0:
-            check_stop()
-            time.sleep(TICK_S)
-            left_s -= TICK_S
+        slots = look_until(bool, lambda: slots_of(nodes(), cores), PATIENCE_S)
     except LOST as error:
         raise gone(address, error) from error
     finally:
@@ -155,6 +153,16 @@ def count_slots(address: str, cores: int) -> int:
     if not slots:
         raise InputError(f"no node has {cores} CPUs for a training", place="--workers", value=address)
     return slots
+
+
+def look_until(is_enough: Callable[[Found], bool], look: Callable[[], Found], patience_s: float) -> Found:
+    """What a look gives, once that is enough or the patience is over; by no clock, as in `bounded.py`."""
+    left_s = patience_s
+    while not is_enough(found := look()) and left_s > 0:
+        check_stop()
+        time.sleep(TICK_S)
+        left_s -= TICK_S
+    return found
 
 
 def gone(address: str, error: Exception) -> InputError:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from modscale.lines import append_line
 from modscale.machine import code_fingerprint
 from modscale.processes import PASSIVE, TICK_S
 from modscale.searching import far_tasks, ray_cluster
-from modscale.searching.agenda import MOST_TRIES, MOST_WITH_NODES, Agenda, Piece, Session
+from modscale.searching.agenda import Agenda, Piece, Session
 from modscale.searching.bench import Bench
 from modscale.searching.bounded import NoAnswer
 from modscale.searching.copies import Paces
@@ -146,26 +146,24 @@ class RayEngine:
 
     def _find_nodes(self) -> int:
         """How many timings may run side by side. Raises InputError where nothing may train, or be timed."""
-        left_s = PATIENCE_S  # by no clock, as in `bounded.py`
-        while True:
-            nodes = ray_cluster.nodes()
-            devices = sum(int(node.get(DEVICE, 0)) for node in nodes)
-            trains = any(node.get("CPU", 0) >= self.place.cores for node in nodes)
-            if (trains and devices) or left_s <= 0:
-                break
-            check_stop()
-            time.sleep(TICK_S)
-            left_s -= TICK_S
-        if not devices:
+
+        def trains(nodes: Sequence[Mapping[str, float]]) -> bool:
+            return any(node.get("CPU", 0) >= self.place.cores for node in nodes)
+
+        def times(nodes: Sequence[Mapping[str, float]]) -> int:
+            return sum(int(node.get(DEVICE, 0)) for node in nodes)
+
+        nodes = ray_cluster.look_until(lambda found: trains(found) and times(found) > 0, ray_cluster.nodes, PATIENCE_S)
+        if not times(nodes):
             start = f"ray start --num-cpus=0 --resources='{{\"{DEVICE}\": 1}}' ..."
             raise InputError(f"no node times: start one by {start}", place="--workers", value=self.address)
-        if not trains:
+        if not trains(nodes):
             rule = f"no node has {self.place.cores} CPUs for a training"
             raise InputError(rule, place="--workers", value=self.address)
         if any(node.get(DEVICE, 0) and node.get("CPU", 0) for node in nodes):
             rule = f"a node that times ({DEVICE}) has CPUs, and trainings would run beside it: give it --num-cpus=0"
             raise InputError(rule, place="--workers", value=self.address)
-        return devices
+        return times(nodes)
 
     def _look(self, *, needs_training: bool, needs_timing: bool) -> None:
         """Counts, now and then, what there is room for. Raises NoAnswer where long there was nothing of what is needed.
@@ -285,14 +283,14 @@ class RayEngine:
     def _lose(self, of: Piece | Session, error: Exception, seconds: float) -> None:
         """A task was lost with its worker or its node; so may be files that were exported there."""
         failure = error if isinstance(error, WorkerFault) else _lost(error)
-        most = MOST_WITH_NODES if isinstance(error, NodeLost) else MOST_TRIES
+        with_node = isinstance(error, NodeLost)
         if isinstance(of, Piece):
-            self.agenda.lose_piece(of, failure, seconds, most=most)
+            self.agenda.lose_piece(of, failure, seconds, with_node=with_node)
         else:
             for model in of.together().models:
                 if isinstance(model, Path):
                     self._export(self.exported[model][0], model)
-            self.agenda.fail_session(of, failure, seconds, is_lost=True, most=most)
+            self.agenda.fail_session(of, failure, seconds, is_lost=True, with_node=with_node)
 
     def _keep(self, session: Session, timings: FarTimings, seconds: float) -> None:
         """Writes down every run, as timings of this machine are, and hands on the figures."""

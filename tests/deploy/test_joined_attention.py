@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 import pytest
 import torch
+from loud_exports import exported, kinds_of
 from tiny_specs import small
 
-from modscale.deploy import export, joined_attention, onnx_graph, precision, runtime
-from modscale.deploy.export import Form, export_onnx
-from modscale.models.efficientmod import build_network
+from modscale.deploy import joined_attention, onnx_graph, precision, runtime
+from modscale.deploy.export import Form
 
 SPEC = small({"dim": 8, "depth": 1, "attention_depth": 2}, {"dim": 12, "depth": 1, "attention_depth": 1})
 """At 32 px 64 tokens, then 16; three blocks of attention."""
-
-
-def exported(spec, folder, form=None) -> tuple[onnx.ModelProto, torch.nn.Module]:
-    network = export.loud_copy(build_network(spec, seed=0), spec, seed=3).eval()
-    export_onnx(network, spec, folder / "m.onnx", form=form)
-    return onnx_graph.parse(folder / "m.onnx"), network
-
-
-def kinds_of(model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph.node)
 
 
 @pytest.mark.parametrize("batch", [1, 3, None])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from loud_exports import exported
 from tiny_specs import SPECS
 
-from modscale.deploy import export, onnx_graph, runtime
+from modscale.deploy import onnx_graph, runtime
 from modscale.deploy.export import Form, export_onnx
 from modscale.models.efficientmod import build_network
 
@@ -19,9 +20,7 @@ from modscale.models.efficientmod import build_network
 def test_every_linear_layer_is_one_product(name, batch, tmp_path):
     """Attention's own products stay; three images at once give what PyTorch gives for each."""
     spec = SPECS[name]
-    network = export.loud_copy(build_network(spec, seed=0), spec, seed=3).eval()
-    export_onnx(network, spec, tmp_path / "m.onnx", form=Form(batch=batch and 3))
-    model = onnx_graph.parse(tmp_path / "m.onnx")
+    model, network = exported(spec, tmp_path, Form(batch=batch and 3))
     linear = sum(isinstance(module, torch.nn.Linear) for module in network.modules())
     kinds = onnx_graph.weighted_nodes(model)
     assert (len(kinds["linear"]), len(kinds["head"])) == (linear - 1, 1)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
-import onnx
 import pytest
 import torch
+from loud_exports import exported, kinds_of
 from tiny_specs import small
 
-from modscale.deploy import export, onnx_graph, precision, runtime, wide_products
-from modscale.deploy.export import Form, export_onnx
-from modscale.models.efficientmod import build_network
+from modscale.deploy import onnx_graph, precision, runtime, wide_products
+from modscale.deploy.export import Form
 
 WIDE = small({"dim": 8, "depth": 3, "mlp_ratios": [1, 6, 2]})
 """At 32 px 64 tokens: the second block's value has 6 copies of 2 KiB, the third's 2."""
 COPY_BYTES = 64 * 8 * 4
-
-
-def exported(spec, folder, form=None) -> tuple[onnx.ModelProto, torch.nn.Module]:
-    network = export.loud_copy(build_network(spec, seed=0), spec, seed=3).eval()
-    export_onnx(network, spec, folder / "m.onnx", form=form)
-    return onnx_graph.parse(folder / "m.onnx"), network
-
-
-def kinds_of(model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph.node)
 
 
 @pytest.mark.parametrize(
