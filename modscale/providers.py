@@ -31,18 +31,15 @@ class Provider:
     """Largest error against the CPU provider's answer, as a share of the answer's largest value."""
     takes_cores: bool = False
     """Whether the work is that of this process's threads, so that their share of the cores tells of neighbours."""
-    is_seen: bool = False
-    """Whether anybody here has seen it time a network; the others follow ONNX Runtime's documents."""
 
 
 PROVIDERS: dict[str, Provider] = {
-    "cpu": Provider(runtime_name="CPUExecutionProvider", package="onnxruntime", takes_cores=True, is_seen=True),
+    "cpu": Provider(runtime_name="CPUExecutionProvider", package="onnxruntime", takes_cores=True),
     "openvino": Provider(
         runtime_name="OpenVINOExecutionProvider",
         package="onnxruntime-openvino",
         options={"device_type": "CPU", "precision": "FP32"},
         threads_option="num_of_threads",
-        is_seen=True,
     ),
     "cuda": Provider(
         runtime_name="CUDAExecutionProvider", package="onnxruntime-gpu", device="cuda", warmup_s=0.5

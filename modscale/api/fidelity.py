@@ -15,7 +15,7 @@ from modscale.files import path_text
 from modscale.interrupts import check_stop, forget_stop, hearing_stops
 from modscale.kinds import FIDELITY_FILE, YAML_SUFFIXES, naming_kind
 from modscale.report.fidelity import write_fidelity
-from modscale.runs.conditions import check_conditions, check_same_data
+from modscale.runs.conditions import check_conditions, check_same_data, uses_gpu
 from modscale.runs.experiment import load_experiment
 from modscale.runs.fidelity_folder import (
     LATENCY_FILE,
@@ -143,8 +143,8 @@ def _measure(
         watcher.say(f"resuming {folder}: {done} of {len(jobs)} measurements done")
         if not waiting and document["data"].get("source") == path_text(source):
             return
-        uses_gpu = "cuda" in (setup.latency.provider, str(document["data"].get("device")).partition(" ")[0])
-        for change in check_conditions(document, folder, uses_gpu=uses_gpu):
+        on_gpu = uses_gpu(setup.latency.provider, document["data"].get("device"))
+        for change in check_conditions(document, folder, on_gpu=on_gpu):
             watcher.say(f"note: {change} since this began; what is measured now may differ for it")
     if any(job.seed is None for job in waiting):
         from modscale.latency.device import Device

@@ -18,7 +18,7 @@ from modscale.errors import InputError, TrialFailed
 from modscale.files import path_text
 from modscale.kinds import naming_kind
 from modscale.machine import describe_machine, describe_versions
-from modscale.runs.conditions import TIMERS, differences, told
+from modscale.runs.conditions import TIMERS, differences, told, uses_gpu
 from modscale.runs.earlier import EarlierTrial, Origin
 from modscale.runs.experiment import Experiment, experiment_to_dict
 from modscale.runs.folder import read_run_trials, section
@@ -94,8 +94,7 @@ def _difference(run: Run, experiment: Experiment, data: Mapping[str, Any]) -> st
         for place, before, now in differences(before_all, now_all, part):
             return f"its {place} is {told(before)}, and {told(now)} here"
     machine, here = section(run.document, "machine"), describe_machine()
-    uses_gpu = experiment.latency.provider == "cuda" or str(data.get("device")).startswith("cuda")
-    for part in ("cpu", "gpu") if uses_gpu else ("cpu",):
+    for part in ("cpu", "gpu") if uses_gpu(experiment.latency.provider, data.get("device")) else ("cpu",):
         if machine.get(part) != here[part]:
             return f"its {part} is {told(machine.get(part))}, and {told(here[part])} here"
     versions, ours = section(run.document, "versions"), describe_versions()

@@ -27,6 +27,7 @@ import json
 import math
 import os
 import platform
+import re
 import tempfile
 import time
 import zlib
@@ -71,6 +72,8 @@ channels, 49 of 384 and 1536, and the first again; two milliseconds of one core.
 loading."""
 FIRST_RUNS = 2
 """Runs of a model that are never timed: one that asks for memory, and one that tells how long the others will take."""
+SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ (?:[^()]*[\w>]\([^()]*\)(?: \[with [^]]*\])?(?: const)? )?")
+"""The file, the line and the function with which ONNX Runtime begins what it says of an error."""
 LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 """ONNX Runtime's names of how far a graph is optimised."""
 
@@ -176,7 +179,7 @@ def describe(job: Job) -> dict[str, Any]:
     import onnxruntime
 
     return {
-        "processor": processor_name(),
+        "processor": processors(job.provider),
         "cores": available_cores(),
         "threads": threads_of(job),
         "system": f"{platform.system()} {platform.machine()}",
@@ -184,6 +187,25 @@ def describe(job: Job) -> dict[str, Any]:
         "runtime": onnxruntime.__version__,
         "python": platform.python_version(),
     }
+
+
+def processors(provider: dict[str, Any]) -> str:
+    """What a model is computed on: the processor, and before it the GPU where `provider` is one's."""
+    names = [gpu_name() if provider["device"] == "cuda" else "", processor_name()]
+    return ", ".join(name for name in names if name)
+
+
+def gpu_name() -> str:
+    """The first GPU that CUDA finds here, by its driver's name for it; empty where there is none."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        if not any((driver.cuInit(0), driver.cuDeviceGet(ctypes.byref(device), 0))):
+            driver.cuDeviceGetName(name, len(name), device)
+        return name.value.decode("utf-8", "replace")
+    return ""
 
 
 def processor_name() -> str:
@@ -572,6 +594,6 @@ def preemptions() -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, 300 characters of it."""
+    """The first line of an error's text, 300 characters of it, without the place in ONNX Runtime's own source."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return SOURCE.sub("", lines[0])[:300] if lines else type(error).__name__

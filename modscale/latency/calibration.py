@@ -16,7 +16,7 @@ from typing import Any
 
 from modscale import __version__
 from modscale.deploy.facts import GRAPH_VERSION
-from modscale.deploy.timing_worker import processor_name
+from modscale.deploy.timing_worker import processors
 from modscale.document import Section, check_flag, check_integer, check_number
 from modscale.errors import InputError, naming_file, shorten
 from modscale.files import read_plain, write_whole
@@ -24,6 +24,7 @@ from modscale.latency.device import Device
 from modscale.latency.predictor import Deviations, Observation, Prediction, Predictor
 from modscale.latency.steady import Take, steady_ms
 from modscale.machine import describe_versions
+from modscale.providers import PROVIDERS
 from modscale.settings import LatencySettings
 from modscale.specs.pieces import network_pieces
 from modscale.specs.spec import ModelSpec, parse_spec, spec_to_dict
@@ -171,7 +172,7 @@ def expected_conditions(settings: LatencySettings) -> dict[str, Any]:
         return {**known, "target": settings.target.name or "target"}
     versions = (describe_versions().get(name) for name in RUNTIMES)
     runtime = next((version for version in versions if version), "absent")
-    return {**known, "processor": processor_name(), "runtime": runtime}
+    return {**known, "processor": processors(asdict(PROVIDERS[settings.provider])), "runtime": runtime}
 
 
 def load_predictor(file: str | Path, settings: LatencySettings) -> tuple[Predictor, Conditions]:

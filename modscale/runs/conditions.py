@@ -8,12 +8,19 @@ from typing import Any
 
 from modscale.errors import RunError, shorten
 from modscale.machine import describe_machine, describe_versions
+from modscale.providers import PROVIDERS
 
 TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
 """Packages whose version moves accuracies or latencies."""
 
 
-def check_conditions(document: Mapping[str, Any], folder: Path, *, uses_gpu: bool) -> list[str]:
+def uses_gpu(provider: object, device: object) -> bool:
+    """Whether an NVIDIA GPU times, by the provider's name, or trains, by the device in words: `cuda (NVIDIA H200)`."""
+    times_there = provider in PROVIDERS and PROVIDERS[str(provider)].device == "cuda"
+    return times_there or str(device).startswith("cuda")
+
+
+def check_conditions(document: Mapping[str, Any], folder: Path, *, on_gpu: bool) -> list[str]:
     """What is not as `document` has it under `machine` and `versions`, and may move its numbers: versions, a line each.
 
     Raises:
@@ -23,7 +30,7 @@ def check_conditions(document: Mapping[str, Any], folder: Path, *, uses_gpu: boo
         found if isinstance(found := document.get(key), Mapping) else {} for key in ("machine", "versions")
     )
     now_here = describe_machine()
-    for part in ("cpu", "gpu") if uses_gpu else ("cpu",):
+    for part in ("cpu", "gpu") if on_gpu else ("cpu",):
         now = now_here[part]
         before = machine.get(part)
         if None not in (before, now) and before != now:
@@ -31,7 +38,7 @@ def check_conditions(document: Mapping[str, Any], folder: Path, *, uses_gpu: boo
             raise RunError(f"{rule}; give another --out", file=folder)
     here = describe_versions()
     pairs = [(package, versions.get(package), here.get(package)) for package in TIMERS]
-    pairs += [("the GPU's driver", machine.get("gpu_driver"), now_here["gpu_driver"])] if uses_gpu else []
+    pairs += [("the GPU's driver", machine.get("gpu_driver"), now_here["gpu_driver"])] if on_gpu else []
     return [f"{name} was {old or 'absent'} and is {new or 'absent'}" for name, old, new in pairs if old != new]
 
 

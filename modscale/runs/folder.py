@@ -17,7 +17,7 @@ from modscale import __version__
 from modscale.document import dump_yaml
 from modscale.errors import InputError, RunError
 from modscale.files import write_whole
-from modscale.runs.conditions import check_conditions, differences, told
+from modscale.runs.conditions import check_conditions, differences, told, uses_gpu
 from modscale.runs.experiment import Experiment, experiment_to_dict, parse_experiment
 from modscale.runs.finals import FINALS_FILE
 from modscale.runs.locking import locked_folder
@@ -128,8 +128,7 @@ def check_machine(folder: Path) -> list[str]:
     """What may move a run's numbers since it began, as `check_conditions` tells it. Raises RunError as that does."""
     run = read_run(folder)
     provider = section(section(run, "space"), "latency").get("provider")
-    uses_gpu = provider == "cuda" or str(section(run, "data").get("device")).startswith("cuda")
-    return check_conditions(run, folder, uses_gpu=uses_gpu)
+    return check_conditions(run, folder, on_gpu=uses_gpu(provider, section(run, "data").get("device")))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import ctypes
 import hashlib
 import json
 import math
@@ -375,6 +376,57 @@ def test_a_provider_that_computes_something_else_is_not_timed(wrong):
     worker.check_outputs([expected * (1 + 2**-11)], [expected], CUDA)
     with pytest.raises(Refused, match="CUDAExecutionProvider differs from the CPU by"):
         worker.check_outputs([expected + np.float32([[0, wrong, 0]])], [expected], CUDA)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (  # of ONNX Runtime 1.31.1, where TensorRT is not installed
+            "/onnxruntime_src/onnxruntime/python/onnxruntime_pybind_state.cc:729 void onnxruntime::python::"
+            "RegisterTensorRTPluginsAsCustomOps(PySessionOptions&, const onnxruntime::ProviderOptions&) "
+            "Please install TensorRT libraries as mentioned in the GPU requirements page.\n",
+            "Please install TensorRT libraries as mentioned in the GPU requirements page.",
+        ),
+        ("/onnxruntime_src/a/b.cc:12 not a function: x (y) z", "not a function: x (y) z"),
+        ("Load model from /tmp/x.onnx:1 failed", "Load model from /tmp/x.onnx:1 failed"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_an_error_is_told_without_its_place_in_the_runtimes_source(said, told):
+    assert worker.first_line(RuntimeError(said)) == told
+
+
+class FakeDriver:
+    """CUDA's driver library, as ctypes loads it."""
+
+    def __init__(self, name: bytes, failure: int = 0) -> None:
+        self.name, self.failure = name, failure
+
+    def cuInit(self, flags):  # noqa: N802  # the driver's name for it
+        return self.failure
+
+    def cuDeviceGet(self, device, ordinal):  # noqa: N802
+        return self.failure
+
+    def cuDeviceGetName(self, buffer, length, device):  # noqa: N802
+        buffer.value = self.name
+        return 0
+
+
+@pytest.mark.parametrize(("failure", "told"), [(0, "NVIDIA H200, a CPU"), (100, "a CPU")])
+def test_a_gpus_figure_names_the_gpu(failure, told, monkeypatch):
+    """Where the provider is a GPU's; a driver that finds none has no name for it, nor has a machine without one."""
+    monkeypatch.setattr(worker, "processor_name", lambda: "a CPU")
+    assert worker.processors(CPU) == "a CPU"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(b"NVIDIA H200", failure))
+    assert worker.processors(CUDA) == worker.processors(asdict(PROVIDERS["tensorrt"])) == told
+    assert worker.processors(OPENVINO) == "a CPU"
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert worker.processors(CUDA) == "a CPU"
 
 
 @pytest.mark.skipif(
