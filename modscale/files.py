@@ -22,6 +22,8 @@ from modscale.errors import InputError, printable
 
 SCRATCH = "modscale-scratch-"
 """How the name of a temporary folder of ours begins."""
+HERE = Path()
+"""The current folder."""
 RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` ends its names with."""
 
@@ -116,17 +118,49 @@ def require_current_folder() -> None:
         raise InputError("the current folder is gone; change to one that is there") from error
 
 
-def user_path(text: str) -> Path:
-    """A path as a person types it, `~` and `~user` expanded; a file whose own name begins so counts where it is there.
+def user_path(text: str | Path, folder: Path = HERE, *, place: str = "") -> Path:
+    """A path as a person types it, or as a file in `folder` has it at a place, `~` and `~user` expanded.
+
+    A file whose own name begins so counts where it is there.
 
     Raises:
-        InputError: it begins with `~` and no home folder is known for it.
+        InputError: it begins with `~` and no home folder is known for it, or see `check_path`.
     """
-    return Path(user_text(text))
+    try:
+        path = folder / _expanded(str(text))
+        check_path(path)
+    except InputError as error:
+        if place:
+            raise InputError(error.rule, place=place, value=str(text)) from error
+        raise
+    return path
 
 
 def user_text(text: str) -> str:
     """`user_path` of an argument that may also be a name: whatever does not begin with `~` is left as it is."""
+    expanded = _expanded(text)
+    if expanded:  # which pathlib takes for the current folder
+        check_path(Path(expanded))
+    return expanded
+
+
+def check_path(path: Path) -> None:
+    """Raises InputError where nothing can lie at a path, or where it cannot be told what does.
+
+    Its name is too long for the file system, or has a null byte; a folder on the way, or the folder itself, may not be
+    looked into; links lead round in a circle; a file stands where a folder is needed.
+    """
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            (path / os.pardir).stat()  # not without the right to look into it
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"cannot be used: {reason}", file=path_text(path)) from error
+
+
+def _expanded(text: str) -> str:
     if not text.startswith("~"):
         return text
     expanded = os.path.expanduser(text)  # noqa: PTH111  # pathlib's own raises a RuntimeError

@@ -21,6 +21,7 @@ from typing import Any
 
 from modscale.document import Section, check_integer, check_number
 from modscale.errors import InputError
+from modscale.files import user_path
 
 TIMM = "timm:"
 """What stands before a name of timm's."""
@@ -47,7 +48,7 @@ class Rival:
 
     def file(self, folder: Path) -> Path:
         """Where its source lies, for a space of this folder."""
-        return folder / Path(self.source).expanduser()
+        return user_path(self.source, folder)
 
 
 def parse_references(document: object, place: str, published: Sequence[str]) -> tuple[str | Rival, ...]:
@@ -99,7 +100,7 @@ def _moved(entry: object, move: Callable[[Path], str]) -> object:
 
 
 def _is_relative(file: str) -> bool:
-    return bool(file) and not Path(file).expanduser().is_absolute()
+    return bool(file) and not file.startswith(("~", "/"))
 
 
 def _parse(entry: object, place: str, published: Sequence[str]) -> str | Rival:

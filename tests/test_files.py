@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -51,6 +52,50 @@ def test_a_file_is_replaced_and_has_the_usual_mode(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o640
+
+
+@pytest.fixture
+def bad_paths(tmp_path: Path) -> dict[str, Path]:
+    """Paths at which nothing can lie, by what the system says of them."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
+    return {
+        "File name too long": tmp_path / ("x" * 300),
+        "Too many levels of symbolic links": tmp_path / "loop",
+        "Not a directory": tmp_path / "file" / "x",
+        "embedded null byte": tmp_path / "a\0b",
+    }
+
+
+def test_a_path_at_which_nothing_can_lie_is_one_line(bad_paths: dict[str, Path], tmp_path: Path) -> None:
+    """Typed, or in a file, whose place is named then; what is not there, or a broken link, may be made."""
+    for reason, path in bad_paths.items():
+        with pytest.raises(InputError, match=f"cannot be used: {reason}"):
+            user_path(path)
+        with pytest.raises(InputError, match=f"cannot be used: {reason}"):
+            user_text(str(path))
+        with pytest.raises(InputError, match=rf"^spec: cannot be used: {reason}, got '"):
+            user_path(path.relative_to(tmp_path), tmp_path, place="spec")
+    (tmp_path / "nowhere").symlink_to("none")
+    for path in (tmp_path / "none" / "x", tmp_path / "nowhere", tmp_path, tmp_path / "file"):
+        assert user_path(path) == path
+    assert user_text("") == ""
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither it nor what is below it; who may look everywhere is refused by a stand-in."""
+    (tmp_path / "locked").mkdir()
+    stat_of = Path.stat
+
+    def refused(path: Path, **options: bool) -> os.stat_result:
+        if path != tmp_path / "locked" and (tmp_path / "locked") in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat_of(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    for path in (tmp_path / "locked", tmp_path / "locked" / "x"):
+        with pytest.raises(InputError, match="cannot be used: Permission denied"):
+            user_path(path)
 
 
 def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

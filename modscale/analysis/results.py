@@ -13,6 +13,7 @@ from modscale.analysis.comparison import Compared, compare_references
 from modscale.analysis.front import Front, find_front
 from modscale.analysis.growth import Growth, find_growth
 from modscale.errors import InputError, RunError
+from modscale.files import user_path
 from modscale.runs.earlier import EarlierTrial, Origin, read_begun, read_earlier
 from modscale.runs.experiment import Experiment
 from modscale.runs.finals import read_finals, with_finals
@@ -126,7 +127,7 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         RunError: the folder is no run, or one of its files is broken.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     document = read_run(folder)
     experiment = run_experiment(document, folder)
     compared = read_references(folder / REFERENCES_FILE)

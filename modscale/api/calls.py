@@ -10,6 +10,7 @@ from modscale.analysis.results import Run, load_run
 from modscale.api.session import search_space
 from modscale.api.watching import Silence
 from modscale.document import check_choice
+from modscale.files import user_path, user_text
 from modscale.latency.protocol import measure_models
 from modscale.latency.summary import Latency
 from modscale.providers import PROVIDERS
@@ -45,17 +46,17 @@ def search(
         InputError: the space, the data, the provider or the folder cannot be used.
         AllTrialsFailed: trials were finished and none is complete.
     """
-    experiment = space if isinstance(space, Experiment) else load_experiment(Path(space).expanduser())
+    experiment = space if isinstance(space, Experiment) else load_experiment(user_text(str(space)))
     settings = replace(
         experiment.search,
         trials=experiment.search.trials if trials is None else trials,
         seed=experiment.search.seed if seed is None else seed,
     )
-    folder = Path("reports") / experiment.space.name if out is None else Path(out).expanduser()
+    folder = Path("reports") / experiment.space.name if out is None else user_path(out)
     file = experiment.space.name if isinstance(space, Experiment) else str(space)
     search_space(
         replace(experiment, search=settings), space_file=file, source=str(data), folder=folder, watcher=Silence(),
-        storage=storage, workers=workers, start_from=[Path(run).expanduser() for run in start_from],
+        storage=storage, workers=workers, start_from=[user_path(run) for run in start_from],
     )  # fmt: skip
     return load_run(folder)
 

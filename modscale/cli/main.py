@@ -37,6 +37,12 @@ from modscale.errors import ModscaleError, UsageError, one_line
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
+MENDABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EROFS,
+)  # fmt: skip
+"""What the system says of a disk or a path that the user can mend, wherever it comes up; typed paths are looked at
+first (`files.check_path`)."""
+
 COMMANDS: dict[Callable[..., None], str] = {
     search: "modscale search spaces/mobile.yaml --data photos --trials 60",
     space: "modscale space spaces/mobile.yaml",
@@ -102,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in MENDABLE:
             _complain(f"{error.filename or 'output or temporary files'}: {error.strerror}")
             return 2
         _complain(f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)")

@@ -38,7 +38,7 @@ from modscale.deploy.joined_attention import join_attention
 from modscale.deploy.tokens import as_tokens
 from modscale.deploy.wide_products import split_wide
 from modscale.errors import InputError, MismatchError, TooLargeError
-from modscale.files import write_whole
+from modscale.files import user_path, write_whole
 from modscale.models.checkpoint import LoadedWeights, load_weights, save_weights
 from modscale.models.efficientmod import Network, build_network
 from modscale.models.folding import fold_layer_scale
@@ -132,7 +132,7 @@ def export_model(
     if params != counted.params:
         raise MismatchError(f"{spec.name} has {params} params where the closed form counts {counted.params}")
     loaded = None if weights is None else load_weights(network, weights, key=key, fresh_head=fresh_head)
-    folder = Path(out_dir)
+    folder = user_path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

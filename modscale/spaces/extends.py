@@ -135,9 +135,8 @@ def _in_library(path: Path) -> Path | None:
 
 def _extended(name: str, files: list[Path]) -> Path:
     """The file that the last of `files` extends by this name. Raises InputError."""
-    path = user_path(name)
-    beside = files[-1].parent / path
-    found = beside if _is_there(beside) else _in_library(path)
+    beside = user_path(name, files[-1].parent, place=EXTENDS)
+    found = beside if _is_there(beside) else _in_library(Path(name))
     if found is None:
         ours = ", ".join(library_names())
         raise InputError(f"no such file at {beside}, nor a space of modscale's ({ours})", place=EXTENDS, value=name)

@@ -94,7 +94,7 @@ def _parse_network(document: object, place: str, folder: Path) -> ModelSpec:
         return parse_spec(document, place)
     if is_published(document):
         return published(document)
-    path = folder / user_path(document)
+    path = user_path(document, folder, place=place)
     if not path.exists():
         raise InputError("must be a spec, its file, or a published name", place=place, value=document)
     return resolve_model(str(path))

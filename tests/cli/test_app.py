@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 import typer
 
 from modscale import __version__
 from modscale.cli.main import app, main
+from modscale.errors import InputError
 
 
 def test_help_and_version_are_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,3 +69,44 @@ def test_a_value_of_the_wrong_kind_is_told_without_jargon(
     assert line.endswith(f"{said}\n")
     assert typed.split()[2] in line
     assert line.count("\n") == 1
+
+
+def test_every_path_that_is_typed_is_looked_at_first(tmp_path: Path) -> None:
+    """Each option that takes one refuses a loop of links in one line, before anything is done."""
+    (tmp_path / "loop").symlink_to("loop")
+    group = typer.main.get_command(app)
+    taken, shown = set(), {"PATH", "FILE", "DATA", "RUN", "SPACE.yaml", "MODEL", "IMAGES", "FILE.jsonl"}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        for parameter in command.params:
+            if not shown & set(re.findall(r"[A-Z]+(?:\.[a-z]+)?", parameter.metavar or "")):
+                continue
+            with pytest.raises(InputError, match="loop: cannot be used: Too many levels"):
+                parameter.type.convert(str(tmp_path / "loop"), parameter, None)
+            taken.add((name, parameter.name))
+    assert len(taken) > 30
+
+
+@pytest.mark.parametrize(
+    "line", ["search smoke --out {path}", "search smoke --out {path} --dry-run", "search smoke --from {path}",
+             "report {path}", "watch {path}", "train xxs --out {path}", "calibrate smoke --out {path}"],
+)  # fmt: skip
+def test_a_name_that_is_too_long_for_the_system_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str
+) -> None:
+    """Exit code 2 and nothing written, of an option and of what is joined to it."""
+    for path in (tmp_path / ("x" * 300), Path(str(tmp_path) + "/x" * 2040)):
+        assert main(line.format(path=path).split()) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "cannot be used: File name too long" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_system_refuses_later_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder that can be looked at, whose files cannot: the longest path that there may be, with a name behind it."""
+    path = str(tmp_path)
+    path += "/" + "x" * 200 + "/x" * ((4095 - 201 - len(path)) // 2)
+    assert main(["search", "smoke", "--out", path[:4094]]) == 2
+    assert "File name too long" in capsys.readouterr().err
