@@ -23,16 +23,12 @@ percent takes a minute. `--apart` gives each graph processes of its own, as `dep
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from deployment_graph import ratio_text, take_turns, write_straightforward
+from deployment_graph import ratio_text, take_together, take_turns, write_straightforward
 from onnx import numpy_helper
 
 from modscale.deploy import export, runtime
@@ -50,10 +46,6 @@ IDEAS = (
     "tokens,fold,turn,carry,last,parts,joined", "tokens,fold,turn,carry,last,parts,mha",
     "tokens,fold,turn,carry,last,parts,packed", "tokens,fold,turn,carry,last,parts,skip", "tokens,fold,turn,bare",
 )  # fmt: skip
-BURST = 6
-"""Runs of a graph that count, before the next graph's turn."""
-BURSTS = 4
-"""Of each graph in a process."""
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 CHUNKS = 4
@@ -342,44 +334,6 @@ class Builder:
         graph = onnx.helper.make_graph(self.nodes, "network", ends[:1], ends[1:], kept)
         opsets = [onnx.helper.make_opsetid("", self.opset), onnx.helper.make_opsetid(MICROSOFT, 1)]
         return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=11 if "joined" in self.words else 9)
-
-
-TOGETHER = """
-import json, random, sys, time
-import numpy as np, onnxruntime as ort
-threads, bursts, runs, seed, *files = sys.argv[1:]
-order = list(files)
-random.Random(int(seed)).shuffle(order)
-options = ort.SessionOptions()
-options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = int(threads), 1, 3
-sessions = {file: ort.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in order}
-feed = sessions[files[0]].get_inputs()[0]
-image = np.random.default_rng(0).standard_normal(feed.shape).astype("float32")
-seen = {file: [] for file in files}
-for turn in range(int(bursts) + 1):
-    for file in order if turn % 2 else reversed(order):
-        times = []
-        for _ in range(int(runs) + 1):
-            start = time.perf_counter()
-            sessions[file].run(None, {feed.name: image})
-            times.append((time.perf_counter() - start) * 1e3)
-        if turn:
-            seen[file].append(np.quantile(times[1:], 0.25))
-print(json.dumps([float(np.median(seen[file])) for file in files]))
-"""
-
-
-def take_together(files, *, threads, seconds):
-    """By file, a figure of each process, in milliseconds."""
-    seen = {name: [] for name in files}
-    end, seed = time.monotonic() + seconds, 0
-    while time.monotonic() < end or seed < 3:
-        command = [sys.executable, "-c", TOGETHER, threads, BURSTS, BURST, seed, *files.values()]
-        given = subprocess.run([str(one) for one in command], check=True, stdout=subprocess.PIPE)
-        for name, value in zip(files, json.loads(given.stdout), strict=True):
-            seen[name].append(value)
-        seed += 1
-    return seen
 
 
 def main() -> None:

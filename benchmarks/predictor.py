@@ -4,6 +4,7 @@
     python benchmarks/predictor.py time --models MODELS --rows ROWS.jsonl    # 285 s at most; once more goes on
     modscale calibrate spaces/mobile.yaml --threads 1 --out mobile.json
     python benchmarks/predictor.py judge mobile.json --models MODELS --rows ROWS.jsonl
+    python benchmarks/predictor.py ways --networks 12 --models MODELS --rows WAYS.jsonl   # 240 s
 
 Every network is the true export of its spec, not one put together of pieces, and is timed by a program that shares
 nothing with modscale but the probe's model (`ONE`): ONNX Runtime alone, a fresh process for every timing, the network
@@ -11,11 +12,15 @@ with the fewest timings next. The probe runs after every run, on the same thread
 `judge` compares what is predicted with the networks as they are at the machine's best, by the probe, and with plain
 medians; of several threads it leaves out the processes that the probe found slow (`--slow` keeps them). Every chunk has
 its own probe times: a row's `session` says which.
+
+`ways` tells whether a calibration times otherwise than others do: the same networks in turns, exported whole or put
+together of pieces, by this program, by the calibration's worker, and by a plain one without a probe.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import subprocess
@@ -28,14 +33,17 @@ from statistics import median
 import numpy as np
 
 from modscale.analysis.rank_correlation import kendall_tau
-from modscale.api.calibrate import draw_networks
+from modscale.api.calibrate import WARMUP, draw_networks
 from modscale.deploy.timing_worker import PROBE
 from modscale.files import scratch_folder
 from modscale.latency.calibration import read_calibration
-from modscale.latency.steady import Take, are_slow, steady_ms
+from modscale.latency.device import Device
+from modscale.latency.plan import plan_exports
+from modscale.latency.steady import LOW, Take, are_slow, steady_ms
 from modscale.lines import append_line, read_lines
 from modscale.processes import Child
 from modscale.runs.experiment import load_experiment
+from modscale.settings import LatencySettings
 from modscale.specs.pieces import network_pieces
 from modscale.specs.spec import load_spec
 
@@ -78,6 +86,25 @@ network(), probe()
 pairs = [(network(), probe()) for _ in range(runs)]
 print(json.dumps({"at": time.time(), "times_ns": [a for a, _ in pairs], "probes_ns": [b for _, b in pairs]}))
 """
+PLAIN = """
+import json, sys, time
+import numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads, options.log_severity_level = int(sys.argv[2]), 3
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+feed = session.get_inputs()[0]
+image = np.random.default_rng(0).standard_normal(feed.shape, dtype=np.float32)
+def run():
+    start = time.perf_counter_ns()
+    session.run(None, {feed.name: image})
+    return time.perf_counter_ns() - start
+for _ in range(12):
+    run()
+print(json.dumps({"times_ns": [run() for _ in range(25)], "probes_ns": []}))
+"""
+WAYS = ("exported, predictor.py", "put together, predictor.py", "exported, calibrate", "put together, calibrate",
+        "put together just before, predictor.py", "put together just before, calibrate", "exported, plain")  # fmt: skip
+WAYS_S = 240.0
 
 
 def export(space: str, models: Path, number: int) -> None:
@@ -155,9 +182,69 @@ def judge(file: str, rows_file: Path, models: Path, half: int | None, session: s
     print(f"half of an interval {np.median(halves):.2%}")
 
 
+def time_ways(models: Path, out: Path, threads: int, number: int) -> None:
+    """Adds what some networks take in every way, in turns, each a process."""
+    every = sorted(file.parent.name for file in models.glob("[0-9]*/spec.yaml"))
+    names = every[:: max(1, len(every) // number)][:number]
+    specs = {name: load_spec(models / name / "spec.yaml") for name in names}
+    device = Device(LatencySettings(threads=threads, warmup=WARMUP))
+    device.check()
+    with scratch_folder() as folder, Child("modscale.deploy.pieces", "Composer", name="the export") as composer:
+        probe, joined = folder / "probe.onnx", folder / "joined.onnx"
+        probe.write_bytes(PROBE)
+        for spec in plan_exports(list(specs.values())):
+            composer.ask("add", spec)
+        for name, spec in specs.items():
+            composer.ask("write", spec, folder / f"{name}.onnx")
+        start, session = time.monotonic(), f"{time.time():.0f}"
+        for turn, name in ((turn, name) for turn in itertools.count() for name in names):
+            for way in WAYS[:: -1 if turn % 2 else 1]:
+                if time.monotonic() - start > WAYS_S:
+                    return
+                what, program = way.split(", ")
+                file = models / name / "model.onnx" if what == "exported" else folder / f"{name}.onnx"
+                if what == "put together just before":
+                    composer.ask("write", specs[name], file := joined)
+                if program == "calibrate":
+                    found = device.time(file, runs=12, shape=None, is_probed=True)
+                    row = {"times_ns": found.times_ns, "probes_ns": found.probes_ns[1:]}
+                else:
+                    text, rest = (PLAIN, []) if program == "plain" else (ONE, [str(probe)])
+                    command = [sys.executable, "-c", text, str(file), *rest, str(threads)]
+                    row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                append_line(out, {"name": name, "way": way, "session": session, "round": turn, **row})
+
+
+def tell_ways(file: Path) -> None:
+    """What each way of a session comes to, divided by the first: medians, lower deciles, these by the probe's."""
+    rows = [row for _, row in read_lines(file)]
+    for session in dict.fromkeys(row["session"] for row in rows):
+        seen = {(row["way"], row["name"], row["round"]): row for row in rows if row["session"] == session}
+        ways = [way for way in WAYS if any(way == mine for mine, *_ in seen)]
+        print(f"| way, session {session} | processes | median | lower decile | by the probe's |\n|---|--:|--:|--:|--:|")
+        for way in ways[1:]:
+            pairs = [
+                (row, seen[ways[0], *rest])
+                for (mine, *rest), row in seen.items()
+                if mine == way and (ways[0], *rest) in seen
+            ]
+            median_logs, low_logs = (_logs(pairs, "times_ns", quantile) for quantile in (0.5, LOW))
+            probed = [low_logs - _logs(pairs, "probes_ns", LOW)] if pairs[0][0]["probes_ns"] else []
+            cells = [_mean_text(logs) for logs in (median_logs, low_logs, *probed)]
+            print(f"| {way} / {ways[0]} | {len(pairs)} | {' | '.join(cells)} |")
+
+
+def _logs(pairs: list[tuple[dict, dict]], key: str, quantile: float) -> np.ndarray:
+    return np.array([np.log(np.quantile(a[key], quantile) / np.quantile(b[key], quantile)) for a, b in pairs])
+
+
+def _mean_text(logs: np.ndarray) -> str:
+    return f"{np.exp(logs.mean()):.3f} ± {1.96 * logs.std() / len(logs) ** 0.5:.3f}"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("step", choices=("export", "time", "judge"))
+    parser.add_argument("step", choices=("export", "time", "judge", "ways"))
     parser.add_argument("calibration", nargs="?")
     parser.add_argument("--space", default="spaces/mobile.yaml")
     parser.add_argument("--models", type=Path, required=True)
@@ -170,6 +257,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.step == "export":
         export(given.space, given.models, given.networks)
+    elif given.step == "ways":
+        time_ways(given.models, given.rows, given.threads, given.networks)
+        tell_ways(given.rows)
     elif given.step == "time":
         time_networks(given.models, given.rows, given.threads, given.networks)
     else:

@@ -200,7 +200,7 @@ def _calibrate(
         "noisy": noisy,
         "error_percent": float(100 * errors.mean()),
         "error_percent_p95": float(100 * np.quantile(errors, 0.95)),
-        "ci90_percent": float(100 * predictor.stretch * np.median(predictor.scales)),
+        "ci90_percent": 100 * predictor.usual_half_width,
         "conditions": asdict(calibration.conditions),
     }
 

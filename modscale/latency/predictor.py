@@ -50,8 +50,8 @@ GRID: Mapping[str, tuple[float, ...]] = {
 of like sizes, of the machine in time, and of one measurement."""
 LENGTH = 0.5
 """Distance, in logarithms of sizes, over which pieces are alike."""
-LEVEL = 0.005
-"""Standard deviation, as a share, of the machine's usual speed within half an hour: `benchmarks/latency.md`."""
+LEVEL = 0.0125
+"""Standard deviation, as a share, of the machine's speed over some minutes within half an hour: `benchmarks/latency.md`."""
 OTHER_DAY = 0.025
 """The same from one session to another."""
 DRIFT_S = 30.0
@@ -149,7 +149,7 @@ class Predictor:
         own += self.deviations.whole**2 + self.deviations.drift**2 + self.deviations.noise**2
         centre = across @ self.weights
         variance = np.maximum(own - ((across @ self.inverse) * across).sum(axis=1), self.deviations.noise**2)
-        half = np.hypot(self.stretch * np.sqrt(variance), Z90 * LEVEL)
+        half = self._half_width(np.sqrt(variance))
         return [
             Prediction(
                 latency_ms=float(total * (1 + middle)),
@@ -158,6 +158,15 @@ class Predictor:
             )
             for total, middle, width, pieces in zip(sums, centre, half, networks, strict=True)
         ]
+
+    @property
+    def usual_half_width(self) -> float:
+        """Half of the interval of a network like those observed, as a share of its latency: the median."""
+        return float(np.median(self._half_width(self.scales)))
+
+    def _half_width(self, scales: FloatArray) -> FloatArray:
+        """Half of an interval, by the standard deviation that the fit has."""
+        return np.hypot(self.stretch * scales, Z90 * LEVEL)
 
     def _fit(self, counts: FloatArray, times: FloatArray, moments: FloatArray, deviations: Deviations | None) -> None:
         self.rates, self.constant = self._first_estimate(counts, times)
