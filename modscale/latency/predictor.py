@@ -51,7 +51,7 @@ of like sizes, of the machine in time, and of one measurement."""
 LENGTH = 0.5
 """Distance, in logarithms of sizes, over which pieces are alike."""
 LEVEL = 0.0125
-"""Standard deviation, as a share, of the machine's speed over some minutes within half an hour: `benchmarks/latency.md`."""
+"""Standard deviation, as a share, of the machine's speed from some minutes to the next: `benchmarks/latency.md`."""
 OTHER_DAY = 0.025
 """The same from one session to another."""
 DRIFT_S = 30.0
