@@ -99,6 +99,10 @@ class TooLargeError(InputError):
     """A network exceeds what a file format holds."""
 
 
+class OpenSidesError(InputError):
+    """A model leaves the height and width of its image open, and nothing says what they are to be."""
+
+
 class MismatchError(ModscaleError):
     """Two ways to compute the same thing disagree: no number is given out."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from modscale.analysis.rank_correlation import DRAWS, Agreement, agreement, chance, interval, resample
+from modscale.runs.machine_speed import comparable
 from modscale.runs.metrics import LATENCY, Results
 from modscale.runs.scores import Scored
 from modscale.settings import PUBLISHED
@@ -39,7 +40,7 @@ class Measured:
     counts: Results
     """Its params and FLOPs."""
     latency: Results | None
-    """Its latency as a trial has it; None where it was not timed."""
+    """Its latency as a trial of a run has it, put to one speed of the machine; None where it was not timed."""
     scores: tuple[float, ...]
     """The proxy's, one a seed; higher is better."""
     noise: float | None
@@ -191,7 +192,9 @@ def find_fidelity(
     for row in scored:
         if row.seed in seeds:
             scores_of.setdefault(row.key[0], []).append(row)
-    latency_of = {row.key[0]: row.results for row in timed if row.state == "complete"}
+    complete = [row for row in timed if row.state == "complete"]
+    at_one_level = comparable([row.results for row in complete])  # each was timed at another moment
+    latency_of = {row.key[0]: results for row, results in zip(complete, at_one_level, strict=True)}
     everything = [_join(network, scores_of, latency_of) for network in networks]
     measured = tuple(sorted((m for m in everything if m.scores), key=lambda m: -m.network.top1))
     groups = {}

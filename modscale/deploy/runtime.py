@@ -16,7 +16,7 @@ from typing import Any
 
 from modscale.deploy import timing_worker
 from modscale.deploy.timing_worker import FLOATS, first_line
-from modscale.errors import InputError, ModscaleError, TrialFailed
+from modscale.errors import InputError, ModscaleError, OpenSidesError, TrialFailed
 from modscale.files import scratch_folder
 from modscale.providers import PROVIDERS
 
@@ -119,7 +119,7 @@ def fixed_shape(dims: Sequence[object], resolution: int | None) -> tuple[int, ..
     if any(not dim for i, dim in enumerate(shape) if i not in sides):
         raise InputError(f"{told} may leave open only its batch, and height and width of an image", place="input")
     if resolution is None and not all(shape):
-        raise InputError(f"{told} leaves height and width open: say --resolution", place="input")
+        raise OpenSidesError(f"{told} leaves height and width open: say --resolution", place="input")
     if resolution is not None and (not sides or any(shape[i] not in (0, resolution) for i in sides)):
         raise InputError(f"{told} is fixed, and not {resolution} x {resolution}", place="input")
     filled = tuple(dim or resolution or 1 for dim in shape)

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from modscale.document import Section, check_choice, key_places
+from modscale.document import Section, key_places
 from modscale.errors import InputError
 from modscale.rivals import reference_to_plain
-from modscale.runs.metrics import LATENCY, LEARNT, METRICS, target_metric
+from modscale.runs.metrics import LATENCY, LEARNT, METRICS, Metric, target_metric
 from modscale.settings import (
     SETTINGS,
     LatencySettings,
@@ -242,9 +242,14 @@ def _parse_objectives(document: object, task: str, metrics: Sequence[str], place
         _check_task(key, task, "objectives")
     if not section.values:
         raise InputError(f"must name at least one of {', '.join(metrics)}", place="objectives")
-    return {
-        key: check_choice(value, section.at(key), (METRICS[key].direction,)) for key, value in section.values.items()
-    }
+    return {key: _check_direction(value, section.at(key), METRICS[key]) for key, value in section.values.items()}
+
+
+def _check_direction(value: object, place: str, metric: Metric) -> str:
+    if value != metric.direction:
+        better = "more" if metric.direction == "maximize" else "less"
+        raise InputError(f"must be {metric.direction}: {better} of it is better", place=place, value=value)
+    return metric.direction
 
 
 def _parse_bands(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from modscale.errors import InputError, MismatchError, RunError, TrialFailed
+from modscale.errors import InputError, MismatchError, OpenSidesError, RunError, TrialFailed
 from modscale.files import scratch_folder
 from modscale.interrupts import check_stop
 from modscale.latency.protocol import OnnxModel, find_onnx
@@ -96,9 +96,7 @@ def _find(rival: Rival, folder: Path, resolution: int) -> OnnxModel:
         return find_onnx(file, rival.resolution)
     try:
         return find_onnx(file)
-    except InputError as error:
-        if "open" not in error.rule:
-            raise
+    except OpenSidesError:
         return find_onnx(file, resolution)
 
 

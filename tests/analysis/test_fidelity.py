@@ -157,6 +157,18 @@ def test_what_has_no_score_is_left_out_and_told() -> None:
     assert set(found.whole.baselines) == {"params", "flops"}
 
 
+def test_a_machine_that_was_slow_for_a_while_moves_no_rank() -> None:
+    """Half of the networks timed while all took twice as long, the reference too: the order is that of FLOPs still."""
+    timed = [
+        replace(row, results={"latency_ms": slow * row.results["latency_ms"], "latency_reference_ms": slow * 10.0})
+        for i, row in enumerate(fake_timings())
+        for slow in (1 + i % 2,)
+    ]
+    found = find_fidelity(published_networks(), fake_scores(top1), timed, seeds=[0], draws=200)
+    assert found.whole.baselines["latency_ms"].agreement.tau == found.whole.baselines["flops"].agreement.tau
+    assert {(m.latency or {})["latency_slow"] for m in found.measured if "latency_slow" in (m.latency or {})} == {True}
+
+
 def test_a_renamed_network_keeps_its_scores() -> None:
     """They are found by what the network is."""
     renamed = [replace(n, name=f"my {n.name}", top1=100 - n.top1) for n in published_networks()]

@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from modscale.cli.main import main
+from modscale.deploy.runtime import fixed_shape
 from modscale.deploy.timing_worker import Timings
-from modscale.errors import InputError, TrialFailed
+from modscale.errors import InputError, OpenSidesError, TrialFailed
 from modscale.latency import device, probed, summary
 from modscale.latency import protocol as latency
 from modscale.latency.device import Device
@@ -568,6 +569,16 @@ def test_a_file_that_cannot_be_timed_is_one_line(tmp_path, dims, options, resolu
     with pytest.raises(InputError, match=message) as caught:
         find_onnx(file, resolution)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_only_open_sides_are_what_a_space_fills_in():
+    """An open height and width is told apart from other open dimensions, whatever the words."""
+    with pytest.raises(OpenSidesError, match="leaves height and width open"):
+        fixed_shape([None, 3, None, None], None)
+    with pytest.raises(InputError, match="may leave open only its batch") as refused:
+        fixed_shape([None, None, 224, 224], None)
+    assert not isinstance(refused.value, OpenSidesError)
+    assert fixed_shape([None, 3, None, None], 160) == (1, 3, 160, 160)
 
 
 def test_files_that_are_no_model(tmp_path):

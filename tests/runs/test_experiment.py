@@ -87,7 +87,10 @@ def refusal(**changes: object) -> str:
         ({"objectives": {}}, "objectives: must name at least one of accuracy, miou, latency_ms, params, flops"),
         ({"objectives": None}, "objectives: must be a mapping (metric to direction), got None"),
         ({"objectives": ["accuracy"]}, "objectives: must be a mapping (metric to direction), got ['accuracy']"),
-        ({"objectives": {"accuracy": "minimize"}}, "objectives.accuracy: must be one of maximize, got 'minimize'"),
+        (
+            {"objectives": {"accuracy": "minimize"}},
+            "objectives.accuracy: must be maximize: more of it is better, got 'minimize'",
+        ),
         (
             {"objectives": {"latency": "minimize"}},
             "objectives.latency: unknown key; did you mean latency_ms? it is a key of the top level; allowed: accuracy",
