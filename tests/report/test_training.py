@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import needs_browser, open_browser
+from PIL import Image
 from tiny_training import SPEC
 
 from modscale.errors import RunError
@@ -69,6 +71,21 @@ def test_names_stay_text_and_a_report_before_the_end_says_so(tmp_path: Path) -> 
     assert "&lt;b&gt;photos" in html
     assert "<b>photos" not in html + text
     assert "two are one" in html
+
+
+@needs_browser
+def test_the_page_fits_a_phone(tmp_path: Path) -> None:
+    """Nothing is wider than the window, pictures are moved in their frames, and no short name of a class is broken."""
+    Image.new("RGB", (900, 700)).save(tmp_path / "context.png")
+    document = record(tmp_path).document | {"classes": ["n04398044", "n03255030", "fox"]}
+    files = build_training_report(record(tmp_path, document=document))
+    with open_browser(tmp_path / "profile") as browser:
+        browser.open(files["html"], width=390)
+        assert browser.ask("document.documentElement.scrollWidth") <= 390
+        assert browser.ask("document.querySelectorAll('figure img').length") == 2
+        lines = "Array.from(document.querySelectorAll('td.wide:first-child')).map((td) => td.firstChild)"
+        ranges = f"{lines}.map((text) => {{ const r = document.createRange(); r.selectNode(text); return r }})"
+        assert browser.ask(f"{ranges}.map((r) => r.getClientRects().length)") == [1, 1, 1]
 
 
 def test_a_folder_of_another_hand_is_refused_in_a_line(tmp_path: Path) -> None:
