@@ -68,7 +68,7 @@ class Form:
     """Whether it takes pixels scaled to 0..1 as they are: mean and deviation are dealt with inside."""
     for_cpu: bool = False
     """Whether what is wider than a core's cache is computed in parts, and attention by one operator of opset 23: faster
-    on ONNX Runtime's CPU provider (1.23 or later), slower on OpenVINO."""
+    on ONNX Runtime's CPU provider (1.23 or later). OpenVINO (onnxruntime-openvino 1.24.1) cannot read that operator."""
 
     def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
         """Names of the outputs, in order."""
