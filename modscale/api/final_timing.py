@@ -1,9 +1,10 @@
 """The end of a search: its front and its picks are timed again, in turns and to a narrower interval.
 
 By the new figures others may join the front. They are timed alone, since every latency stands in units of the reference
-beside it, which agrees between two sessions to about a percent (`benchmarks/latency.md`); where a device has no such
-unit, all are timed once more together. Networks do not slow down alike, so that what was timed while the machine was
-slow is timed anew, in the hope that it is not any more.
+beside it, which agrees between two sessions to about a percent (`benchmarks/latency.md`), and as long as they are not
+told apart from each other or from whom they join; where a device has no such unit, all are timed once more together.
+Networks do not slow down alike, so that what was timed while the machine was slow is timed anew, in the hope that it is
+not any more.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def time_front_again(
         progress.stage("timed again", "the front")
         say(_what_is_timed(len(finalists), joins=bool(before), is_slow=is_slow))
         try:
-            again = time_again(engine, [trial.spec for trial in finalists.values()], exports)
+            specs = [trial.spec for trial in finalists.values()]
+            again = time_again(engine, specs, exports, beside=list(before.values()))
         except TrialFailed as error:
             check_stop()  # what was stopped has not failed
             say(f"note: not timed again: {error}")

@@ -10,9 +10,19 @@ from modscale.latency.probed import find_probe
 from modscale.latency.summary import Round, summarise
 
 
-def in_doubt(seen: Sequence[Sequence[Round]], references: Sequence[Round], device: Device) -> list[bool]:
-    """Whether each model's latency is not told apart from some other one's, see `not_told_apart`."""
-    return not_told_apart(_levels(seen, references, device))
+def in_doubt(
+    seen: Sequence[Sequence[Round]],
+    references: Sequence[Round],
+    device: Device,
+    beside: Sequence[tuple[float, float]] = (),
+) -> list[bool]:
+    """Whether each model's latency is not told apart from some other one's, see `not_told_apart`.
+
+    `beside` are others that were measured before, in units of the reference, with the half-widths of their intervals.
+    """
+    levels, unit_ms = _levels(seen, references, device)
+    others = [(unit_ms * one, unit_ms * half) for one, half in beside] if unit_ms is not None else []
+    return not_told_apart([*levels, *others])[: len(seen)]
 
 
 def not_told_apart(found: Sequence[tuple[float, float]]) -> list[bool]:
@@ -27,12 +37,18 @@ def not_told_apart(found: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def _levels(seen: Sequence[Sequence[Round]], references: Sequence[Round], device: Device) -> list[tuple[float, float]]:
-    """What each model takes on the quiet machine, and the half-width of its interval, milliseconds."""
+def _levels(
+    seen: Sequence[Sequence[Round]], references: Sequence[Round], device: Device
+) -> tuple[list[tuple[float, float]], float | None]:
+    """What each model takes on the quiet machine, and the half-width of its interval, milliseconds; and the reference.
+
+    The reference is None where it was not timed.
+    """
     own = [[one.timings for one in rounds] for rounds in seen]
     probe = find_probe([*(one for each in own for one in each), *(one.timings for one in references)], device.threads)
     halves = [None if probe is None else probe.half_width_ms(each) for each in own]
     if probe is not None and None not in halves:  # without a bootstrap, of many models in no time
-        return [(probe.level_ms(each), half or 0.0) for each, half in zip(own, halves, strict=True)]
+        unit_ms = probe.level_ms([one.timings for one in references]) if references else None
+        return [(probe.level_ms(each), half or 0.0) for each, half in zip(own, halves, strict=True)], unit_ms
     latencies = [summarise(rounds, references, device) for rounds in seen]
-    return [(one.quiet_ms, one.quiet_ci95_ms) for one in latencies]
+    return [(one.quiet_ms, one.quiet_ci95_ms) for one in latencies], latencies[0].reference_quiet_ms

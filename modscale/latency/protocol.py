@@ -104,10 +104,14 @@ def measure_files(
     device: Device | None = None,
     keep: Keep | None = None,
     only_in_doubt: bool = False,
+    beside: Sequence[tuple[float, float]] = (),
+    between: Callable[[], None] = lambda: None,
 ) -> list[Latency]:
     """Latency of each file, the files taking turns; `on_round(done, total)` hears of every finished process of theirs.
 
-    With `only_in_doubt` a wide interval is no reason to go on once the model is told apart from every other one.
+    `between` is called between two turns, for what else is to be done meanwhile, while nothing is timed.
+    With `only_in_doubt` a wide interval is no reason to go on once the model is told apart from every other one, those
+    `beside` too: their `relative` and its half-width, as they were measured before.
     Where the settings' precision is another than fp32, the files are put in it first (`deploy/precision.py`). `note`
     hears in a line that nothing is multiplied in it, or that the machine is busy. `keep` is given every round as it was
     taken, with the place of its file in `onnx_files`, or None for the reference, and the device.
@@ -124,8 +128,9 @@ def measure_files(
             models = [_put(model, settings, folder / f"{i}.onnx", note) for i, model in enumerate(onnx_files)]
             plain = replace(settings, precision="fp32")
             return measure_files(
-                models, plain, on_round=on_round, note=note, device=device, keep=keep, only_in_doubt=only_in_doubt
-            )
+                models, plain, on_round=on_round, note=note, device=device, keep=keep,
+                only_in_doubt=only_in_doubt, beside=beside, between=between,
+            )  # fmt: skip
     count = first_rounds(settings)
     seen: list[list[Round]] = [[] for _ in onnx_files]
     references: list[Round] = []
@@ -171,6 +176,8 @@ def measure_files(
     try:
         while open_files:
             turn = max(map(len, seen))
+            if turn:
+                between()
             in_turn = open_files if turn % 2 == 0 else open_files[::-1]
             ends = range(REFERENCE_EVERY, len(in_turn) + REFERENCE_EVERY, REFERENCE_EVERY)
             shared_s = sum(
@@ -182,7 +189,8 @@ def measure_files(
                 again_s[i] += last_s[i] if turn >= count else 0.0
             if turn + 1 == count and (found := busy_text(seen, device, stolen, start)):
                 note(found)
-            doubts = in_doubt(seen, references, device) if only_in_doubt and turn + 1 >= count else [True] * len(seen)
+            is_due = only_in_doubt and turn + 1 >= count
+            doubts = in_doubt(seen, references, device, beside) if is_due else [True] * len(seen)
             open_files = [
                 i
                 for i in open_files

@@ -64,6 +64,7 @@ class Session:
             models=tuple(model for _, timing in self.requests for model in timing.models),
             told=tuple(one for _, timing in self.requests for one in timing.told),
             until_percent=self.requests[0][1].until_percent,
+            beside=self.requests[0][1].beside,
         )
 
     def announce(self, stage: str) -> None:

@@ -7,8 +7,12 @@ What a network takes: a power of `FLOPs + CALL x blocks` that passes through the
 latency rises with the size for ever. In units of the reference latencies of 52 networks of `mobile.yaml` had a standard
 deviation of 9 % about that, most of it a matter of where their FLOPs are: a search finds out where they cost least.
 So each stage has a weight of its own, which differs from search to search by `UNLIKE`. What a network is off by beyond
-that is `SCATTER` for good, and `AGAIN` from one measurement to another. The noise of a round is that of any round of
-the rehearsed networks.
+that is `SCATTER` for good, and `AGAIN` from one measurement to another.
+
+The noise of a round is the moment's, not the network's: eight networks of a tenth to a third of a millisecond in turns
+were off together, by 13 to 24 % for some twenty seconds and then by 4 to 8 % for as long (`benchmarks/dry_run.md`). So
+rounds that follow each other are those that did so in the rehearsal, from some moment of it on, and networks in turns
+have the same moments.
 
 Worked by hand: networks of 100 and 400 MFLOPs (without calls) take 5 and 10 ms, the power is 0.5: one of 1600 takes 20.
 """
@@ -46,6 +50,8 @@ AGAIN = 0.02
 """The same of what it takes in another measurement."""
 POWERS = (0.3, 2.0)
 """Between which the power lies, whatever two networks say."""
+RUN = 5
+"""Rounds of a model that follow each other as they were seen; then another moment is drawn."""
 SESSIONS = -1
 """Under which measurements are counted, beside the rounds of networks."""
 
@@ -83,6 +89,10 @@ class _Session:
     """By model."""
     references_s: float = 0.0
 
+    def turn(self) -> int:
+        """Of the reference, which comes before the models."""
+        return max(map(len, self.rounds_s.values()), default=0)
+
 
 class ImaginedDevice(Device):
     """Times as the rehearsed networks were timed."""
@@ -100,7 +110,8 @@ class ImaginedDevice(Device):
         self.centre = fmean(sizes), fmean(levels)
         rise = sizes[-1] - sizes[0]
         self.power = min(max((levels[-1] - levels[0]) / rise, POWERS[0]), POWERS[1]) if rise > 0 else 1.0
-        self.rounds = [one for rounds in seen.rounds for one in _put_to_one(rounds)]
+        each = [_put_to_one(rounds) for rounds in seen.rounds]
+        self.moments = [[rounds[i] for rounds in each if i < len(rounds)] for i in range(max(map(len, each)))]
         self.flops = [count_model(spec).flops for spec in specs]
         self.starts_s = [
             fmean(max(0.0, one.seconds - self._runs_s(one.timings)) for one in each) for each in seen.rounds
@@ -135,14 +146,16 @@ class ImaginedDevice(Device):
         if onnx_file == REFERENCE.file:
             if not self.references:
                 raise TrialFailed("no reference was timed")
-            one = self.references[self._rng(0).integers(len(self.references))]
+            place = self._moment(self.session.turn()) * len(self.references) // len(self.moments)
+            one = self.references[place]
             self.session.references_s += one.seconds
             self.clock.move(one.seconds)
             return one.timings
         spec = self.exported[int(onnx_file.read_text())] if onnx_file.is_file() else self.usual
         key = zlib.crc32(repr(network_key(spec)).encode())
         rng = self._rng(key)
-        seen = self.rounds[rng.integers(len(self.rounds))]
+        moment = self.moments[self._moment(len(self.session.rounds_s.get(onnx_file, ())))]
+        seen = moment[rng.integers(len(moment))]
         again = AGAIN * float(np.random.default_rng([self.seed, key, 0, self.drawn[SESSIONS]]).standard_normal())
         timings = _stretched(seen.taken.timings, math.exp(again) * self.latency_ms(spec) * seen.off, runs, rng)
         start_s = float(np.interp(count_model(spec).flops, self.flops, self.starts_s))
@@ -167,6 +180,11 @@ class ImaginedDevice(Device):
             found += (weight - 1) * flops[f"stages[{i}]"][1]
             found += weight * CALL * (stage.depth + stage.attention_depth)
         return found
+
+    def _moment(self, turn: int) -> int:
+        """The place of a moment of the rehearsal, for a turn of this measurement."""
+        start = np.random.default_rng([self.seed, 1, self.drawn[SESSIONS], turn // RUN]).integers(len(self.moments))
+        return int(start + turn % RUN) % len(self.moments)
 
     def _rng(self, key: int) -> np.random.Generator:
         """For the next round of a network: the same, however many rounds others have."""

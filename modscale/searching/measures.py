@@ -165,10 +165,18 @@ def time_models(bench: Bench, request: Timing, announce: Announce = lambda stage
             device=device,
             keep=keep,
             only_in_doubt=request.until_percent is not None,
+            beside=_relatives(request.beside, name),
         )
         for results, latency in zip(found, measured, strict=True):
             results |= latency_results(name, latency)
     return found
+
+
+def _relatives(measured: Sequence[Results], device: str) -> list[tuple[float, float]]:
+    """Of some results the latency on a device in units of the reference, and its half-width, where they have them."""
+    prefix = target_metric(device).name.removesuffix("_ms")
+    keys = f"{prefix}_relative", f"{prefix}_relative_ci95"
+    return [(one[keys[0]], one[keys[1]]) for one in measured if all(key in one for key in keys)]
 
 
 def latency_results(device: str, latency: Latency) -> dict[str, float]:
@@ -190,10 +198,13 @@ def latency_results(device: str, latency: Latency) -> dict[str, float]:
     return found | {f"{prefix}_{key}": value for key, value in beside.items() if value is not None}
 
 
-def time_again(engine: Engine, specs: Sequence[ModelSpec], exports: Exports | None = None) -> list[Results]:
+def time_again(
+    engine: Engine, specs: Sequence[ModelSpec], exports: Exports | None = None, *, beside: Sequence[Results] = ()
+) -> list[Results]:
     """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
 
-    In the time beyond the first rounds those are timed that are not told apart. What is not among the `exports` is
+    In the time beyond the first rounds those are timed that are not told apart, from each other or from those `beside`,
+    which were timed before. What is not among the `exports` is
     exported again.
 
     Raises:
@@ -204,7 +215,9 @@ def time_again(engine: Engine, specs: Sequence[ModelSpec], exports: Exports | No
         files = tuple(file or folder / f"{i}.onnx" for i, file in enumerate(kept))
         missing = [(spec, file) for spec, file in zip(specs, files, strict=True) if file.parent == folder]
         run_all(engine, [_only(Work(stage="export", function="export", arguments=each)) for each in missing])
-        timing = Timing(models=files, told=tuple(map(told_of, specs)), until_percent=FINAL_PERCENT)
+        timing = Timing(
+            models=files, told=tuple(map(told_of, specs)), until_percent=FINAL_PERCENT, beside=tuple(beside)
+        )
         (found,) = run_all(engine, [_only(timing)])
         return list(found)
 

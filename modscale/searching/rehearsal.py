@@ -2,26 +2,27 @@
 
 A small and a large candidate are exported and timed as the search would do it, in the same processes, and trained for
 some steps of what it would train; of the proxy's anchor the training alone. Where several workers are asked for, all
-train at once, as they will. Rounds of the reference network between these trainings tell how fast the machine was
-meanwhile, which may be another speed than during the timing: all is put to the mean of both.
+train at once, as they will. The rounds of timing lie before, between and after these trainings: whether this machine is
+fast or slow, quiet or not, lasts for some seconds, in which all of its rounds would say the same.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from modscale.errors import TrialFailed
 from modscale.files import scratch_folder
 from modscale.latency.device import Device
-from modscale.latency.protocol import REFERENCE, REFERENCE_RUNS, measure_files
+from modscale.latency.protocol import measure_files
 from modscale.latency.raw import Measurement, keep_in, read_measurements
-from modscale.latency.summary import Round
+from modscale.latency.summary import first_rounds
 from modscale.processes import Child
 from modscale.runs.metrics import Results
 from modscale.searching.bench import Bench, failing
@@ -39,6 +40,12 @@ DRAWN = 24
 """Networks that are drawn, to see how large the search's are."""
 MOST_AT_ONCE = 8
 """Workers that are started to see how they train beside each other."""
+SPREAD_S = 2.0
+"""Seconds of timing between two trainings, at least."""
+MORE_S = 3.0
+"""Seconds for which each network is timed beyond its first rounds, at most."""
+LEAST_PERCENT = 1e-6
+"""An interval that no network reaches, unless nothing differs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,15 +73,17 @@ class Rehearsal:
     anchor: Rehearsed | None
     """What the scores of all are put to, of which only the pace was taken; None where there is none."""
     reference_ms: float | None
-    """What the reference took, the mean over its rounds: the speed of the machine to which all is put."""
+    """What the reference took, the mean over its rounds: the speed of the machine meanwhile."""
     workers_start_s: float
     """Until further workers were ready; 0 where there is one."""
 
     def timing_s(self, place: int) -> float:
         """What the first rounds of the network at a place take, alone, on all devices."""
-        return sum(
-            sum(one.seconds for one in (*session.rounds[place], *session.references)) for session in self.sessions
-        )
+        found = 0.0
+        for session in self.sessions:
+            count = first_rounds(session.device.settings)
+            found += sum(one.seconds for one in (*session.rounds[place][:count], *session.references[: count + 1]))
+        return found
 
 
 def draw_candidates(study: SearchStudy, trials: int, startup: int) -> list[Candidate]:
@@ -114,7 +123,7 @@ def rehearse(
     timings: Path,
     say: Callable[[str], None] = lambda text: None,
 ) -> Rehearsal:
-    """Exports the networks, takes the pace of their trainings, and times them in turns.
+    """Exports the networks, times them in turns, and takes the pace of their trainings between these turns.
 
     The pace is that of so many `workers` which train at once, on a bench that has as many, or `MOST_AT_ONCE`. Every
     round of timing is kept in `timings`.
@@ -123,7 +132,6 @@ def rehearse(
         InputError: a worker cannot begin.
         TrialFailed: as a trial does.
     """
-    speed = _Speed(bench)
     specs = sorted(specs, key=lambda spec: count_model(spec).flops)
     start_s = _await_others(bench)
     with scratch_folder() as folder:
@@ -135,44 +143,45 @@ def rehearse(
             began = time.monotonic()
             bench.ask("export", spec, files[-1])
             exports.append(time.monotonic() - began)
-        paces = []
-        for spec in (*specs, *([] if anchor is None else [anchor])):
-            say(f"rehearsing {spec.name}: some steps of its training")
-            speed.look()
-            paces.append(_pace(bench, bench.loading, spec, workers))
-        speed.look()
+        trainings = _Trainings(
+            deque([*specs, *([] if anchor is None else [anchor])]), partial(_pace, bench, workers=workers), say
+        )
         say(f"rehearsing {', '.join(spec.name for spec in specs)}: timing")
         told = [told_of(spec) for spec in specs]
         results: list[dict[str, float]] = [{} for _ in specs]
-        for name, device in bench.devices.items():
-            short = Device(shortened(device.settings), device.facts)
-            found = measure_files(files, short.settings, device=short, keep=keep_in(timings, told, device=name))
+        for i, (name, device) in enumerate(bench.devices.items()):
+            short = Device(shortened(device.settings, 0.0 if i else MORE_S), device.facts)
+            trainings.last_s = time.monotonic()
+            found = measure_files(
+                files, short.settings, device=short, keep=keep_in(timings, told, device=name),
+                between=trainings.take_turn,
+            )  # fmt: skip
             for known, latency in zip(results, found, strict=True):
                 known |= latency_results(name, latency)
+        trainings.take_rest()
     sessions = [
         replace(session, device=Device(device.settings, session.device.facts))
         for session, device in zip(read_measurements(timings), bench.devices.values(), strict=True)
     ]
-    reference_ms = speed.mean_ms(sessions[0].references)
-    levelled = [pace.times(speed.factor(reference_ms)) for pace in paces]
+    references, paces = sessions[0].references, trainings.paces
     networks = [
         Rehearsed(spec=spec, flops=count_model(spec).flops, results=known, export_s=export_s, pace=pace)
-        for spec, known, export_s, pace in zip(specs, results, exports, levelled, strict=False)
+        for spec, known, export_s, pace in zip(specs, results, exports, paces, strict=False)
     ]
     return Rehearsal(
         networks=tuple(networks),
         sessions=tuple(sessions),
         anchor=None
         if anchor is None
-        else Rehearsed(spec=anchor, flops=count_model(anchor).flops, results={}, export_s=0.0, pace=levelled[-1]),
-        reference_ms=reference_ms,
+        else Rehearsed(spec=anchor, flops=count_model(anchor).flops, results={}, export_s=0.0, pace=paces[-1]),
+        reference_ms=fmean(one.median_ms for one in references) if references else None,
         workers_start_s=start_s,
     )
 
 
-def shortened(settings: LatencySettings) -> LatencySettings:
-    """The protocol without its patience: what more of it takes is reckoned."""
-    return replace(settings, patience_s=0.0)
+def shortened(settings: LatencySettings, more_s: float = 0.0) -> LatencySettings:
+    """The protocol with so much more than its first rounds, whatever they say: what its patience takes is reckoned."""
+    return replace(settings, patience_s=more_s, until_percent=LEAST_PERCENT)
 
 
 def _await_others(bench: Bench) -> float:
@@ -184,8 +193,9 @@ def _await_others(bench: Bench) -> float:
     return time.monotonic() - began if bench.loading else 0.0
 
 
-def _pace(bench: Bench, others: Sequence[Child], spec: ModelSpec, workers: int) -> Pace:
+def _pace(bench: Bench, spec: ModelSpec, *, workers: int) -> Pace:
     """The pace of a training beside those of the others; where not all were started, each is slowed down for them."""
+    others: Sequence[Child] = bench.loading
     for child in others:
         child.begin("take_pace", spec, bench.seed)
     found = [bench.ask("take_pace", spec, bench.seed)]
@@ -201,30 +211,27 @@ def _pace(bench: Bench, others: Sequence[Child], spec: ModelSpec, workers: int) 
     return mean.times(max(1.0, workers / MOST_AT_ONCE))
 
 
-class _Speed:
-    """How fast this machine is from one moment to the next, by the reference network; where that can be told."""
+@dataclass(kw_only=False, slots=True)
+class _Trainings:
+    """The trainings whose pace is to be taken, one after `SPREAD_S` of timing."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.device = bench.devices[""]
-        self.looks: list[Round] = []
+    left: deque[ModelSpec]
+    take: Callable[[ModelSpec], Pace]
+    say: Callable[[str], None]
+    paces: list[Pace] = field(default_factory=list)
+    last_s: float = 0.0
+    """When timing went on."""
 
-    def look(self) -> None:
-        """Times the reference once more."""
-        settings = self.device.settings
-        if not settings.reference or settings.target is not None:
-            return
-        try:
-            timings = self.device.time(REFERENCE.file, runs=REFERENCE_RUNS, shape=REFERENCE.shape)
-        except TrialFailed:  # it is of float32, which not every device takes; where it does not now, it never will
-            return
-        self.looks.append(Round(order=len(self.looks), at_s=0.0, seconds=0.0, timings=timings))
+    def take_turn(self) -> None:
+        """Takes the next pace, where it is time."""
+        if self.left and time.monotonic() - self.last_s >= SPREAD_S:
+            spec = self.left.popleft()
+            self.say(f"rehearsing {spec.name}: some steps of its training")
+            self.paces.append(self.take(spec))
+            self.last_s = time.monotonic()
 
-    def mean_ms(self, rounds: Sequence[Round]) -> float | None:
-        """Over these rounds of the reference and all looks."""
-        seen = [one.median_ms for one in (*self.looks, *rounds)]
-        return fmean(seen) if seen else None
-
-    def factor(self, reference_ms: float | None) -> float:
-        """What a time among the looks is to be multiplied by to be that at `reference_ms`."""
-        looks_ms = self.mean_ms([])
-        return 1.0 if reference_ms is None or looks_ms is None else reference_ms / looks_ms
+    def take_rest(self) -> None:
+        """Takes all that are left."""
+        while self.left:
+            self.last_s = 0.0
+            self.take_turn()

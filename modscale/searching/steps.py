@@ -51,6 +51,8 @@ class Timing:
     Such a request is a session of its own, whose models are timed up to that only where they are not told apart; others
     may be taken together.
     """
+    beside: tuple[Mapping[str, float], ...] = ()
+    """Results of others, measured before, from which these are to be told apart as well."""
 
 
 Request = Work | Timing

@@ -72,6 +72,22 @@ def timed_again(folder: Path, *, units: bool, slow: Collection[int] = ()) -> tup
     return sessions, said
 
 
+def test_who_joins_the_front_is_to_be_told_apart_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was timed before goes along with the next session, and nothing with the first."""
+    beside: list[list[float]] = []
+    real = final_timing.time_again
+
+    def time_again(*arguments: Any, **options: Any) -> Any:
+        beside.append([one["latency_relative"] for one in options["beside"]])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(final_timing, "time_again", time_again)
+    sessions, _ = timed_again(tmp_path / "run", units=True)
+    assert [len(known) for known in beside] == list(itertools.accumulate(map(len, sessions[:-1]), initial=0))
+    finals = read_finals(tmp_path / "run")
+    assert beside[1] == [finals[number]["latency_relative"] for number in sessions[0]]
+
+
 def test_who_joins_the_front_is_timed_alone(tmp_path: Path) -> None:
     """Each network once: the front first, then those that join it."""
     folder = tmp_path / "run"

@@ -174,7 +174,8 @@ def with_reference(monkeypatch):
         monkeypatch.setattr(device, "available_cores", lambda: 2)
         said = []
         files = "abcd"[: settings.pop("files", 1)]
-        found = measure_files(list(files), LatencySettings(threads=2, **settings), note=said.append)
+        options = {key: settings.pop(key) for key in ("only_in_doubt", "beside") if key in settings}
+        found = measure_files(list(files), LatencySettings(threads=2, **settings), note=said.append, **options)
         return found, order, said
 
     return made_of
@@ -407,6 +408,16 @@ def test_only_the_models_in_doubt_are_measured_again(machine, monkeypatch):
     assert (first.rounds, second.rounds) == (5, 8)
     assert asked[10:] == ["b"] * 3
     assert heard == [(done, max(10, done)) for done in range(1, 14)]
+
+
+@pytest.mark.parametrize(("beside", "rounds"), [((), 5), (((10.0, 0.1),), 8), (((5.0, 0.1), (30.0, 0.1)), 5)])
+def test_a_model_is_told_apart_from_those_that_were_timed_before(with_reference, beside, rounds):
+    """A model of ten references alone: five rounds; again for its patience where it ties with one known before."""
+    speeds = random.Random(0)
+    (one,), *_ = with_reference(
+        lambda now: 2.0 * speeds.uniform(1, 1.1), patience_s=7, until_percent=0.001, only_in_doubt=True, beside=beside
+    )
+    assert one.all_rounds == rounds
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_there_are_never_too_many(tmp_path: Path) -> None:
 
 def test_the_front_is_timed_from_what_was_kept(tmp_path: Path) -> None:
     """What was timed as a candidate is not exported again; another one is."""
-    exported, timed = [], []
+    exported, timed, known = [], [], []
 
     def answer(request: Work | Timing, announce: object) -> object:
         if isinstance(request, Work):
@@ -57,6 +57,7 @@ def test_the_front_is_timed_from_what_was_kept(tmp_path: Path) -> None:
             exported.append(spec.name)
             file.write_text(spec.name)
             return None
+        known.append([one["latency_ms"] for one in request.beside])
         timed.append([Path(str(model)).read_text() for model in request.models])
         return [{"latency_ms": 1.0} for _ in request.models]
 
@@ -64,6 +65,7 @@ def test_the_front_is_timed_from_what_was_kept(tmp_path: Path) -> None:
         for spec in (XXS, XS):
             steps = time_latency(Subject(spec=spec, exports=kept))
             take_steps(steps, lambda request: answer(request, None))
-        assert time_again(Inline(answer), [XS, S, XXS], kept) == [{"latency_ms": 1.0}] * 3
+        assert time_again(Inline(answer), [XS, S, XXS], kept, beside=[{"latency_ms": 3.0}]) == [{"latency_ms": 1.0}] * 3
     assert exported == ["xxs", "xs", "s"]
     assert timed == [["xxs"], ["xs"], ["xs", "s", "xxs"]]
+    assert known == [[], [], [3.0]]

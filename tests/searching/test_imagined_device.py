@@ -125,6 +125,25 @@ def test_an_unsteady_one_is_measured_for_the_patience() -> None:
     assert calm.clock.waited_s == 0.0
 
 
+def test_rounds_follow_each_other_as_they_were_seen() -> None:
+    """Five at a time, from some moment of the rehearsal on; networks in turns have the same moments.
+
+    Rounds of 10 ms that were off by -5, -2.5, 0, 2.5 and 5 % in this order, of which each measurement has all.
+    """
+    device = device_of(spread=0.05, patience_s=0.0)
+    seen = [1 + 0.05 * (i - 2) / 2 for i in range(5)]
+    wider = [one ** (5 / 4) ** 0.5 for one in seen]
+    starts = set()
+    for _ in range(8):
+        found = measure_files([Path("s.onnx"), Path("xs.onnx")], device.settings, device=device)
+        ratios = [[ms / one.median_ms for ms in one.process_medians_ms] for one in found]
+        assert ratios[0] == pytest.approx(ratios[1], rel=1e-3)
+        start = min(range(5), key=lambda i: abs(ratios[0][0] - wider[i]))
+        assert ratios[0] == pytest.approx([wider[(start + i) % 5] for i in range(5)], rel=1e-3)
+        starts.add(start)
+    assert len(starts) > 2
+
+
 def test_the_noise_of_a_network_does_not_hang_on_others() -> None:
     """Its rounds are the same beside others, and how many they had."""
     alone, beside = device_of(spread=0.05), device_of(spread=0.05)

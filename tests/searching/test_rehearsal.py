@@ -81,28 +81,20 @@ class FakeWorker:
 
 
 class FakeDevice(Device):
-    """The reference takes `looks_ms` when it is looked at, and 1 ms otherwise; a model takes its name in ms."""
+    """The reference takes 1 ms, a model its name in ms more than ten; both tell when they were timed."""
 
-    looks_ms = (4.0, 2.0, 2.0, 4.0)
+    events: list[str]
 
     def __init__(self, settings: LatencySettings, facts: Any = None) -> None:
         super().__init__(settings, FACTS)
-        self.looked = 0
 
     def start(self, count: int) -> None:
         """No process is needed."""
 
     def time(self, onnx_file: Path, *, runs: int, shape: Any, is_probed: bool | None = None) -> Timings:
-        ms = 10.0 + int(onnx_file.stem) if onnx_file.stem.isdigit() else 1.0
-        if type(self) is FakeDevice and not onnx_file.stem.isdigit():
-            ms = self.looks_ms[self.looked]
-            self.looked += 1
-        ns = round(ms * 1e6)
+        self.events.append(onnx_file.stem)
+        ns = round(1e6 * (10.0 + int(onnx_file.stem) if onnx_file.stem.isdigit() else 1.0))
         return Timings(times_ns=(ns,) * runs, preemptions=0, cpu_ns=ns * runs, main_cpu_ns=ns * runs)
-
-
-class Beside(FakeDevice):
-    """The same in the session itself."""
 
 
 @pytest.fixture
@@ -111,7 +103,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def make(*steps_s: float, **latency: Any) -> Any:
         first, *others = map(FakeWorker, steps_s)
-        monkeypatch.setattr(rehearsal, "Device", Beside)
+        monkeypatch.setattr(rehearsal, "Device", FakeDevice)
+        monkeypatch.setattr(FakeDevice, "events", first.asked, raising=False)
         return SimpleNamespace(
             devices={"": FakeDevice(LatencySettings(threads=1, **latency))}, seed=0, loading=others, ask=first.ask,
             first=first, check=lambda summary: None,
@@ -120,18 +113,22 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return make
 
 
-def test_all_is_put_to_one_speed(bench: Callable[..., Any], tmp_path: Path) -> None:
-    """Worked by hand: between the trainings the reference took 3 ms, in the session 1 ms, over all ten rounds 1.8 ms.
-
-    So the trainings ran at 3 / 1.8 of the time that they would take at the mean speed.
-    """
+def test_the_rounds_lie_before_between_and_after_the_trainings(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a turn takes long enough, a training follows each; all have the search's settings afterwards."""
+    monkeypatch.setattr(rehearsal, "SPREAD_S", 0.0)
+    made = bench(0.03)
     specs = [published("s"), published("xxs")]
-    found = rehearse(bench(0.03), specs, anchor=published("xxs"), timings=tmp_path / "timings.jsonl")
+    found = rehearse(made, specs, anchor=published("xxs"), timings=tmp_path / "timings.jsonl")
+    turn, back = ["reference", "0", "1"], ["reference", "1", "0"]
+    assert made.first.asked == [
+        "export", "export", *turn, "take_pace", *back, "take_pace", *turn, "take_pace", *back, *turn, "reference",
+    ]  # fmt: skip
     assert [one.spec.name for one in found.networks] == ["xxs", "s"]  # by FLOPs
-    assert found.reference_ms == pytest.approx((4 + 2 + 2 + 4 + 6 * 1) / 10)
-    assert found.networks[0].pace.step_s == pytest.approx(0.03 * 1.8 / 3)
+    assert found.reference_ms == 1.0
+    assert found.networks[0].pace.step_s == 0.03
     assert found.anchor is not None
-    assert found.anchor.pace.start_s == pytest.approx(1.8 / 3)
     (session,) = found.sessions
     assert session.device.settings == LatencySettings(threads=1)  # those of the search
     assert [len(rounds) for rounds in session.rounds] == [5, 5]
@@ -140,13 +137,20 @@ def test_all_is_put_to_one_speed(bench: Callable[..., Any], tmp_path: Path) -> N
     assert found.timing_s(0) == pytest.approx(0.0, abs=0.1)  # a device that takes no time
 
 
+def test_what_is_timed_sooner_leaves_the_trainings_for_the_end(bench: Callable[..., Any], tmp_path: Path) -> None:
+    """Each is taken once, in the order of the networks."""
+    made = bench(0.03)
+    rehearse(made, [published("xxs")], anchor=published("xxs"), timings=tmp_path / "timings.jsonl")
+    assert made.first.asked == ["export", *["reference", "0"] * 5, "reference", "take_pace", "take_pace"]
+
+
 def test_several_workers_train_beside_each_other(bench: Callable[..., Any], tmp_path: Path) -> None:
     """Each is asked for the pace of each network, and the mean counts."""
     made = bench(0.03, 0.05, reference=False)
     found = rehearse(made, [published("xxs")], anchor=None, workers=2, timings=tmp_path / "timings.jsonl")
     assert found.networks[0].pace.step_s == pytest.approx(0.04)
     assert found.reference_ms is None
-    assert made.first.asked == ["export", "take_pace"]
+    assert made.first.asked == ["export", *["0"] * 5, "take_pace"]
     assert made.loading[0].asked == ["take_pace", "take_pace"]  # begun, and answered
 
 
