@@ -35,9 +35,7 @@ def export(
     fresh_head: Annotated[bool, option("Start the classifier fresh; load the rest.", "--fresh-head")] = False,
     resolution: ResolutionOption = None,
     seed: Annotated[int, option("Seed of the initial weights, without --weights.", low=0, high=2**32 - 1)] = 0,
-    batch: Annotated[
-        str, option("Images at once; `dynamic` leaves that open.", metavar="N|dynamic", parser=user_text)
-    ] = "1",
+    batch: Annotated[str, option("Images at once; `dynamic` leaves that open.", metavar="N|dynamic")] = "1",
     features: Annotated[bool, option("The map of each stage as outputs too: stage1, ...", "--features")] = False,
     no_logits: Annotated[bool, option("With --features: the maps alone.", "--no-logits")] = False,
     fold_normalisation: Annotated[

@@ -52,7 +52,7 @@ def search(
     ] = False,
     workers: Annotated[
         str,
-        option("How many candidates at a time, or a Ray cluster: ray, ray://HOST.", metavar="N", parser=user_text),
+        option("How many candidates at a time, or a Ray cluster: ray, ray://HOST.", metavar="N"),
     ] = "1",
     window: Annotated[
         int | None, option("W: trial n is drawn knowing trials 0 to n-W [default: from the workers].", low=1)
