@@ -4,10 +4,10 @@ Ours stays channels-last throughout, so that the depthwise conv works on a view,
 takes the depthwise convs' weight gradient as matrix products where maps are small (`models/depthwise.py`), computes the
 MLP's wide part a piece of the tokens at a time (`models/modulated_mlp.py`), learns from slices of the batch side by
 side and steps with the fused AdamW, a share of the parameters a thread (`training/slices.py`). `kernels` is the same
-with what lies between the products in Numba (`models/by_kernels.py`), with `--kernels`. `whole` is ours given the batch
-at once, in torch's own threads. The straightforward form permutes and copies around every conv, repeats the context,
-and has torch's own convs and its default AdamW. All have the same weights; the steps alternate within one run, and the
-order within a round alternates too. Threads wait as in a search's own children.
+in Numba, products and what lies between them (`models/by_kernels.py`), with `--kernels`. `whole` is ours given the
+batch at once, in torch's own threads. The straightforward form permutes and copies around every conv, repeats the
+context, and has torch's own convs and its default AdamW. All have the same weights; the steps alternate within one run,
+and the order within a round alternates too. Threads wait as in a search's own children.
 
 `--profile` prints instead where the time of a step goes: torch's operations by the time in each itself.
 

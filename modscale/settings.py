@@ -79,7 +79,7 @@ class ProxySettings:
     threads: int | None = None
     """CPU threads; None takes every core this process may use."""
     kernels: str = "torch"
-    """What computes a step between its products: `torch`, or `numba`, faster on a CPU, to other last digits."""
+    """What computes a training step: `torch`, or `numba`, kernels of our own, faster on a CPU, to other last digits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from modscale.kernels.gelu import bell, gelu, normal, slope
 from modscale.kernels.vectors import (
+    FLOAT_BYTES,
     LANES,
     fma,
     inlined,
@@ -30,7 +31,6 @@ from modscale.kernels.vectors import (
 )
 
 f = np.float32
-FLOAT_BYTES = 4
 
 
 def room(height: int, width: int, dim: int, size: int, dilation: int) -> int:

@@ -33,7 +33,12 @@ f = np.float32
 @inlined
 def bell(x: Any) -> Any:
     """exp(-x^2 / 2), to 2e-7 of itself near 0 and 1e-9 anywhere."""
-    t = at_least(x * x * splat(f(-0.7213475204444817)), splat(f(-126.0)))  # in powers of 2: -log2(e) / 2
+    return two_to(at_least(x * x * splat(f(-0.7213475204444817)), splat(f(-126.0))))  # -log2(e) / 2
+
+
+@inlined
+def two_to(t: Any) -> Any:
+    """2 ** t, to 2e-7 of itself, for t from -126 to 127."""
     whole = to_whole(t)
     r = t - whole
     p = fma(r, splat(f(1.535336188319500e-4)), splat(f(1.339887440266574e-3)))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
@@ -24,10 +25,16 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 8
 """Numbers in a vector, as many as a register of AVX2 holds."""
+FLOAT_BYTES = 4
 FLAGS = ("contract", "nsz")
 FLOAT = ir.FloatType()
 FLOATS = ir.VectorType(FLOAT, LANES)
 INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+HAS_AVX512 = get_host_cpu_features().get("avx512f", False)
+"""Whether registers hold 16 numbers, and there are 32 of these rather than 16."""
+MOST_LANES = 16 if HAS_AVX512 else LANES
+TILE_ROWS = 8 if HAS_AVX512 else 4
+"""Of the tile in which a product is computed: with 3 vectors in each it leaves registers for what is multiplied."""
 
 
 class VectorType(types.Type):
@@ -101,16 +108,27 @@ def _mask(builder: Any, lanes: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(INTEGERS, list(range(LANES))), counts)
 
 
+def _load_masked(builder: Any, place: Any, there: Any) -> Any:
+    """The numbers at `place` where the mask is true, zeros elsewhere."""
+    kind = ir.FunctionType(FLOATS, [place.type, ir.IntType(32), there.type, FLOATS])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+    return builder.call(function, [place, ir.Constant(ir.IntType(32), 4), there, ir.Constant(FLOATS, [0.0] * LANES)])
+
+
+def _store_masked(builder: Any, value: Any, place: Any, there: Any) -> None:
+    """Writes the numbers where the mask is true."""
+    kind = ir.FunctionType(ir.VoidType(), [FLOATS, place.type, ir.IntType(32), there.type])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+    builder.call(function, [value, place, ir.Constant(ir.IntType(32), 4), there])
+
+
 @intrinsic
 def load_part(typing: Any, address: Any, index: Any, lanes: Any) -> Any:
     """The first numbers of the vector that begins at `index`, as many as there are lanes; zeros behind them."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = builder.bitcast(_place(builder, *args[:2]), FLOATS.as_pointer())
-        mask = _mask(builder, args[2])
-        kind = ir.FunctionType(FLOATS, [place.type, ir.IntType(32), mask.type, FLOATS])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
-        return builder.call(function, [place, ir.Constant(ir.IntType(32), 4), mask, ir.Constant(FLOATS, [0.0] * LANES)])
+        return _load_masked(builder, place, _mask(builder, args[2]))
 
     return vector(types.int64, types.int64, types.int64), emit
 
@@ -121,10 +139,7 @@ def store_part(typing: Any, address: Any, index: Any, value: Any, lanes: Any) ->
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = builder.bitcast(_place(builder, *args[:2]), FLOATS.as_pointer())
-        mask = _mask(builder, args[3])
-        kind = ir.FunctionType(ir.VoidType(), [FLOATS, place.type, ir.IntType(32), mask.type])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
-        builder.call(function, [args[2], place, ir.Constant(ir.IntType(32), 4), mask])
+        _store_masked(builder, args[2], place, _mask(builder, args[3]))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, vector, types.int64), emit
@@ -161,14 +176,19 @@ def store_one(typing: Any, address: Any, index: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64, types.float32), emit
 
 
+def _everywhere(builder: Any, number: Any, lanes: int = LANES) -> Any:
+    """A vector of one number."""
+    nothing = ir.Constant(ir.VectorType(FLOAT, lanes), ir.Undefined)
+    first = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
 @intrinsic
 def splat(typing: Any, value: Any) -> Any:
     """A vector of one number."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        nothing = ir.Constant(FLOATS, ir.Undefined)
-        first = builder.insert_element(nothing, args[0], ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, nothing, ir.Constant(INTEGERS, [0] * LANES))
+        return _everywhere(builder, args[0])
 
     return vector(types.float32), emit
 
@@ -243,6 +263,90 @@ def total(typing: Any, a: Any) -> Any:
         return builder.extract_element(part, ir.Constant(ir.IntType(32), 0))
 
     return types.float32(vector), emit
+
+
+def product_tile(vectors: int, lanes: int, is_part: bool = False) -> Callable[..., None]:
+    """Computes `TILE_ROWS` x vectors * lanes numbers of a product; of these a part, where there are no more."""
+    kind = ir.VectorType(FLOAT, lanes)
+    whole, zeros = ir.IntType(64), ir.Constant(kind, [0.0] * lanes)
+    tile = [(row, vector) for row in range(TILE_ROWS) for vector in range(vectors)]
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, a_row, a_step, b, b_step, out, out_row, rows, columns, depth, is_added = args
+        first_a, first_b, first_out = (builder.inttoptr(place, FLOAT.as_pointer()) for place in (a, b, out))
+        there = _mask(builder, columns) if is_part else None
+
+        def number(n: int) -> Any:
+            return ir.Constant(whole, n)
+
+        def read(place: Any) -> Any:
+            at = builder.bitcast(place, kind.as_pointer())
+            return _load_masked(builder, at, there) if is_part else builder.load(at, align=FLOAT_BYTES)
+
+        def write(value: Any, place: Any) -> None:
+            at = builder.bitcast(place, kind.as_pointer())
+            if is_part:
+                _store_masked(builder, value, at, there)
+            else:
+                builder.store(value, at, align=FLOAT_BYTES)
+
+        fma = builder.module.declare_intrinsic(f"llvm.fma.v{lanes}f32", fnty=ir.FunctionType(kind, [kind] * 3))
+        sums = {place: cgutils.alloca_once_value(builder, zeros) for place in tile}
+        last, starts = builder.sub(rows, number(1)), []
+        for row in range(TILE_ROWS):  # of a row that is not there, the last one again
+            nearest = builder.select(builder.icmp_signed("<", number(row), rows), number(row), last)
+            starts.append(builder.gep(first_a, [builder.mul(nearest, a_row)]))
+        with cgutils.for_range(builder, depth) as loop:
+            row_of_b = builder.gep(first_b, [builder.mul(loop.index, b_step)])
+            step = builder.mul(loop.index, a_step)
+            values = [read(builder.gep(row_of_b, [number(vector * lanes)])) for vector in range(vectors)]
+            for row in range(TILE_ROWS):
+                one = builder.load(builder.gep(starts[row], [step]), align=FLOAT_BYTES)
+                everywhere = _everywhere(builder, one, lanes)
+                for vector in range(vectors):
+                    total = sums[row, vector]
+                    builder.store(builder.call(fma, [everywhere, values[vector], builder.load(total)]), total)
+        adds = builder.icmp_signed("!=", is_added, number(0))
+        for row in range(TILE_ROWS):
+            with builder.if_then(builder.icmp_signed("<", number(row), rows)):
+                start = builder.gep(first_out, [builder.mul(out_row, number(row))])
+                for vector in range(vectors):
+                    total, place = sums[row, vector], builder.gep(start, [number(vector * lanes)])
+                    with builder.if_then(adds):
+                        builder.store(builder.fadd(builder.load(total), read(place)), total)
+                    write(builder.load(total), place)
+        return context.get_dummy_value()
+
+    def typed(typing: Any, a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, out: Any, out_row: Any, rows: Any,
+              columns: Any, depth: Any, is_added: Any) -> Any:  # fmt: skip
+        return types.void(*[types.int64] * 11), emit
+
+    found: Callable[..., None] = intrinsic(typed)
+    return found
+
+
+@intrinsic
+def turn_square(typing: Any, x: Any, x_row: Any, out: Any, out_row: Any) -> Any:
+    """The columns of `LANES` x `LANES` numbers become rows."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def places(first: Any, row: Any) -> list[Any]:
+            start = builder.inttoptr(first, FLOAT.as_pointer())
+            steps = [builder.mul(row, ir.Constant(ir.IntType(64), i)) for i in range(LANES)]
+            return [builder.bitcast(builder.gep(start, [step]), FLOATS.as_pointer()) for step in steps]
+
+        rows = [builder.load(place, align=FLOAT_BYTES) for place in places(*args[:2])]
+        numbers = ir.VectorType(ir.IntType(32), LANES)
+        for _ in range(LANES.bit_length() - 1):  # as often as 2 goes into LANES: each row is mixed with one half on
+            halves = [(rows[i], rows[i + LANES // 2]) for i in range(LANES // 2)]
+            low = [k // 2 + k % 2 * LANES for k in range(LANES)]
+            picks = [ir.Constant(numbers, low), ir.Constant(numbers, [k + LANES // 2 for k in low])]
+            rows = [builder.shuffle_vector(*half, pick) for half in halves for pick in picks]
+        for row, place in zip(rows, places(*args[2:]), strict=True):
+            builder.store(row, place, align=FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), emit
 
 
 inlined = njit(forceinline=True, error_model="numpy", fastmath=set(FLAGS))

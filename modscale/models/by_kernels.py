@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modscale.models.blocks import AttentionBlock, ModulationBlock
+from modscale.models.blocks import Attention, AttentionBlock, ModulationBlock
 from modscale.models.drop_path import DropPath
 from modscale.models.efficientmod import PatchEmbedding
-from modscale.models.kernel_functions import LayerNorm, Mlp, Modulation, Patches
+from modscale.models.kernel_functions import HeadsAttention, LayerNorm, Linear, Mlp, Modulation, Patches
 
 
 def use_kernels(network: nn.Module) -> None:
@@ -34,6 +34,15 @@ class KernelLayerNorm(nn.LayerNorm):
         if not fits(self, x):
             return super().forward(x)
         return LayerNorm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+
+
+class KernelLinear(nn.Linear):
+    """Along the last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not fits(self, x):
+            return super().forward(x)
+        return Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
 
 
 class KernelPatchEmbedding(PatchEmbedding):
@@ -64,8 +73,18 @@ class KernelModulationBlock(ModulationBlock):
         return Modulation.apply(x, shares, mlp.ratio, geometry, self.norm.eps, *layers)  # type: ignore[no-untyped-call]
 
 
+class KernelAttention(Attention):
+    """Softmax attention over all tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not fits(self, x):
+            return super().forward(x)
+        seen = HeadsAttention.apply(self.qkv(x.flatten(1, 2)), self.heads)  # type: ignore[no-untyped-call]
+        return self.proj(seen).unflatten(1, x.shape[1:3])
+
+
 class KernelAttentionBlock(AttentionBlock):
-    """Attention as torch has it; its MLP by the kernels."""
+    """Its MLP by the kernels; its attention has its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not fits(self, x):
@@ -77,8 +96,10 @@ class KernelAttentionBlock(AttentionBlock):
 
 KERNEL_FORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: KernelLayerNorm,
+    nn.Linear: KernelLinear,
     PatchEmbedding: KernelPatchEmbedding,
     ModulationBlock: KernelModulationBlock,
+    Attention: KernelAttention,
     AttentionBlock: KernelAttentionBlock,
 }
 
