@@ -3,6 +3,8 @@
     python benchmarks/dry_run.py plan SPACE TRIALS [OPTION...]    plans a search; adds a line to dry_run.jsonl
     python benchmarks/dry_run.py run SPACE TRIALS [OPTION...]     makes it; likewise, to be compared with the plan
     python benchmarks/dry_run.py                                  prints the tables
+    python benchmarks/dry_run.py noise SPACE SECONDS              times some of its networks in turns, so long each, and
+                                                                  tells by how much each turn was off, and each network
 
 Each is a whole process of its own, timed from outside; the options are those of `modscale search` (`--data`,
 `--workers`). A run is compared with the plan of the same search before it, or after it where there is none.
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -218,9 +221,49 @@ def print_bars(rows: list[dict[str, Any]]) -> None:
             print(f"| {name_of(row)} | {told} |")
 
 
+def noise(space: str, seconds: float) -> None:
+    """How far rounds of networks in turns lie from the network's own median, in probes: by turns and by networks."""
+    from modscale.deploy.export import export_all
+    from modscale.latency.device import Device
+    from modscale.latency.probed import in_probes
+    from modscale.latency.protocol import measure_files
+    from modscale.runs.experiment import load_experiment
+    from modscale.searching.rehearsal import choose_networks, draw_candidates
+    from modscale.searching.study import SearchStudy
+    from modscale.spaces.tables import build_tables
+
+    experiment = load_experiment(space)
+    study = SearchStudy(experiment, build_tables(experiment.space), seed=experiment.search.seed)
+    drawn = [one.spec for one in draw_candidates(study, 6, 6)]
+    specs = list({spec.name: spec for spec in (*drawn[:6], *choose_networks(drawn))}.values())
+    settings = replace(experiment.latency, until_percent=1e-6, patience_s=seconds)
+    seen: list[list[tuple[float, float]]] = [[] for _ in specs]
+
+    def keep(which: int | None, taken: Any, device: Any) -> None:
+        if which is not None:
+            seen[which].append((taken.at_s, in_probes(taken.timings)))
+
+    with tempfile.TemporaryDirectory() as place:
+        folders = [Path(place) / str(i) for i in range(len(specs))]
+        export_all(specs, folders)
+        measure_files([one / "model.onnx" for one in folders], settings, device=Device(settings), keep=keep)
+    middles = [median(value for _, value in each) for each in seen]
+    off = [[100 * (value / middle - 1) for _, value in each] for each, middle in zip(seen, middles, strict=True)]
+    print("| second | root mean square, % | " + " | ".join(spec.name for spec in specs) + " |")
+    print("|---" * (2 + len(specs)) + "|")
+    for turn in zip(seen[0], *off, strict=False):
+        at_s, each = turn[0][0], turn[1:]
+        mean = fmean(one**2 for one in each) ** 0.5
+        print(f"| {at_s:.0f} | {mean:.0f} | " + " | ".join(f"{one:+.0f}" for one in each) + " |")
+    print("| all | | " + " | ".join(f"{fmean(one**2 for one in each) ** 0.5:.0f}" for each in off) + " |")
+
+
 def main() -> None:
     if sys.argv[1:2] == ["watched"]:
         sys.exit(watched(Path(sys.argv[2]), sys.argv[3:]))
+    if sys.argv[1:2] == ["noise"]:
+        noise(sys.argv[2], float(sys.argv[3]))
+        return
     if len(sys.argv) > 1:
         what, space, trials, *options = sys.argv[1:]
         row = {"what": what, "space": Path(space).stem, "trials": int(trials), "options": options}

@@ -58,7 +58,7 @@ from modscale.searching.screen import comparing, limiting, make_screen
 from modscale.searching.study import SearchStudy
 from modscale.searching.worker import summary_to_dict
 from modscale.settings import check_kernels
-from modscale.spaces.feasibility import require_feasible
+from modscale.spaces.feasibility import require_feasible, require_possible
 from modscale.spaces.tables import build_tables
 from modscale.specs.spec import ModelSpec
 from modscale.training.loggers import check_log
@@ -139,8 +139,7 @@ def join_run(experiment: Experiment, folder: Path, workers: Workers, space_file:
     experiment = begun or experiment
     with naming_file(space_file):
         check_kernels(experiment.proxy)
-        if not experiment.space.from_data:
-            require_feasible(experiment.space)
+        require_possible(experiment.space)
     return experiment, begun is not None
 
 

@@ -9,10 +9,10 @@ deviation of 9 % about that, most of it a matter of where their FLOPs are: a sea
 So each stage has a weight of its own, which differs from search to search by `UNLIKE`. What a network is off by beyond
 that is `SCATTER` for good, and `AGAIN` from one measurement to another.
 
-The noise of a round is the moment's, not the network's: eight networks of a tenth to a third of a millisecond in turns
-were off together, by 13 to 24 % for some twenty seconds and then by 4 to 8 % for as long (`benchmarks/dry_run.md`). So
-rounds that follow each other are those that did so in the rehearsal, from some moment of it on, and networks in turns
-have the same moments.
+The noise of a round is more the moment's than the network's: eight networks of a tenth to a third of a millisecond in
+turns were off by 15 to 31 % for twenty seconds, and by 4 to 9 % for ten later ones (`benchmarks/dry_run.md`). So rounds
+that follow each other are those that did so in the rehearsal, from some moment of it on, and networks in turns have the
+same moments.
 
 Worked by hand: networks of 100 and 400 MFLOPs (without calls) take 5 and 10 ms, the power is 0.5: one of 1600 takes 20.
 """

@@ -18,6 +18,8 @@ from modscale.spaces.tables import SpaceTables, build_tables
 from modscale.specs.counts import COUNT_METRICS
 
 ANY: Limits = (-MAX_COUNT, MAX_COUNT)
+LEAST = {"classes": 2, "channels": 1}
+"""The fewest that data may have."""
 QUICK_DRAWS = 4096
 """Architectures drawn to see at once that something is feasible."""
 
@@ -30,6 +32,24 @@ def require_feasible(space: Space, *, tables: SpaceTables | None = None) -> None
     """
     if error := explain_infeasible(space, tables=tables):
         raise error
+
+
+def require_possible(space: Space) -> None:
+    """As `require_feasible`, before the data have said what the space leaves to them: no data make more possible.
+
+    They are taken to have two classes and one channel, the fewest; what they are may only add to a network, so that
+    lower limits are left out.
+    """
+    if not space.from_data:
+        require_feasible(space)
+        return
+    limits = {metric: replace(getattr(space.constraints, metric), min=None) for metric in COUNT_METRICS}
+    least = replace(space.fitted(LEAST), constraints=replace(space.constraints, **limits))
+    try:
+        require_feasible(least)
+    except InputError as error:
+        error.rule += " with the fewest classes and channels that data have"
+        raise
 
 
 def explain_infeasible(space: Space, *, tables: SpaceTables | None = None) -> InputError | None:

@@ -18,7 +18,7 @@ from modscale.errors import InputError
 from modscale.spaces import census as census_module
 from modscale.spaces import halves
 from modscale.spaces.census import take_census
-from modscale.spaces.feasibility import explain_infeasible, require_feasible
+from modscale.spaces.feasibility import explain_infeasible, require_feasible, require_possible
 from modscale.spaces.nearest import within_budgets
 from modscale.spaces.space import Space, parse_space
 from modscale.spaces.tables import build_tables
@@ -406,6 +406,21 @@ def test_nothing_feasible_names_the_constraint_and_the_nearest(
         assert (f"{values[name]:,}" if name in values else name) in message
     census = take_census(space)
     assert (census.feasible, census.infeasible) == (0, message)
+
+
+def test_what_no_data_make_possible_is_refused_before_they_are_loaded() -> None:
+    """The smallest network of two classes and one channel, by brute force; a lower limit waits for the data."""
+    base = {key: value for key, value in BASE.items() if key != "num_classes"}
+    least = parse_space({"base": base | {"num_classes": 2, "in_chans": 1}, "stages": TWO})
+    smallest = min(row[1] for row in enumerate_space(least))
+    for limits in ({"max": smallest}, {"min": 10**9}):
+        require_possible(parse_space({"base": base, "stages": TWO, "constraints": {"params": limits}}))
+    too_few = parse_space({"base": base, "stages": TWO, "constraints": {"params": {"max": smallest - 1}}})
+    with pytest.raises(InputError, match=rf"nearest has {smallest:,} params with the fewest classes and channels"):
+        require_possible(too_few)
+    stated = {"base": BASE | {"in_chans": 3}, "stages": TWO, "constraints": {"params": {"min": 10**9}}}
+    with pytest.raises(InputError, match=r"params$"):
+        require_possible(parse_space(stated))
 
 
 def test_a_gap_between_sizes_names_the_nearer_side() -> None:
