@@ -115,3 +115,14 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
                 optimiser.step()
         found.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))
     assert torch.equal(*found)
+
+
+def test_a_graph_is_run_backward_twice():
+    network = awake(tiny())
+    use_kernels(network)
+    images, labels = batch()
+    loss = F.cross_entropy(network(images), labels)
+    network(images.flip(0))  # takes the same scratch memory
+    parameters = list(network.parameters())
+    first = torch.autograd.grad(loss, parameters, retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(loss, parameters)))
