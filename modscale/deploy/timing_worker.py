@@ -72,7 +72,7 @@ channels, 49 of 384 and 1536, and the first again; two milliseconds of one core.
 loading."""
 FIRST_RUNS = 2
 """Runs of a model that are never timed: one that asks for memory, and one that tells how long the others will take."""
-SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ (?:[^()]*[\w>]\([^()]*\)(?: \[with [^]]*\])?(?: const)? )?")
+SOURCE = re.compile(r"/onnxruntime(?:_src)?/\S+\.\w+:\d+ (?:[^()]*[\w>]\([^()]*\)(?: \[with [^]]*\])?(?: const)? )?")
 """The file, the line and the function with which ONNX Runtime begins what it says of an error."""
 LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 """ONNX Runtime's names of how far a graph is optimised."""
@@ -594,6 +594,13 @@ def preemptions() -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, 300 characters of it, without the place in ONNX Runtime's own source."""
-    lines = str(error).strip().splitlines()
-    return SOURCE.sub("", lines[0])[:300] if lines else type(error).__name__
+    """The first line of an error's text, and those it announces by a colon: 300 characters of them.
+
+    Without places in ONNX Runtime's own source.
+    """
+    told, *others = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    for line in others:
+        if not told.endswith(":"):
+            break
+        told = f"{told} {line}"
+    return SOURCE.sub("", told.strip())[:300]

@@ -387,6 +387,20 @@ def test_a_provider_that_computes_something_else_is_not_timed(wrong):
             "Please install TensorRT libraries as mentioned in the GPU requirements page.\n",
             "Please install TensorRT libraries as mentioned in the GPU requirements page.",
         ),
+        (  # of OpenVINO's provider 1.24.1, of an operator that it does not know
+            "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /onnxruntime/onnxruntime/core/providers/"
+            "openvino/backends/basic_backend.cc:136 onnxruntime::openvino_ep::BasicBackend::BasicBackend("
+            "std::unique_ptr<onnx::ModelProto>&, onnxruntime::openvino_ep::ptr_stream_t&) /onnxruntime/onnxruntime/"
+            "core/providers/openvino/ov_interface.cc:28 auto onnxruntime::openvino_ep::OvExceptionBoundary(Func&&)"
+            " [with bool typed = false; Func = OVCore::ReadModel(std::string&&)::<lambda()>; Args = {}] [OpenVINO-EP] "
+            "Exception while Reading network: Check 'false' failed at src/frontends/onnx/frontend/src/frontend.cpp:"
+            "221:\n"
+            "FrontEnd API failed with GeneralFailure:\nOpenVINO does not support the following ONNX operations: "
+            "Attention\n\n",
+            "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: [OpenVINO-EP] Exception while Reading "
+            "network: Check 'false' failed at src/frontends/onnx/frontend/src/frontend.cpp:221: FrontEnd API failed "
+            "with GeneralFailure: OpenVINO does not support the following ONNX operations: Attention",
+        ),
         ("/onnxruntime_src/a/b.cc:12 not a function: x (y) z", "not a function: x (y) z"),
         ("Load model from /tmp/x.onnx:1 failed", "Load model from /tmp/x.onnx:1 failed"),
         ("", "RuntimeError"),
