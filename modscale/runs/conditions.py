@@ -16,8 +16,8 @@ TIMERS = ("torch", "onnxruntime", "onnxruntime-gpu")
 
 def uses_gpu(provider: object, device: object) -> bool:
     """Whether an NVIDIA GPU times, by the provider's name, or trains, by the device in words: `cuda (NVIDIA H200)`."""
-    times_there = provider in PROVIDERS and PROVIDERS[str(provider)].device == "cuda"
-    return times_there or str(device).startswith("cuda")
+    row = PROVIDERS.get(str(provider))  # as a file has it, which may be no name at all
+    return (row is not None and row.device == "cuda") or str(device).startswith("cuda")
 
 
 def check_conditions(document: Mapping[str, Any], folder: Path, *, on_gpu: bool) -> list[str]:
