@@ -74,28 +74,29 @@ def branch_backward(
 
 def run_mlp(
     x: Tensor, layer1: tuple[Tensor, Tensor], context: tuple[Tensor | None, Tensor | None], weight2: Tensor,
-    wide: Tensor, out: Tensor, sides: tuple[int, ...],
+    wide: Tensor, out: Tensor, ratio: int,
 ) -> None:  # fmt: skip
-    """The kernel `mlp`, with its scratch memory; `sides`: T, C, r, W."""
-    piece = _piece(wide)
+    """The kernel `mlp`, with its scratch memory."""
+    sides = _sides(x, wide, ratio)
     turned1, turned2 = turn(layer1[0], "turned1"), turn(weight2, "turned2")
-    operands = x, turned1, layer1[1], *context, turned2, wide, scratch("fused", piece, wide.shape[1]), out
-    mlp(*map(address, operands), *sides, piece)
+    operands = x, turned1, layer1[1], *context, turned2, wide, scratch("fused", sides[-1], wide.shape[1]), out
+    mlp(*map(address, operands), *sides)
 
 
 def run_mlp_backward(
     grad: Tensor, x: Tensor, layer1: tuple[Tensor, Tensor], context: tuple[Tensor | None, Tensor | None],
-    weight2: Tensor, wide: Tensor, gradients: tuple[Tensor | None, ...], sides: tuple[int, ...],
+    weight2: Tensor, wide: Tensor, gradients: tuple[Tensor | None, ...], ratio: int,
 ) -> None:  # fmt: skip
     """The kernel `mlp_backward`, with its scratch memory."""
-    piece = _piece(wide)
-    both = [scratch(name, piece, wide.shape[1]) for name in ("fused", "wide")]
-    mlp_backward(*map(address, (grad, x, *layer1, *context, weight2, wide, *both, *gradients)), *sides, piece)
+    sides = _sides(x, wide, ratio)
+    both = [scratch(name, sides[-1], wide.shape[1]) for name in ("fused", "wide")]
+    mlp_backward(*map(address, (grad, x, *layer1, *context, weight2, wide, *both, *gradients)), *sides)
 
 
-def _piece(wide: Tensor) -> int:
-    """How many of the tokens [T, rW] are worked through at a time."""
-    return min(len(wide), max(LEAST_TOKENS, PIECE_VALUES // wide.shape[1]))
+def _sides(x: Tensor, wide: Tensor, ratio: int) -> tuple[int, int, int, int, int]:
+    """T, C, r and W of the tokens [T, C] and [T, rW], and how many of them are worked through at a time."""
+    (tokens, dim), hidden = x.shape, wide.shape[1]
+    return tokens, dim, ratio, hidden // ratio, min(tokens, max(LEAST_TOKENS, PIECE_VALUES // hidden))
 
 
 def multiply(one: Tensor, other: Tensor, out: Tensor | None = None, *, is_added: bool = False) -> Tensor:

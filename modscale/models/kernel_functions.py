@@ -148,13 +148,12 @@ class Modulation(torch.autograd.Function):
             for i, (weight, bias, kind) in enumerate(zip(weights, convs[1::2], geometry, strict=True)):
                 inner.append(torch.empty_like(n))
                 place = address(scratch("conv", room(shape[1], shape[2], shape[3], *kind)))
-                sources = address(before), address(bias_f), address(weight), address(bias)
-                depthwise(*sources, address(inner[i]), address(seen), place, *shape, *kind, int(i > 0))
+                operands = before, bias_f, weight, bias, inner[i], seen
+                depthwise(*map(address, operands), place, *shape, *kind, int(i > 0))
         context = seen if weight_g is None else multiply(seen, turn(weight_g))
         wide = n.new_empty(len(n), len(weight1))
         branch = torch.empty_like(n)
-        sides = len(n), shape[-1], ratio, shape[-1]
-        run_mlp(n, (weight1, bias1), (context, bias_g), weight2, wide, branch, sides)
+        run_mlp(n, (weight1, bias1), (context, bias_g), weight2, wide, branch, ratio)
         out = end_branch(tokens, branch, bias2, gamma, drop, shape[0])
         ctx.save_for_backward(
             tokens, drop, norm_weight, weight_f, bias_f, weight_g, bias_g, weight1, bias1, weight2, bias2, gamma,
@@ -177,8 +176,7 @@ class Modulation(torch.autograd.Function):
         grad_weight1, grad_weight2 = torch.empty_like(weight1), torch.empty_like(weight2)
         grad_bias1, grad_bias_g = sums(bias1), sums(bias2)
         gradients = grad_n, grad_weight1, grad_bias1, of_context, grad_bias_g, grad_weight2
-        sides = len(n), dim, ctx.ratio, dim
-        run_mlp_backward(of_branch, n, (weight1, bias1), (context, bias_g), weight2, wide, gradients, sides)
+        run_mlp_backward(of_branch, n, (weight1, bias1), (context, bias_g), weight2, wide, gradients, ctx.ratio)
         grad_weight_g, of_seen = None, of_context
         if weight_g is not None:
             grad_weight_g = multiply(of_context.t(), seen)
@@ -188,15 +186,8 @@ class Modulation(torch.autograd.Function):
             of_before = scratch("before", *n.shape)
             grads = [n.new_empty(dim, 1, kind[0], kind[0]), sums(bias2)]
             place = address(scratch("conv", room(shape[1], shape[2], shape[3], *kind)))
-            operands = (
-                address(of_seen),
-                address(inner[i]),
-                address(before),
-                address(bias_f),
-                address(weight),
-                address(of_before),
-            )
-            depthwise_backward(*operands, *map(address, grads), address(grad_bias_f), place, *shape, *kind, int(i > 0))
+            operands = of_seen, inner[i], before, bias_f, weight, of_before, *grads, grad_bias_f
+            depthwise_backward(*map(address, operands), place, *shape, *kind, int(i > 0))
             of_convs += grads
         if not weights:
             grad_bias_f = branch_backward(of_before, None, None, None, None, 1)[2]
@@ -250,8 +241,7 @@ class Mlp(torch.autograd.Function):
         n, mean, scale = norm(tokens, norm_weight, norm_bias, eps)
         wide = n.new_empty(len(n), len(weight1))
         branch = torch.empty_like(n)
-        sides = (*n.shape, 1, len(weight1))
-        run_mlp(n, (weight1, bias1), (None, None), weight2, wide, branch, sides)
+        run_mlp(n, (weight1, bias1), (None, None), weight2, wide, branch, 1)
         ctx.save_for_backward(tokens, drop, norm_weight, weight1, bias1, weight2, n, mean, scale, wide)
         return end_branch(tokens, branch, bias2, None, drop, len(x)).view(x.shape)
 
@@ -265,8 +255,7 @@ class Mlp(torch.autograd.Function):
         grad_weight1, grad_weight2 = torch.empty_like(weight1), torch.empty_like(weight2)
         grad_bias1 = sums(bias1)
         gradients = grad_n, grad_weight1, grad_bias1, None, None, grad_weight2
-        sides = (*n.shape, 1, len(weight1))
-        run_mlp_backward(of_branch, n, (weight1, bias1), (None, None), weight2, wide, gradients, sides)
+        run_mlp_backward(of_branch, n, (weight1, bias1), (None, None), weight2, wide, gradients, 1)
         grad_x, grad_norm_weight, grad_norm_bias = norm_backward(grad_n, tokens, norm_weight, mean, scale, grad)
         return (
             grad_x.view(shape), None, None, grad_norm_weight, grad_norm_bias,

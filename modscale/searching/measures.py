@@ -204,8 +204,7 @@ def time_again(
     """The latency of each network on each device, all taking turns, to an interval of `FINAL_PERCENT`.
 
     In the time beyond the first rounds those are timed that are not told apart, from each other or from those `beside`,
-    which were timed before. What is not among the `exports` is
-    exported again.
+    which were timed before. What is not among the `exports` is exported again.
 
     Raises:
         TrialFailed: one of them could not be exported or timed.

@@ -211,7 +211,7 @@ def _pace(bench: Bench, spec: ModelSpec, *, workers: int) -> Pace:
     return mean.times(max(1.0, workers / MOST_AT_ONCE))
 
 
-@dataclass(kw_only=False, slots=True)
+@dataclass(slots=True)
 class _Trainings:
     """The trainings whose pace is to be taken, one after `SPREAD_S` of timing."""
 
@@ -225,13 +225,15 @@ class _Trainings:
     def take_turn(self) -> None:
         """Takes the next pace, where it is time."""
         if self.left and time.monotonic() - self.last_s >= SPREAD_S:
-            spec = self.left.popleft()
-            self.say(f"rehearsing {spec.name}: some steps of its training")
-            self.paces.append(self.take(spec))
+            self._take()
             self.last_s = time.monotonic()
 
     def take_rest(self) -> None:
         """Takes all that are left."""
         while self.left:
-            self.last_s = 0.0
-            self.take_turn()
+            self._take()
+
+    def _take(self) -> None:
+        spec = self.left.popleft()
+        self.say(f"rehearsing {spec.name}: some steps of its training")
+        self.paces.append(self.take(spec))
