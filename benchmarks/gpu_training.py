@@ -60,9 +60,8 @@ def main() -> None:
     for model in options.models:
         spec = replace(resolve_model(model), resolution=options.resolution, layer_scale=0.1)
         for precision, dtype in PRECISIONS.items():
-            ours = build_network(spec, seed=0).cuda().train()
-            forms = {"ours": ours, "plain": plain_copy(ours.cpu(), spec).cuda().train()}
-            ours.cuda()
+            ours = build_network(spec, seed=0)
+            forms = {name: form.cuda().train() for name, form in (("plain", plain_copy(ours, spec)), ("ours", ours))}
             images = torch.randn(options.batch_size, 3, options.resolution, options.resolution, device="cuda")
             labels = torch.randint(0, spec.num_classes, (options.batch_size,), device="cuda")
             steps = {name: new_step(form, images, labels, dtype, fused=name == "ours") for name, form in forms.items()}
