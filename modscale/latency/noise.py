@@ -48,6 +48,12 @@ def busy_text(seen: Sequence[Sequence[Round]], device: Device, stolen: float | N
     if is_here and stolen is not None and (now := stolen_seconds()) is not None:
         taken = (now - stolen) / cores / (device.now() - start)
         found += [f"{taken:.0%} taken by the host"] if taken >= 0.01 else []
+    first = "; root, or who may set a negative nice value, is timed before all others" if may_go_first(device) else ""
     again = f"; measuring for {settings.patience_s:g} s more at most" if settings.patience_s else ""
     signs = f" ({', '.join(found)})" if found else ""
-    return f"note: the machine is busy: the timing threads had a core {share:.0%} of the time{signs}{again}"
+    return f"note: the machine is busy: the timing threads had a core {share:.0%} of the time{signs}{first}{again}"
+
+
+def may_go_first(device: Device) -> bool:
+    """Whether its timing processes ran as any other, where a system like this could have put them before all others."""
+    return device.facts.get("nice") == 0 and not str(device.facts["system"]).startswith("Windows")

@@ -20,12 +20,13 @@ its cores; no counter in it tells. Where there is no probe, a round beside which
 times its best is unsteady instead; in the median such rounds count only where too few others were.
 
 A busy machine. ONNX Runtime's threads wait for each other by spinning, as they do where a network is deployed, and are
-left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2 times as long, beside two 3.5
-times. More runs do not mend that: their mean closes in on the neighbour's figure, and no run was left undisturbed that
-could be picked out. What helps is to wait. A model is measured again, round by round, while its interval is wider than
-`until_percent` or its rounds were disturbed, for `patience_s` at most; once enough rounds were not, only those count.
-Whether one was is told by the share of the time in which its threads had a core, never by its latency. What stays wide
-or disturbed is kept, and marked: `wide`, `busy`.
+left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 3 times as long, beside three 6
+times. So a timing process puts itself before all others, where the system lets it (`timing_worker.go_first`: as root),
+and they cost nothing then. Where it may not, more runs do not mend it: their mean closes in on the neighbour's figure,
+and no run was left undisturbed that could be picked out. What helps is to wait. A model is measured again, round by
+round, while its interval is wider than `until_percent` or its rounds were disturbed, for `patience_s` at most; once
+enough rounds were not, only those count. Whether one was is told by the share of the time in which its threads had a
+core, never by its latency. What stays wide or disturbed is kept, and marked: `wide`, `busy`.
 """
 
 from __future__ import annotations

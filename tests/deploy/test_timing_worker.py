@@ -139,6 +139,21 @@ def test_it_ends_with_the_process_that_asked(model_file, tmp_path):
     pytest.fail("the timing process is still alive")
 
 
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="this system has no nice values")
+def test_it_goes_first_where_it_may_and_nobody_else_does(model_file):
+    """The nice value is what the system lets it take; whoever asked keeps its own, and its session's too."""
+    group = Path("/proc/self/autogroup")
+
+    def own() -> list[object]:
+        return [os.getpriority(os.PRIO_PROCESS, 0), *([group.read_text()] if group.exists() else [])]
+
+    before = own()
+    found, _ = run(program(job(model_file), "m"))
+    allowed = subprocess.run([sys.executable, "-c", "import os; os.nice(-20)"], stderr=subprocess.DEVNULL)
+    assert found["ok"]["facts"]["nice"] == (before[0] if allowed.returncode else -20)
+    assert own() == before
+
+
 def test_a_runtime_that_is_too_old_or_missing_is_said_so(model_file, tmp_path):
     """In a line of its own kind, with what is needed."""
     found, _ = run(program(job(model_file, min_runtime=(99, 1)), "m"))
