@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ SLOW = {
 
 settings.register_profile("modscale", derandomize=True, deadline=None, database=None)
 settings.load_profile("modscale")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is cached during the tests is cached apart from what the user has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODSCALE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

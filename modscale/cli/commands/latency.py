@@ -75,6 +75,7 @@ def latency(
     """
     from modscale.cli.console import say
     from modscale.cli.progress import latency_progress
+    from modscale.latency.known_speed import learn_speed
     from modscale.latency.noise import noise_text
     from modscale.latency.protocol import latency_to_json, measure_models, model_to_json
     from modscale.latency.raw import check_raw, keep_in
@@ -97,7 +98,11 @@ def latency(
         with latency_progress(settings) as on_round:
             results = measure_models(timed, settings, on_round=on_round, note=say, keep=keep)
     measured = [latency_to_json(model, result) for model, result in zip(timed, results, strict=True)]
-    _answer(measured, noise_text(results, settings), as_json)
+    known = learn_speed(results[0])
+    reference_ms = results[0].reference_quiet_ms
+    if known is not None and reference_ms is not None and known.is_beaten_by(reference_ms):
+        say(known.slow_text(reference_ms))
+    _answer(measured, noise_text(results, settings), as_json, None if known is None else known.best_ms)
 
 
 def _precision(model: ModelSpec | OnnxModel, asked: str) -> str:
@@ -124,7 +129,9 @@ def answer_again(files: list[str], as_json: bool) -> None:
     _answer(measured, "; ".join(noise) or None, as_json)
 
 
-def _answer(measured: list[dict[str, Any]], noise: str | None, as_json: bool) -> None:
+def _answer(
+    measured: list[dict[str, Any]], noise: str | None, as_json: bool, best_known_ms: float | None = None
+) -> None:
     from modscale.cli.console import say
 
     def show() -> None:
@@ -135,7 +142,8 @@ def _answer(measured: list[dict[str, Any]], noise: str | None, as_json: bool) ->
     if noise:
         say(noise)
     first = measured[0] if measured else {}
-    reference = {key: first.get(f"reference_{key}") for key in ("ms", "drift_percent")}
+    reference = {key: first.get(f"reference_{key}") for key in ("ms", "quiet_ms", "drift_percent")}
+    reference["best_known_ms"] = best_known_ms
     answer({"models": measured, "reference": reference, "too_noisy": noise is not None, "noise": noise}, as_json, show)
 
 
