@@ -3,9 +3,8 @@
 A process there keeps the data that it has loaded for the next task. The data are found by the path that the search was
 given, which must lead to the same data there, and so must the versions be those of whoever searches.
 
-Before anything else the `code` of the search is compared with that of the process: other code may make something else
-of a `Place`. Whatever is raised while a task does its work is its answer. What Ray hands on as an exception was raised
-before or after that: our package is not there, say.
+It is begun only where the code is that of the search (`far_entry.py`). Whatever is raised while a task does its work is
+its answer. What Ray hands on as an exception was raised before or after that: torch is not there, say.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modscale import __version__
 from modscale.errors import InputError, ModscaleError, WorkerFault, one_line
 from modscale.files import scratch_folder
 from modscale.latency.protocol import OnnxModel
-from modscale.machine import code_fingerprint, describe_versions
+from modscale.machine import describe_versions
 from modscale.searching.bench import Bench, check_same_summary, failing
 from modscale.searching.measures import time_models
 from modscale.searching.steps import Timing
@@ -79,7 +77,7 @@ class FarTimings:
     """What is to be told."""
 
 
-def work(code: str, place: Place, function: str, arguments: Sequence[Any]) -> Answer:
+def work(place: Place, function: str, arguments: Sequence[Any]) -> Answer:
     """What a function of `worker.Tasks` answers to these arguments."""
 
     def ask() -> Any:
@@ -89,17 +87,17 @@ def work(code: str, place: Place, function: str, arguments: Sequence[Any]) -> An
         finally:
             tasks.after_answer()
 
-    return _answer(code, function, ask)
+    return _answer(function, ask)
 
 
-def export(code: str, place: Place, spec: ModelSpec) -> tuple[Answer, bytes]:
+def export(place: Place, spec: ModelSpec) -> tuple[Answer, bytes]:
     """Whether a network could be exported, and the ONNX file's content."""
     with scratch_folder() as folder:
-        answer = work(code, place, "export", (spec, folder / "model.onnx"))
+        answer = work(place, "export", (spec, folder / "model.onnx"))
         return answer, b"" if answer.error else (folder / "model.onnx").read_bytes()
 
 
-def check_devices(code: str, place: Place) -> Answer:
+def check_devices(place: Place) -> Answer:
     """What each device says of itself, once it has answered; no data are needed for that."""
 
     def check() -> dict[str, dict[str, Any]]:
@@ -109,11 +107,10 @@ def check_devices(code: str, place: Place) -> Answer:
             device.check()
         return {name: device.facts for name, device in bench.devices.items()}
 
-    return _answer(code, "asking the device", check)
+    return _answer("asking the device", check)
 
 
 def time_contents(
-    code: str,
     place: Place,
     timing: Timing,
     shapes: Sequence[tuple[int, ...] | None],
@@ -144,7 +141,7 @@ def time_contents(
             known = {name: device.facts for name, device in bench.devices.items()}
             return FarTimings(results=results, lines=lines, facts=known, notes=notes)
 
-    return _answer(code, "timing", time_all)
+    return _answer("timing", time_all)
 
 
 def check_versions(versions: Mapping[str, str], packages: Sequence[str]) -> None:
@@ -156,12 +153,9 @@ def check_versions(versions: Mapping[str, str], packages: Sequence[str]) -> None
             raise InputError(f"{rule} {versions.get(package, 'none')}", place="--workers")
 
 
-def _answer(code: str, task: str, compute: Callable[[], Any]) -> Answer:
-    """What came of it. No trial fails where the code is not the search's, which ends."""
+def _answer(task: str, compute: Callable[[], Any]) -> Answer:
+    """What came of it."""
     try:
-        if code != code_fingerprint():
-            rule = f"a worker's modscale ({__version__}) is not the code of the search: all machines need the same"
-            raise InputError(f"{rule}, and none may change meanwhile", place="--workers")
         with failing(task):
             return Answer(value=compute())
     except ModscaleError as error:

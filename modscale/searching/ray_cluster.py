@@ -16,9 +16,12 @@ from typing import Any, TypeVar
 
 import ray
 
+from modscale import __version__
 from modscale.errors import InputError, one_line
 from modscale.interrupts import check_stop, keeping_handlers
+from modscale.machine import code_fingerprint
 from modscale.processes import TICK_S
+from modscale.searching import far_entry
 from modscale.searching.bounded import Bounded, NoAnswer
 
 Found = TypeVar("Found")
@@ -45,6 +48,7 @@ LOST = (ConnectionError, NoAnswer, TaskLost)
 """What is raised where the connection is gone."""
 
 _ask = Bounded("calls of Ray")
+ray.cloudpickle.register_pickle_by_value(far_entry)  # for workers that do not have it
 
 
 def connect(address: str, environment: Mapping[str, str]) -> None:
@@ -91,13 +95,18 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in _ask(ANSWER_S, ray.nodes) if node["Alive"]]
 
 
-def begin(function: Callable[..., Any], *arguments: Any, returns: int = 1, **options: Any) -> Any:
+def begin(
+    function: Callable[..., Any], *arguments: Any, contents: Sequence[Any] = (), returns: int = 1, **options: Any
+) -> Any:
     """Has a node call a function; a reference to what it returns, or `returns` of them to the parts of that.
 
-    A task that is lost is not begun again.
+    What references among the `contents` are to are its last arguments. It is called only where the code is that of this
+    process (`far_entry.py`). A task that is lost is not begun again.
     """
-    task = ray.remote(max_retries=0)(function).options(num_returns=returns, **options)
-    return _ask(ANSWER_S, task.remote, *arguments)
+    entry = ray.remote(max_retries=0)(far_entry.call)
+    task = entry.options(name=function.__name__, num_returns=returns, **options)
+    packed = ray.cloudpickle.dumps((function, arguments))
+    return _ask(ANSWER_S, task.remote, code_fingerprint(), __version__, packed, *contents)
 
 
 def wait(references: Sequence[Any], patience_s: float) -> list[Any]:
@@ -109,7 +118,8 @@ def wait(references: Sequence[Any], patience_s: float) -> list[Any]:
 def get(reference: Any) -> Any:
     """What a reference is to. Raises TaskLost where its task was lost, too.
 
-    Raises InputError where it could not begin: a task of ours answers with whatever is raised in it (`far_tasks.py`).
+    Raises InputError where it could not begin, as the code there is another, say: a task of ours answers with whatever
+    is raised in it (`far_tasks.py`).
     """
     try:
         return _ask(ANSWER_S, ray.get, reference)
@@ -117,6 +127,8 @@ def get(reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, TaskLost):  # of another one, whose answer it was to be given
             raise
+        if isinstance(cause, ImportError) and cause.name == far_entry.OTHER_CODE:
+            raise InputError(one_line(str(cause)), place="--workers") from error
         lines = str(cause).strip().splitlines() or [""]
         why = f"{type(cause).__name__}: {one_line(lines[-1])[:300]}"
         raise InputError(f"a worker cannot do what it is asked: {why}", place="--workers") from error

@@ -24,7 +24,6 @@ from typing import Any
 from modscale.errors import InputError, TrialFailed, WorkerFault, one_line
 from modscale.interrupts import check_stop
 from modscale.lines import append_line
-from modscale.machine import code_fingerprint
 from modscale.processes import PASSIVE, TICK_S
 from modscale.searching import far_tasks, ray_cluster
 from modscale.searching.agenda import Agenda, Piece, Session
@@ -72,7 +71,6 @@ class RayEngine:
     ) -> None:
         """`address` is one of Ray's; `bench` has what the devices were before, and where every run is kept."""
         self.address, self.place, self.bench = address, place, bench
-        self.code = code_fingerprint()
         self.most = capacity
         self.agenda = Agenda(in_advance)
         self.running: dict[Any, _Running] = {}
@@ -214,7 +212,7 @@ class RayEngine:
                     contents.append(ray_cluster.put(model.file.read_bytes()))
             facts = {name: device.facts for name, device in self.bench.devices.items()}
             asked = replace(timing, models=())
-            ended = self._begin_timing(far_tasks.time_contents, asked, shapes, facts, *contents)
+            ended = self._begin_timing(far_tasks.time_contents, asked, shapes, facts, contents=contents)
             self.running[ended] = _Running(of=session, began_s=time.perf_counter())
 
     def _copy(self) -> None:
@@ -241,13 +239,11 @@ class RayEngine:
 
     def _begin_work(self, function: Callable[..., Any], *arguments: Any, returns: int = 1) -> Any:
         """Has it called on a node that trains; a reference to what it returns, or one to each of its parts."""
-        return ray_cluster.begin(
-            function, self.code, self.place, *arguments, returns=returns, num_cpus=self.place.cores
-        )
+        return ray_cluster.begin(function, self.place, *arguments, returns=returns, num_cpus=self.place.cores)
 
-    def _begin_timing(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The same on a node that times."""
-        return ray_cluster.begin(function, self.code, self.place, *arguments, num_cpus=0, resources={DEVICE: 1})
+    def _begin_timing(self, function: Callable[..., Any], *arguments: Any, contents: Sequence[Any] = ()) -> Any:
+        """The same on a node that times; references to the contents of files come last."""
+        return ray_cluster.begin(function, self.place, *arguments, contents=contents, num_cpus=0, resources={DEVICE: 1})
 
     def _timing(self) -> int:
         return sum(isinstance(one.of, Session) for one in self.running.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -280,6 +281,29 @@ def test_a_cluster_on_which_nothing_can_be_measured_is_told_in_a_line(
     with cluster_of(head) as cluster, pytest.raises(InputError) as caught:
         search(tmp_path / "run", cluster.address, Nobody())
     assert told in str(caught.value)
+
+
+def test_a_worker_of_other_code_is_told_before_it_is_asked_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older modscale lies first on the workers' path: its functions take other things."""
+    from modscale.searching import far_tasks, ray_cluster
+
+    package = tmp_path / "modscale"
+    (package / "searching").mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "0.1.0"')
+    (package / "searching" / "__init__.py").touch()
+    (package / "searching" / "far_tasks.py").write_text("def check_devices(place): ...")
+    monkeypatch.chdir(tmp_path)  # which Ray has the workers look in first
+    with cluster_of({"num_cpus": 1}) as cluster:
+        ray_cluster.connect(cluster.address, {})
+        try:
+            with pytest.raises(InputError) as caught:
+                ray_cluster.get(ray_cluster.begin(far_tasks.check_devices, "a place", num_cpus=1))
+        finally:
+            ray_cluster.leave()
+    told = rf"--workers: a worker on \S+ has other code: modscale 0\.1\.0 in {package}; all machines need that of the"
+    assert re.match(told, str(caught.value)), caught.value
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "ray://127.0.0.1:99999"])

@@ -165,6 +165,12 @@ def test_a_worker_that_cannot_begin_ends_the_search_in_a_line(ray: FakeRay) -> N
             engine.wait()
 
 
+def test_a_worker_of_other_code_ends_the_search_in_a_line(ray: FakeRay) -> None:
+    ray.came[0] = RayTaskError(ImportError("a worker on a has other code", name="modscale"))
+    with pytest.raises(InputError, match=r"^--workers: a worker on a has other code$"):
+        engine_of(ray).__enter__()
+
+
 def test_what_is_late_is_told_by_size() -> None:
     """Not before eight trainings have ended, and never where no size is known."""
     paces = Paces()
