@@ -13,6 +13,7 @@ from modscale.report.context import draw_contexts_together
 from modscale.report.training import TrainingRecord, build_training_report
 from modscale.runs.train_folder import (
     CONTEXT_FILE,
+    DARK_CONTEXT_FILE,
     METRICS_FILE,
     best_row,
     read_rows,
@@ -63,5 +64,6 @@ def write_examination(folder: Path, spec: ModelSpec, found: Examination) -> None
     """What was found of the best weights, for a report. Raises InputError where it cannot be written."""
     if found.examples:
         images = [seen_image(spec, one.pixels, one.maps, one.name) for one in found.examples]
-        write_whole(folder / CONTEXT_FILE, draw_contexts_together(images))
+        for name, dark in ((CONTEXT_FILE, False), (DARK_CONTEXT_FILE, True)):
+            write_whole(folder / name, draw_contexts_together(images, dark=dark))
     write_validation(folder, found.confusion)

@@ -75,10 +75,13 @@ def draw_context(image: SeenImage, *, title: str) -> bytes:
         return _finished(figure)
 
 
-def draw_contexts_together(images: Sequence[SeenImage]) -> bytes:
-    """A PNG of a column for each image, one or more: the image, and below it a row a stage with its map over it."""
+def draw_contexts_together(images: Sequence[SeenImage], *, dark: bool = False) -> bytes:
+    """A PNG of a column for each image, one or more: the image, and below it a row a stage with its map over it.
+
+    `dark`: for a dark page, light letters on its ground.
+    """
     stages = images[0].maps
-    with open_figure(2.2 * len(images) + 0.6, 2.15 * (1 + len(stages)) + 0.9) as figure:
+    with open_figure(2.2 * len(images) + 0.6, 2.15 * (1 + len(stages)) + 0.9, dark=dark) as figure:
         rows = figure.subplots(1 + len(stages), len(images), squeeze=False)
         for image, column in zip(images, rows.T, strict=True):
             _show(column[0], image)

@@ -56,6 +56,11 @@ STYLE: Any = {
     "svg.hashsalt": "modscale", "svg.fonttype": "none",
     "figure.facecolor": "white", "savefig.facecolor": "white", "text.parse_math": False,
 }  # fmt: skip
+DARK: Any = {
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color", "axes.edgecolor"), "#e4e9ee"),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "#1b232b"),
+}
+"""Of a figure of photographs, on a page that is dark: ink and card of `style.css.j2`, where others are inverted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,9 +221,9 @@ def _draw_halves(axes: Axes, row: int, parameter: ParameterReading, split: str) 
 
 
 @contextmanager
-def open_figure(width: float, height: float) -> Iterator[Figure]:
+def open_figure(width: float, height: float, *, dark: bool = False) -> Iterator[Figure]:
     """A figure of this size in inches, in the report's style, with an off-screen canvas."""
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, **DARK} if dark else STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks is drawn as boxes
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
 """The report of a training, rebuilt from its folder's own files: what was trained, how it went, what it came to.
 
-Writes `training.png`, `report.md` and `report.html`, each whole or not at all. `context.png` is drawn when the training
-is over, for it needs the images.
+Writes `training.png`, `report.md` and `report.html`, each whole or not at all. `context.png` and its dark form are
+drawn when the training is over, for they need the images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modscale.files import read_plain, write_whole
 from modscale.report.figures import COLOURS, Picture, open_figure, render_figure
 from modscale.report.pages import render_page
 from modscale.runs.conditions import told
-from modscale.runs.train_folder import CONTEXT_FILE, REPORT_FILES, VALIDATION_FILE, best_row
+from modscale.runs.train_folder import CONTEXT_FILE, DARK_CONTEXT_FILE, REPORT_FILES, VALIDATION_FILE, best_row
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
 from modscale.training.job import BEST_FILE, SCORES, best_scores
@@ -50,13 +50,11 @@ def build_training_report(record: TrainingRecord) -> dict[str, Path]:
         InputError: the report cannot be written.
     """
     curves = draw_curves(record.rows)
-    try:
-        context = read_plain(record.folder / CONTEXT_FILE)
-    except OSError:
-        context = None
+    context, dark = (_drawn(record.folder / name) for name in (CONTEXT_FILE, DARK_CONTEXT_FILE))
     page = page_context(record) | {
         "curves": base64.b64encode(curves.svg.encode()).decode(),
-        "context": None if context is None else base64.b64encode(context).decode(),
+        "context": context,
+        "dark_context": None if context is None else dark,
     }
     contents: dict[str, bytes | str] = {
         "curves": curves.png,
@@ -67,6 +65,14 @@ def build_training_report(record: TrainingRecord) -> dict[str, Path]:
     for kind, content in contents.items():
         write_whole(written[kind], content)
     return written if context is None else {**written, "context": record.folder / CONTEXT_FILE}
+
+
+def _drawn(file: Path) -> str | None:
+    """The content of a picture for the page; None where it is not there."""
+    try:
+        return base64.b64encode(read_plain(file)).decode()
+    except OSError:
+        return None
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:

@@ -31,10 +31,12 @@ VALIDATION_FILE = "validation.json"
 """What the best weights answered to the validation images."""
 CONTEXT_FILE = "context.png"
 """What the context branch sees in some of them."""
+DARK_CONTEXT_FILE = "context.dark.png"
+"""The same for a dark page."""
 REPORT_FILES = {"markdown": "report.md", "html": "report.html", "curves": "training.png"}
 OUTPUTS = frozenset({
     TRAIN_FILE, SPEC_FILE, METRICS_FILE, BEST_FILE, LAST_FILE, STATE_FILE, VALIDATION_FILE, CONTEXT_FILE,
-    *REPORT_FILES.values(),
+    DARK_CONTEXT_FILE, *REPORT_FILES.values(),
 })  # fmt: skip
 """What is written whole into the folder."""
 FREE = frozenset({"checkpoint_minutes", "log"})

@@ -234,7 +234,7 @@ def test_the_report_has_what_the_kept_weights_answer_class_by_class(
     right = sum(label == answer for label, answer in pairs)
     page = (folder / "report.html").read_text()
     assert f"right on {right} of {len(pairs)}" in page
-    assert page.count("base64,") == 2
+    assert page.count("base64,") == 3  # the curves, and the photographs for a light page and a dark one
     assert "learning_rate</th><td" in page
     assert "http" not in page.replace("http-equiv", "")
     capsys.readouterr()
@@ -242,6 +242,7 @@ def test_the_report_has_what_the_kept_weights_answer_class_by_class(
     document = json.loads(capsys.readouterr().out)
     assert document["accuracy"] == right / len(pairs)
     assert document["files"]["context"] == str(folder / "context.png")
+    assert (folder / "context.dark.png").exists()
     assert (folder / "report.html").read_text() == page
 
 

@@ -22,8 +22,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
 
     @contextmanager
-    def watched(width: float, height: float) -> Iterator[Figure]:
-        with open_figure(width, height) as figure:
+    def watched(width: float, height: float, *, dark: bool = False) -> Iterator[Figure]:
+        with open_figure(width, height, dark=dark) as figure:
             figures.append(figure)
             yield figure
 
@@ -98,8 +98,13 @@ def test_of_several_images_each_has_a_column(kept: list[Figure]) -> None:
         )
         for number in range(3)
     ]
-    assert Image.open(io.BytesIO(context.draw_contexts_together(images))).format == "PNG"
-    (figure,) = kept
+    grounds = []
+    for dark in (False, True):
+        with Image.open(io.BytesIO(context.draw_contexts_together(images, dark=dark))) as png:
+            assert png.format == "PNG"
+            grounds.append(png.convert("RGB").getpixel((0, 0)))
+    assert grounds == [(255, 255, 255), (0x1B, 0x23, 0x2B)]
+    figure, _ = kept
     assert len(figure.axes) == 9
     assert [axes.get_title() for axes in figure.axes[:3]] == ["image 0", "image 1", "image 2"]
     assert [len(axes.images) for axes in figure.axes] == [1] * 3 + [2] * 6

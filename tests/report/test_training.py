@@ -88,6 +88,27 @@ def test_the_page_fits_a_phone(tmp_path: Path) -> None:
         assert browser.ask(f"{ranges}.map((r) => r.getClientRects().length)") == [1, 1, 1]
 
 
+@needs_browser
+def test_photographs_have_the_ground_of_the_page(tmp_path: Path) -> None:
+    """In the dark another picture is shown; on paper, and of a training before there was one, the light one."""
+
+    def shown(theme: str, media: str = "") -> list[int]:
+        browser.open(html, theme=theme)
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        browser.send("Emulation.setEmulatedMedia", media=media, features=features)
+        widths = "img => img.getClientRects().length ? [img.naturalWidth] : []"
+        return browser.ask(f"Array.from(document.querySelectorAll('figure:not(.plot) img')).flatMap({widths})")
+
+    with open_browser(tmp_path / "profile") as browser:
+        Image.new("RGB", (900, 700), "white").save(tmp_path / "context.png")
+        html = build_training_report(record(tmp_path))["html"]
+        assert (shown("light"), shown("dark")) == ([900], [900])
+        Image.new("RGB", (901, 700), "black").save(tmp_path / "context.dark.png")
+        files = build_training_report(record(tmp_path))
+        assert (shown("light"), shown("dark"), shown("dark", "print")) == ([900], [901], [900])
+    assert 'srcset="context.dark.png"' in files["markdown"].read_text()
+
+
 def test_a_folder_of_another_hand_is_refused_in_a_line(tmp_path: Path) -> None:
     found = record(tmp_path)
     with pytest.raises(RunError, match="lacks what a report needs"):
