@@ -113,7 +113,7 @@ class LatencySettings:
     warmup: int = 5
     """Runs before the first timed one; two at the least. More moved no figure: `benchmarks/warm_up.md`."""
     runs: int = 100
-    """Timed runs, at the least."""
+    """Timed runs, at the least; of short ones more, a tenth of a second in each process, unless `patience_s` is 0."""
     until_percent: float = 10.0
     """Half-width of the 95 % interval, as a percentage of the median, above which a model is measured again."""
     patience_s: float = 5.0

@@ -33,6 +33,7 @@ import time
 import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 TYPE_CHECKING = False
@@ -72,6 +73,12 @@ channels, 49 of 384 and 1536, and the first again; two milliseconds of one core.
 loading."""
 FIRST = -20
 """The nice value of what comes before all others."""
+PROBE_EVERY_NS = 5_000_000
+"""Nanoseconds of timed runs between two probes, one run at the least. The probe leaves the caches full of its own
+weights: right after it a network of 0.16 ms takes 0.2, 20 % more or less from one process to another, see
+`benchmarks/short_runs.md`."""
+MOST_RUNS = 600
+"""Timed runs up to which a process goes on for `Job.least_s`."""
 FIRST_RUNS = 2
 """Runs of a model that are never timed: one that asks for memory, and one that tells how long the others will take."""
 SOURCE = re.compile(r"/onnxruntime(?:_src)?/\S+\.\w+:\d+ (?:[^()]*[\w>]\([^()]*\)(?: \[with [^]]*\])?(?: const)? )?")
@@ -104,6 +111,8 @@ class Job:
     """Runs before the first timed one; `FIRST_RUNS` at the least."""
     runs: int = 0
     """Timed runs; 0 only tries the provider."""
+    least_s: float = 0.0
+    """Seconds that they take at the least: of short ones more are timed, `MOST_RUNS` at most."""
     limit_s: float = math.inf
     """Seconds the runs may take; a model that would need more is given up after its first run."""
     seed: int = 0
@@ -117,7 +126,7 @@ class Job:
     cache_bytes: int = 0
     """Bytes that the cache may take; the models used longest ago go first. 0: nothing is cached."""
     is_probed: bool = False
-    """Whether the speed of the cores is taken before and after each timed run, see `PROBE`."""
+    """Whether the speed of the cores is taken before, between and after the timed runs, see `PROBE`."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +142,33 @@ class Timings:
     main_cpu_ns: int = -1
     """Of that, the thread's that asked for the runs; it waits by spinning, so an undisturbed one has all of them."""
     probes_ns: tuple[int, ...] = ()
-    """Wall time of `PROBE` before the first timed run and after each one, nanoseconds; empty where it was not asked."""
+    """Wall time of `PROBE` before the first timed run, whenever `PROBE_EVERY_NS` of them are over, and after the last
+    one, nanoseconds; empty where it was not asked."""
     probe_threads: int = 0
     """Threads that it ran on: the model's own where ONNX Runtime lets the two share them, else one; 0 without it."""
+
+    # What a measurement asks of each process some hundred times: its intervals are by bootstrap.
+
+    @cached_property
+    def ordered_ns(self) -> tuple[int, ...]:
+        """`times_ns`, the shortest first."""
+        return tuple(sorted(self.times_ns))
+
+    @cached_property
+    def median_ms(self) -> float:
+        """Median of the timed runs."""
+        return median_of(self.ordered_ns) / 1e6
+
+    @cached_property
+    def probe_ms(self) -> float:
+        """Median of the probe's runs."""
+        return median_of(self.probes_ns) / 1e6
+
+
+def median_of(times_ns: Sequence[int]) -> float:
+    from statistics import median  # no matter of the process that times
+
+    return median(times_ns)
 
 
 def answer(job: str, mark: str, model: Sequence[bytes] = ()) -> None:
@@ -528,7 +561,8 @@ def time_model(model: str | bytes, job: Job) -> Timings:
     times: list[int] = []
     probes = [probe()] if probe else []
     preempted = cpu_ns = main_cpu_ns = 0
-    for _ in range(job.runs):
+    timed_ns = unprobed_ns = 0
+    while len(times) < job.runs or (timed_ns < job.least_s * 1e9 and len(times) < MOST_RUNS):
         preempted -= preemptions()
         cpu_ns -= time.process_time_ns()
         main_cpu_ns -= time.thread_time_ns()
@@ -536,8 +570,13 @@ def time_model(model: str | bytes, job: Job) -> Timings:
         main_cpu_ns += time.thread_time_ns()
         cpu_ns += time.process_time_ns()
         preempted += preemptions()
-        if probe:
+        timed_ns += times[-1]
+        unprobed_ns += times[-1]
+        if probe and unprobed_ns >= PROBE_EVERY_NS:
             probes.append(probe())
+            unprobed_ns = 0
+    if probe and unprobed_ns:
+        probes.append(probe())
     return Timings(
         times_ns=tuple(times),
         cpu_ns=cpu_ns,

@@ -40,6 +40,9 @@ MIN_RUNTIME = (1, 15)
 """The oldest ONNX Runtime that heeds all that a session is told here; see `timing_worker.new_session`."""
 LIMIT_S = 1200.0
 """Seconds one process may take before its model is given up; its runs may take half of that."""
+ROUND_S = 0.1
+"""Seconds that the runs of one process take at the least. It costs half a second to start, and of a network of 0.2 ms
+the 20 runs asked for are a moment in which the machine may be slow: see `benchmarks/short_runs.md`."""
 KILLED = (-9, 137)
 """Exit codes of a process that the kernel ended, itself or as a shell tells it."""
 SAME = ("processor", "cores", "system", "runtime", "threads")
@@ -87,6 +90,11 @@ class Device:
         """Cores that a process has there."""
         return int(self.facts["cores"])
 
+    @property
+    def least_s(self) -> float:
+        """Seconds that the runs of a process take at the least; 0 where so many were asked for, and no more."""
+        return ROUND_S if self.settings.patience_s else 0.0
+
     def now(self) -> float:
         """Seconds of the clock by which its rounds are told."""
         return time.monotonic()
@@ -124,7 +132,7 @@ class Device:
         self, onnx_file: Path, *, runs: int, shape: tuple[int, ...] | None, is_probed: bool | None = None
     ) -> Timings:
         """Times a model in a fresh process, one that waits if there is one; with `timing_worker.PROBE` between its runs
-        where `is_probed`.
+        where `is_probed`. More than these `runs` where they are over before `least_s`.
 
         By default it is where the provider computes on threads that the probe can share. Raises as `ask_device` does,
         and TargetError where it has changed.
@@ -132,8 +140,9 @@ class Device:
         job = _job(self.settings)
         is_probed = PROVIDERS[self.settings.provider].takes_cores if is_probed is None else is_probed
         job = replace(
-            job, runs=runs, warmup=self.settings.warmup, limit_s=LIMIT_S / 2, shape=shape, is_probed=is_probed
-        )
+            job, runs=runs, least_s=self.least_s, warmup=self.settings.warmup, limit_s=LIMIT_S / 2, shape=shape,
+            is_probed=is_probed,
+        )  # fmt: skip
         with self._next() as program:
             answer = ask_device(self.settings, job, onnx_file, program)
         self._know(answer)

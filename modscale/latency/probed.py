@@ -36,7 +36,7 @@ class Probe:
 
     def is_slow(self, one: Timings) -> bool:
         """Whether the machine was slow during a round."""
-        return probe_ms(one) > self.limit_ms
+        return one.probe_ms > self.limit_ms
 
     def level_ms(self, rounds: Sequence[Timings]) -> float:
         """What a model takes on the quiet machine: median over its rounds, none of them slow if that can be."""
@@ -64,16 +64,11 @@ def find_probe(rounds: Sequence[Timings], threads: int) -> Probe | None:
     """
     if not rounds or any(one.probe_threads != threads for one in rounds):
         return None
-    taken = sorted(map(probe_ms, rounds))
+    taken = sorted(one.probe_ms for one in rounds)
     limit_ms = UNSTEADY * taken[int(BEST * (len(taken) - 1))]
     return Probe(limit_ms=limit_ms, usual_ms=median(ms for ms in taken if ms <= limit_ms))
 
 
-def probe_ms(one: Timings) -> float:
-    """What the probe took during a round: the median."""
-    return median(one.probes_ns) / 1e6
-
-
 def in_probes(one: Timings) -> float:
     """How many times as long as the probe's the runs of a round took, by the medians."""
-    return median(one.times_ns) / 1e6 / probe_ms(one)
+    return one.median_ms / one.probe_ms

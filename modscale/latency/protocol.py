@@ -7,12 +7,14 @@ process, in an order that reverses every round, so that a machine which slows do
 `benchmarks/latency_isolation.md` and `benchmarks/latency.md` have the measurements behind this.
 
 What is reported is `quiet_ms`, what a model takes while the machine is quiet, and `relative`, that divided by the
-reference's. A small model, the probe, runs between any two timed runs, on the same threads: rounds beside a slow probe
-do not count, and the others are put to the probe's usual time (`probed.py`). Of all ways that were tried that repeats
-best, and its interval closes soonest. Where no probe can run on the model's threads, on a GPU say, it is the 5th
-percentile of all runs. Median and mean of the rounds and runs stand beside it; the paper's protocol is `threads: 4,
-runs: 4000` and the mean. A model is measured until the interval is within `until_percent`, or `patience_s` is over, in
-which all counts that is run for it: its rounds, and its share of the reference's beside them and of their start.
+reference's. A small model, the probe, runs between the timed runs, on the same threads: rounds beside a slow probe do
+not count, and the others are put to the probe's usual time (`probed.py`). Of all ways that were tried that repeats
+best, and its interval closes soonest. Of runs under 5 ms several lie between two probes, and a round has as many as
+fill a tenth of a second (`benchmarks/short_runs.md`). Where no probe can run on the model's threads, on a GPU say, it
+is the 5th percentile of all runs. Median and mean of the rounds and runs stand beside it; the paper's protocol is
+`threads: 4, runs: 4000` and the mean. A model is measured until the interval is within `until_percent`, or `patience_s`
+is over, in which all counts that is run for it: its rounds, and its share of the reference's beside them and of their
+start.
 
 The reference. A fixed network runs before every third model and at the end: `relative` is in units of it, and so
 compares with another day's. A virtual machine is slower for some seconds, or minutes, while its own threads have all of

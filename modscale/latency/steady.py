@@ -2,7 +2,7 @@
 
 A virtual machine shares its cores with others: for seconds or minutes everything takes up to 1.65 times as long, while
 the timing threads have their cores all the while, so that no share of a core tells it. A small fixed model that runs
-between any two runs of the network, in the same process, does (`timing_worker.PROBE`): a network takes as many times as
+between the runs of the network, in the same process, does (`timing_worker.PROBE`): a network takes as many times as
 long as the probe beside it. So nothing is timed again; what was timed beside a slow probe is scaled.
 
 Several threads have a second slowness, that of two cores which do not work well together (a process in five or so, for
@@ -34,7 +34,7 @@ class Take:
     times_ns: tuple[int, ...]
     """Wall time of each run."""
     probes_ns: tuple[int, ...] = ()
-    """Wall time of the probe after each run; none where the device has no probe."""
+    """Wall time of the probe after each run, or each few short ones; none where the device has no probe."""
 
 
 def steady_ms(takes: Sequence[Take]) -> FloatArray:

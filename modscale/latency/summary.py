@@ -141,7 +141,7 @@ class Round:
     @property
     def median_ms(self) -> float:
         """Median of its runs."""
-        return median(self.timings.times_ns) / 1e6
+        return self.timings.median_ms
 
 
 def summarise(
@@ -259,7 +259,7 @@ def level_ms(rounds: Sequence[Round], probe: Probe | None) -> float:
 
 def low_ms(rounds: Sequence[Round]) -> float:
     """Quantile `LOW` of all runs of some rounds."""
-    runs = sorted(ns for one in rounds for ns in one.timings.times_ns)
+    runs = sorted(ns for one in rounds for ns in one.timings.ordered_ns)  # what is in order already is merged
     return runs[int(LOW * len(runs))] / 1e6
 
 

@@ -29,7 +29,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from modscale.deploy.timing_worker import FIRST_RUNS, Timings
+from modscale.deploy.timing_worker import FIRST_RUNS, MOST_RUNS, Timings
 from modscale.errors import TrialFailed
 from modscale.latency.device import Device
 from modscale.latency.probed import in_probes
@@ -157,7 +157,10 @@ class ImaginedDevice(Device):
         moment = self.moments[self._moment(len(self.session.rounds_s.get(onnx_file, ())))]
         seen = moment[rng.integers(len(moment))]
         again = AGAIN * float(np.random.default_rng([self.seed, key, 0, self.drawn[SESSIONS]]).standard_normal())
-        timings = _stretched(seen.taken.timings, math.exp(again) * self.latency_ms(spec) * seen.off, runs, rng)
+        factor = math.exp(again) * self.latency_ms(spec) * seen.off
+        run_s = factor * fmean(seen.taken.timings.times_ns) / 1e9
+        runs = max(runs, min(math.ceil(self.least_s / run_s), MOST_RUNS))
+        timings = _stretched(seen.taken.timings, factor, runs, rng)
         start_s = float(np.interp(count_model(spec).flops, self.flops, self.starts_s))
         seconds = start_s + self._runs_s(timings)
         self.session.rounds_s.setdefault(onnx_file, []).append(seconds)

@@ -44,6 +44,8 @@ SPREAD_S = 2.0
 """Seconds of timing between two trainings, at least."""
 MORE_S = 3.0
 """Seconds for which each network is timed beyond its first rounds, at most."""
+LEAST_S = 1e-6
+"""The same on further devices: not at all, in rounds as long as the search's."""
 LEAST_PERCENT = 1e-6
 """An interval that no network reaches, unless nothing differs."""
 
@@ -150,7 +152,7 @@ def rehearse(
         told = [told_of(spec) for spec in specs]
         results: list[dict[str, float]] = [{} for _ in specs]
         for i, (name, device) in enumerate(bench.devices.items()):
-            short = Device(shortened(device.settings, 0.0 if i else MORE_S), device.facts)
+            short = Device(shortened(device.settings, LEAST_S if i else MORE_S), device.facts)
             trainings.last_s = time.monotonic()
             found = measure_files(
                 files, short.settings, device=short, keep=keep_in(timings, told, device=name),
@@ -179,7 +181,7 @@ def rehearse(
     )
 
 
-def shortened(settings: LatencySettings, more_s: float = 0.0) -> LatencySettings:
+def shortened(settings: LatencySettings, more_s: float) -> LatencySettings:
     """The protocol with so much more than its first rounds, whatever they say: what its patience takes is reckoned."""
     return replace(settings, patience_s=more_s, until_percent=LEAST_PERCENT)
 

@@ -467,7 +467,7 @@ def test_cuda_times_every_block(block):
     """On a GPU: no node goes to the CPU, the logits are the CPU's, and the runs are timed."""
     stages = [{"dim": 16, "depth": 2, "block": block}, {"dim": 32, "depth": 1, "block": block, "attention_depth": 1}]
     spec = parse_spec({"resolution": 64, "num_classes": 10, "stages": stages})
-    (result,) = measure_models([spec], LatencySettings(provider="cuda", runs=20))
+    (result,) = measure_models([spec], LatencySettings(provider="cuda", runs=20, patience_s=0))
     assert (result.provider, result.runs) == ("cuda", 20)
     assert 0 < result.min_ms <= result.mean_ms
 
@@ -492,12 +492,28 @@ def test_an_answer_survives_what_else_is_written_around_it(model_file):
 
 
 def test_the_probe_runs_between_the_runs(model_file):
-    """Before the first timed run and after each one, only where it is asked for; its time is nobody's core share."""
-    probed, plain = (run(program(job(model_file, is_probed=flag), "m"))[0]["ok"]["timings"] for flag in (True, False))
-    assert len(probed["probes_ns"]) == len(probed["times_ns"]) + 1 == 8
-    assert min(probed["probes_ns"]) > 0
-    assert plain["probes_ns"] == []
-    assert probed["main_cpu_ns"] < 1.5 * sum(probed["times_ns"])
+    """Before the first timed run and after the last, and in between only once enough of them are over; its time is
+    nobody's core share.
+    """
+
+    def told(every_ns: int, **changes) -> dict:
+        text = program(job(model_file, **changes), "m")
+        return run(text.replace(b"PROBE_EVERY_NS = 5_000_000", b"PROBE_EVERY_NS = %d" % every_ns))[0]["ok"]["timings"]
+
+    after_each, never, plain = told(1, is_probed=True), told(10**18, is_probed=True), told(1)
+    assert [len(one["times_ns"]) for one in (after_each, never, plain)] == [7, 7, 7]
+    assert [len(one["probes_ns"]) for one in (after_each, never, plain)] == [8, 2, 0]
+    assert min(after_each["probes_ns"]) > 0
+    assert after_each["main_cpu_ns"] < 1.5 * sum(after_each["times_ns"])
+
+
+@pytest.mark.parametrize(
+    ("runs", "least_s", "timed"), [(7, 0.0, 7), (7, 1e-9, 7), (7, 1000.0, 600), (700, 1000.0, 700)]
+)
+def test_short_runs_are_timed_for_some_time(model_file, runs, least_s, timed):
+    """As many as were asked for, or more until their time is over; never more than a limit for that."""
+    (answer, _) = run(program(job(model_file, runs=runs, least_s=least_s), "m"))
+    assert len(answer["ok"]["timings"]["times_ns"]) == timed
 
 
 def test_a_probe_shares_the_threads_of_the_model(model_file):

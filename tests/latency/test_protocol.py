@@ -66,6 +66,8 @@ def test_measure_latency(model_file, monkeypatch):
     shares = (5, 5, 4, 4, 4)
     weighted = sum(share * mean for share, mean in zip(shares, result.process_means_ms, strict=True)) / 22
     assert result.mean_ms == pytest.approx(weighted)
+    longer = measure_latency(model_file, LatencySettings(threads=2, warmup=1, runs=22, patience_s=1e-6))
+    assert (longer.runs, longer.all_rounds) == (5 * 600, 5)  # runs of some microseconds, until a limit
 
 
 def test_measure_models_exports_and_times(monkeypatch):

@@ -55,6 +55,16 @@ def test_a_steady_network_takes_its_first_rounds() -> None:
     assert alone.clock.waited_s == 0.0
 
 
+def test_short_runs_fill_a_tenth_of_a_second() -> None:
+    """Of 0.25 ms 400, of 4 ms 25, of 0.05 ms no more than 600; as many as were asked for where no more may be."""
+    for ms, runs in ((0.25, 400), (4.0, 25), (0.05, 600), (8.0, 20)):
+        device = device_of(ms=(ms, ms))
+        assert len(device.time(Path("xxs.onnx"), runs=20).times_ns) == runs
+        assert device.clock.now_s == pytest.approx(0.5 + (runs - 2) * ms / 1e3)
+        exact = device_of(ms=(ms, ms), patience_s=0.0)
+        assert len(exact.time(Path("xxs.onnx"), runs=20).times_ns) == 20
+
+
 def test_a_latency_rises_with_the_size_for_ever() -> None:
     """A straight line of logarithms through both that were rehearsed; twice the size of s takes more than s."""
     device = device_of(ms=(5.0, 15.0))

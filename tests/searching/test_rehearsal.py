@@ -144,6 +144,19 @@ def test_what_is_timed_sooner_leaves_the_trainings_for_the_end(bench: Callable[.
     assert made.first.asked == ["export", *["reference", "0"] * 5, "reference", "take_pace", "take_pace"]
 
 
+def test_rounds_are_as_long_as_the_searchs_on_every_device(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further devices have their first rounds and no more, each for the time that a round takes at the least."""
+    made = bench(0.03, reference=False)
+    made.devices["pi"] = FakeDevice(LatencySettings(threads=1, reference=False))
+    least_s: list[float] = []
+    monkeypatch.setattr(FakeDevice, "start", lambda self, count: least_s.append(self.least_s))
+    rehearse(made, [published("xxs")], anchor=None, timings=tmp_path / "timings.jsonl")
+    assert made.first.asked == ["export", *["0"] * 10, "take_pace"]
+    assert least_s == [0.1] * 10
+
+
 def test_several_workers_train_beside_each_other(bench: Callable[..., Any], tmp_path: Path) -> None:
     """Each is asked for the pace of each network, and the mean counts."""
     made = bench(0.03, 0.05, reference=False)
