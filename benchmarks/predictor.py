@@ -178,6 +178,10 @@ def judge(file: str, rows_file: Path, models: Path, half: int | None, session: s
                 f" 90 % intervals hold {np.mean(inside):.1%}"
             )
         print(f"  tau {float(kendall_tau(predicted[None], truth[None])[0]):.3f}")
+        twice = np.array([times[name][:2] for name in names if len(times[name]) > 1]).T
+        if len(twice):
+            own = float(kendall_tau(twice[:1], twice[1:])[0])
+            print(f"  a first and a second timing of {twice.shape[1]} networks: tau {own:.3f} to each other")
     halves = [(one.ci90_ms[1] - one.ci90_ms[0]) / 2 / one.latency_ms for one in found]
     print(f"half of an interval {np.median(halves):.2%}")
 
