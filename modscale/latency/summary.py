@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median, quantiles, stdev
 
-from modscale.deploy.timing_worker import Timings
+from modscale.deploy.timing_worker import Timings, were_kept
 from modscale.latency.confidence import Z95, confidence_interval, median_interval
 from modscale.latency.device import Device
 from modscale.latency.probed import Probe, find_probe
@@ -18,12 +18,6 @@ from modscale.settings import UNSTEADY, LatencySettings
 
 PROCESSES = 5
 """Fresh processes that share the runs of one model."""
-
-MAIN_SHARE = 0.9
-"""Share of the time below which the thread that asks for the runs was kept from its core."""
-
-ALL_SHARE = 0.8
-"""The same of all threads together, which also rest where a network leaves them nothing to do."""
 
 BUSY_SHARE = 0.2
 """Share of disturbed processes above which the machine is called busy."""
@@ -293,9 +287,7 @@ def is_disturbed(one: Timings, device: Device) -> bool:
     share = core_share([one], device)
     if share is None:
         return False
-    # Threads without work rest, which looks like being kept from a core, but is no reason for them to be preempted.
-    is_preempted = one.preemptions > len(one.times_ns)
-    return one.main_cpu_ns < MAIN_SHARE * sum(one.times_ns) or (is_preempted and share < ALL_SHARE)
+    return were_kept(one.main_cpu_ns / sum(one.times_ns), share, one.preemptions, len(one.times_ns))
 
 
 def is_busy(timings: Sequence[Timings], device: Device) -> bool:

@@ -450,8 +450,18 @@ ORDINARY = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 23); os.execv(sy
 """Gives the right to a negative nice value up (PR_CAPBSET_DROP, CAP_SYS_NICE), for a Python that reads its program."""
 
 
+FIRST_TOO = """
+import os
+os.setsid()
+os.setpriority(os.PRIO_PROCESS, 0, -20)
+if os.path.exists("/proc/self/autogroup"):
+    open("/proc/self/autogroup", "w").write("-20")
+"""
+"""Has a process go before all others, as a timing process does."""
+
+
 @pytest.fixture
-def beside_two(tmp_path, monkeypatch):
+def beside_two(request, tmp_path, monkeypatch):
     """The latency of a large model beside two processes that never rest, all on one core, and what was said of it.
 
     A run must last longer than the system lets a thread have the core: between two runs it takes it away unseen.
@@ -460,7 +470,8 @@ def beside_two(tmp_path, monkeypatch):
     large_file = write_square(tmp_path / "large.onnx", pixels=2048)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
-    spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    begin = getattr(request, "param", "")
+    spin = [sys.executable, "-c", f"{begin}\nprint(flush=True)\nwhile True: pass"]
     neighbours = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(2)]
     said = []
 
@@ -491,8 +502,12 @@ def test_a_real_neighbour_on_the_only_core_is_seen(beside_two):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others bind no process to cores")
 @pytest.mark.skipif(not may_go_first(), reason="this user may not go before others")
+@pytest.mark.parametrize("beside_two", ["", FIRST_TOO], indirect=True, ids=["ordinary neighbours", "first as well"])
 def test_who_may_goes_first(beside_two):
-    """The same neighbours cost nothing where the timing process may go before all others: it has nearly all of it."""
+    """Neighbours cost nothing where the timing process may go before all others: it has nearly all of the core.
+
+    Where nice values do not do, as between containers, or here before others with the same, it becomes a real-time one.
+    """
     result, said = beside_two(None)
     assert result.core_share > 0.9
     assert (result.busy, said) == (False, [])
