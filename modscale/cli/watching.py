@@ -29,18 +29,19 @@ LAST = 4
 
 
 def describe_run(
-    progress: RunProgress, *, width: int | None, height: int | None, left_s: float | None = None
+    progress: RunProgress, *, width: int | None, height: int | None, left_s: float | None = None, told: bool = False
 ) -> list[str]:
     """The lines of a view; less than `height`, and no wider than `width`, where a terminal says so.
 
-    `left_s` is for how long it goes on, where more is known of that than the run's files tell.
+    `left_s` is for how long it goes on, where more is known of that than the run's files tell; `told`: each trial has
+    been told of already.
 
     Where there is no room for all of it, there are fewer of the last trials, then less of the table, then no plot.
     """
     head = [line for text in _head(progress, left_s or progress.left_s) for line in wrap(text, width)]
     table = _table(progress, width)
     room = 1000 if height is None else height - 1 - len(head)
-    last = _last(progress, width, most=max(room // 6, 3))
+    last = _last(progress, width, most=max(room // 6, 3), trials=0 if told else LAST)
     room -= len(last) + 1
     most = PLOT[1] if height is None else min(PLOT[1], room - min(len(table), TABLE) - 2)
     most = PLOT[0] if most < PLOT[0] <= room - 1 else most
@@ -89,11 +90,12 @@ def _table(progress: RunProgress, width: int | None) -> list[str]:
         *(Column(heading=metric.heading, spare=metric.spare) for metric in columns),
         Column(heading="pick of", is_text=True, may_move=True),
     ]
-    return lay_out_table("The front so far", headings, rows, width=width)
+    title = "The front" if progress.is_over and progress.is_running is False else "The front so far"
+    return lay_out_table(title, headings, rows, width=width)
 
 
-def _last(progress: RunProgress, width: int | None, *, most: int) -> list[str]:
-    """What failed, in a line, and the last trials, in at most so many lines."""
+def _last(progress: RunProgress, width: int | None, *, most: int, trials: int) -> list[str]:
+    """What failed, in a line, and the last `trials`, in at most so many lines."""
     reasons: dict[str, list[int]] = {}
     for trial in progress.trials:
         if trial.state == "failed":
@@ -103,7 +105,7 @@ def _last(progress: RunProgress, width: int | None, *, most: int) -> list[str]:
         told = [f"{', '.join(map(str, numbers[-5:]))}: {text}" for text, numbers in reasons.items()]
         text = f"failed: {'; '.join(reversed(told))}"
         lines = [text if width is None or len(text) <= width else f"{text[: width - 3]}..."]
-    for trial in reversed(progress.trials[-LAST:]):
+    for trial in reversed(progress.trials[max(len(progress.trials) - trials, 0) :]):
         wrapped = wrap(describe_trial(f"trial {trial.number}", trial), width, indent="    ")
         if len(lines) + len(wrapped) > most:
             break
@@ -111,10 +113,10 @@ def _last(progress: RunProgress, width: int | None, *, most: int) -> list[str]:
     return lines
 
 
-def show_once(progress: RunProgress) -> None:
-    """One view, on standard output."""
+def show_once(progress: RunProgress, *, told: bool = False) -> None:
+    """One view, on standard output; `told`: after a line for each trial."""
     width = screen_width(sys.stdout)
-    print_lines(out, [as_shown(out, line) for line in describe_run(progress, width=width, height=None)])
+    print_lines(out, [as_shown(out, line) for line in describe_run(progress, width=width, height=None, told=told)])
 
 
 def follow(
@@ -166,7 +168,7 @@ def _tell(folder: Path, every: float, sleep: Callable[[float], None]) -> None:
             told = len(progress.trials)
             print_lines(out, [as_shown(out, line) for line in lines])
             if _has_ended(progress):
-                show_once(progress)
+                show_once(progress, told=True)
                 return
             sys.stdout.flush()
         sleep(every)

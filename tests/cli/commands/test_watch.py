@@ -47,6 +47,13 @@ def test_a_view_fits_its_terminal(folder, width, height):
     assert (" |" in text) == ("trial 49" in text) == (height >= 20)
 
 
+def test_a_front_is_called_so_far_until_the_run_is_over(folder):
+    found = read_progress(folder)
+    over = replace(found, trials=found.trials * 2, references=2)
+    for progress, title in ((found, "The front so far"), (over, "The front")):
+        assert title in watching.describe_run(progress, width=80, height=None)
+
+
 def test_once_prints_one_view_and_steers_no_terminal(folder, capsys):
     assert main(["watch", str(folder), "--once"]) == 0
     text = capsys.readouterr().out
@@ -74,6 +81,7 @@ def test_in_a_pipe_each_trial_is_told_once_until_the_run_ends(folder, capsys, mo
     lines = capsys.readouterr().out.splitlines()
     first = lines.index(next(line for line in lines if line.startswith(f"{folder}: ")))
     assert [line.split()[1] for line in lines[:first]] == [str(i) for i in range(51)]
+    assert not [line for line in lines[first:] if line.startswith("trial ") and "accuracy %" not in line]
     assert naps == [7, 7]
 
 
