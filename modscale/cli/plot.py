@@ -48,9 +48,10 @@ def draw(
             grid[row][column + 1 : column + 1 + len(name)] = list(name)
     ticks = {round(at): text for at, text in up.ticks(max(2, rows // 3))}
     lines = [f"{ticks.get(i, ''):>{LABEL}} |{''.join(row)}".rstrip() for i, row in enumerate(grid)]
-    foot, figures = ["-"] * columns, [" "] * (columns + LABEL)
+    foot, figures = ["-"] * columns, [" "] * columns
     for at, text in across.ticks(max(2, columns // 12)):
         column = round(at)
         foot[column] = "+"
-        figures[column : column + len(text)] = list(text)
+        begin = max(0, min(column, columns - len(text)))  # one at the edge ends there
+        figures[begin : begin + len(text)] = list(text)
     return [*lines, f"{'':>{LABEL}} +{''.join(foot)}", f"{'':>{LABEL}}  {''.join(figures)}".rstrip()]

@@ -130,4 +130,12 @@ def test_a_plot_has_each_mark_in_its_place():
     assert lines[0].rstrip().endswith("o")  # no room for its name
     assert [line.split()[0] for line in (lines[0], lines[-1]) if line.split()] != []
     assert draw([], width=80, height=20) == []
+
+
+def test_a_figure_at_the_edge_of_a_plot_is_whole():
+    """Whatever lies there; cut at the width it was `0` instead of `0.25`."""
+    for high in range(200, 400, 3):
+        lines = draw([(0.13, 1, "o", ""), (high / 1000, 1, "o", "")], width=40, height=9)
+        assert max(map(len, lines)) <= 40
+        assert all(0.1 < float(figure) < 0.5 for figure in lines[-1].split())
     assert draw([(0, 0, "o", "")], width=12, height=4) == []
