@@ -7,6 +7,7 @@ are left out, which is said. Without a width (a pipe, a file) every row is one l
 from __future__ import annotations
 
 import codecs
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,11 @@ PLAIN_SIGNS = {"±": "+-", "×": "x", "─": "-", "…": "...", "·": "|", "–"
 """What stands in for a sign where the terminal's encoding lacks it; any other sign becomes an escape."""
 ENCODING_ERRORS = "modscale.plain_signs"
 """Name of that rule among Python's handlers of encoding errors."""
+
+
+UNIT = re.compile(r"(?<=\d) (?=(?:±|%|(?:s|ms|min|h|px|[kMG]i?B|[MG]FLOPs)\b))|(?<=±) (?=\d)")
+"""A blank at which no line is broken."""
+JOINED = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,18 +79,21 @@ def lay_out_table(
 
 
 def wrap(text: str, width: int | None, *, indent: str = "", first: str = "") -> list[str]:
-    """`text` in lines of at most `width` columns, broken at blanks alone; one line without a width."""
+    """`text` in lines of at most `width` columns, broken at blanks alone; one line without a width.
+
+    No figure is parted from its unit, nor from its interval.
+    """
     if width is None or text_width(first + text) <= width:
         return [first + text]
     lines = textwrap.wrap(
-        text,
+        UNIT.sub(JOINED, text),
         max(width, len(indent) + 1),
         initial_indent=first,
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return lines or [first]
+    return [line.replace(JOINED, " ") for line in lines] or [first]
 
 
 def text_width(text: str) -> int:

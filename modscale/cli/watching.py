@@ -22,8 +22,6 @@ PLOT = (8, 18)
 """Lines of the plot, at the least and at most."""
 TABLE = 6
 """Lines of the table that the plot leaves it, if it can."""
-TITLE = 3
-"""Lines of a table before its first row."""
 LAST = 4
 """Trials that are told of, the last ones."""
 
@@ -47,8 +45,11 @@ def describe_run(
     most = PLOT[0] if most < PLOT[0] <= room - 1 else most
     plot = plot_front(progress, width=min(width or PIPE_WIDTH, 100), height=most)
     room -= len(plot) + 1 if plot else 0
-    shown = table if len(table) < room else table[: room - 1]
-    parts = [part for part in (plot, shown if len(shown) > TITLE else [], last) if part]
+    rows = len(progress.front)
+    while rows and len(table) >= room:
+        rows -= 1
+        table = _table(progress, width, rows)
+    parts = [part for part in (plot, table, last) if part]
     return [*head, *(line for part in parts for line in ("", *part))]
 
 
@@ -76,14 +77,16 @@ def _pace_text(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration_text(seconds)
 
 
-def _table(progress: RunProgress, width: int | None) -> list[str]:
-    if not progress.front:
+def _table(progress: RunProgress, width: int | None, most: int | None = None) -> list[str]:
+    """The front, its first `most` networks if there is no room for all; none where that is none."""
+    shown = progress.front[:most]
+    if not shown:
         return []
     columns = metrics_among(key for trial in progress.front for key in trial.results)
     bands = {trial.number: [b for b, n in progress.picks.items() if n == trial.number] for trial in progress.front}
     rows = [
         (str(trial.number), *(metric.short(trial.results) for metric in columns), ", ".join(bands[trial.number]))
-        for trial in progress.front
+        for trial in shown
     ]
     headings = [
         Column(heading="trial"),
@@ -91,6 +94,8 @@ def _table(progress: RunProgress, width: int | None) -> list[str]:
         Column(heading="pick of", is_text=True, may_move=True),
     ]
     title = "The front" if progress.is_over and progress.is_running is False else "The front so far"
+    if len(shown) < len(progress.front):
+        title = f"{title}, {len(shown)} of {len(progress.front)} networks"
     return lay_out_table(title, headings, rows, width=width)
 
 

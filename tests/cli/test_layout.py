@@ -79,6 +79,8 @@ def test_paragraphs_break_at_blanks_alone() -> None:
     assert wrap(f"written to {path} just now", 20, indent="  ") == ["written to", f"  {path}", "  just now"]
     assert wrap("x " * 100, None) == ["x " * 100]
     assert wrap("", 10) == [""]
+    assert wrap("it took 11 s, or 0.1 ± 0.02 ms", 11) == ["it took", "11 s, or", "0.1 ± 0.02 ms"]
+    assert wrap("half a MB of 2 kinds, 40 % of it", 18) == ["half a MB of 2", "kinds, 40 % of it"]
 
 
 def test_signs_that_an_encoding_lacks_have_plain_ones() -> None:

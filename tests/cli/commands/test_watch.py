@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,10 @@ def test_a_view_fits_its_terminal(folder, width, height):
     for part in ("50 of 60 trials", "3 failed", "1 of 2 references", "failed: 3, 7, 11: out of memo"):
         assert part in " ".join(text.split())
     assert (" |" in text) == ("trial 49" in text) == (height >= 20)
+    rows = [line for line in lines if re.match(r" +\d+ .* M", line)]
+    front = len(read_progress(folder).front)
+    title = "The front so far" + (f", {len(rows)} of {front} networks" if len(rows) < front else "")
+    assert (title in lines) == bool(rows)
 
 
 def test_a_front_is_called_so_far_until_the_run_is_over(folder):
