@@ -58,6 +58,9 @@ KINDS = {
             takes="`modscale report` takes it, and `modscale export` with --pick or --trial;"
             " every command takes a spec in its models/",
         ),
+        Kind(
+            name="runs", text="a folder of runs", takes="`modscale report`, `watch` and `export` take one of them"
+        ),
         Kind(name="run file", text="a file of a run", takes="`modscale report` takes the run's folder"),
         Kind(
             name="fidelity",
@@ -159,6 +162,8 @@ def _folder_kind(place: Path) -> str:
 def _folder(place: Path) -> str:
     if kind := _folder_kind(place):
         return kind
+    if any((entry / RUN_FILE).is_file() for entry in islice(place.iterdir(), FOLDER_ENTRIES)):
+        return "runs"
     below = [place]
     for _ in range(3):  # DATA/train/CLASS/image
         entries = [entry for folder in below for entry in islice(folder.iterdir(), FOLDER_ENTRIES)][:FOLDER_ENTRIES]

@@ -90,6 +90,8 @@ WRONG = [
     (["latency", "{i.jpg}"], "is an image"),
     (["report", "{network}"], "is no run's folder: it has no run.yaml (it looks like the folder of one network: "),
     (["report", "{data}"], "(it looks like a folder of images: `modscale search SPACE.yaml --data` takes it)"),
+    (["report", "{run}/.."], "(it looks like a folder of runs: `modscale report`, `watch` and `export` take one"),
+    (["watch", "{notes.txt}"], "{notes.txt}: is no folder, as a run is"),
     (["export", "{spec.yaml}", "--weights", "{m.onnx}", "--out", "{empty}/o"], "{m.onnx}: is an ONNX model"),
     (["export", "{spec.yaml}", "--weights", "{space.yaml}", "--out", "{empty}/o"], "{space.yaml}: is a search space"),
     (["report", "{fidelity}"], "(it looks like a folder of `modscale fidelity`: "),

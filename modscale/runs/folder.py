@@ -49,7 +49,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     file = folder / RUN_FILE
     if not folder.is_dir():
-        raise RunError("no such run folder", file=folder)
+        raise RunError("is no folder, as a run is" if folder.is_file() else "no such run folder", file=folder)
     if not file.is_file():
         raise RunError(f"is no run's folder: it has no {RUN_FILE}", file=folder)
     return read_record(file, "space", rule="is not a run's settings: it has no space")
