@@ -7,6 +7,7 @@ a word.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import math
@@ -121,6 +122,7 @@ def parse_yaml(text: bytes | str) -> object:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
         raise InputError(f"not valid YAML: {reason or error}", place=_line_of(error.problem_mark)) from error
     except yaml.YAMLError as error:
+        _check_encoding(text)
         raise InputError(f"not valid YAML: {error}") from error
     except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         # PyYAML's constructors check nothing: `!!bool maybe` is a KeyError, `2001-99-99` a ValueError.
@@ -130,6 +132,16 @@ def parse_yaml(text: bytes | str) -> object:
 def dump_yaml(value: object, *, flow: bool | None = None, width: int = 110) -> str:
     """`value` as YAML that `parse_yaml` reads back equal: `flow` on one line, by default only the innermost parts."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width)
+
+
+def _check_encoding(text: bytes | str) -> None:
+    """Says where a text that YAML cannot read is no UTF-8; of UTF-16 with its mark it takes what there is."""
+    if isinstance(text, bytes) and not text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            line = text.count(b"\n", 0, error.start) + 1
+            raise InputError("must be text in UTF-8", place=f"line {line}", value=text[error.start :][:4]) from error
 
 
 def _check_nesting(text: bytes | str) -> None:

@@ -125,13 +125,21 @@ def test_nesting_below_the_limit_is_taken():
     assert parse_yaml("[" * 40 + "]" * 40) is not None
 
 
-@pytest.mark.parametrize("data", [b"a: \xff", b"\0\0\0\0", b"\x89PNG\r\n\x1a\n\0\0"])
-def test_bytes_that_are_no_text(tmp_path, data):
-    """A binary file is refused with its name."""
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"a: \xff", "line 1: must be text in UTF-8, got b'\\xff'"),
+        ("a: 1\nb: Größe\n".encode("latin-1"), "line 2: must be text in UTF-8, got b'\\xf6\\xdfe\\n'"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "line 1: must be text in UTF-8, got b'\\x89PNG'"),
+        (b"\0\0\0\0", "not valid YAML: "),
+    ],
+)
+def test_bytes_that_are_no_text(tmp_path, data, told):
+    """A binary file is refused with its name, and one of another encoding with the line."""
     file = tmp_path / "x.yaml"
     file.write_bytes(data)
     message = refusal(read_yaml, file)
-    assert message.startswith(f"{file}: not valid YAML: ")
+    assert message.startswith(f"{file}: {told}")
     assert "\n" not in message
 
 
