@@ -226,6 +226,11 @@ def show_report(summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
     ]  # fmt: skip
     learnt = learnt_of([metric.name for metric in columns])
     show_table(f"Pareto front; {learnt.meaning}" if learnt else "Pareto front", headings, rows)
+    told = [f"of {learnt.noun} its standard error"] if learnt else []
+    if any("latency" in metric.name for metric in columns):
+        told.append("of a latency half of its 95 % interval")
+    if rows and told:
+        note(f"\N{PLUS-MINUS SIGN}: {', '.join(told)}.")
     for metric in columns:
         _show_doubts(metric, [trial.results for trial in members])
     for band, pick in summary["bands"].items():

@@ -93,6 +93,7 @@ def test_a_latency_in_doubt_is_marked_and_explained(screen: Any, tmp_path: Path)
     folder = write_run(tmp_path / "run", busy, fake_references(FAKE))
     run, summary = report_run(folder)
     text = "\n".join(screen(tables.show_report, summary, run.trials, width=None))
+    assert "±: of accuracy its standard error, of a latency half of its 95 % interval." in text
     size = len(summary["front"])
     assert text.count(" ?") == size
     assert f"? The latency of {size} of {size} networks is in doubt" in text
