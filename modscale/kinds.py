@@ -17,6 +17,7 @@ from modscale.document import read_yaml
 from modscale.errors import InputError, RunError
 
 RUN_FILE = "run.yaml"
+TRIALS_FILE = "trials.jsonl"
 FIDELITY_FILE = "fidelity.yaml"
 TRAIN_FILE = "train.yaml"
 SPEC_FILE = "spec.yaml"
@@ -164,6 +165,8 @@ def _folder(place: Path) -> str:
         return kind
     if any((entry / RUN_FILE).is_file() for entry in islice(place.iterdir(), FOLDER_ENTRIES)):
         return "runs"
+    if (place / TRIALS_FILE).is_file():  # of a run whose settings are gone; its figures are no photographs
+        return ""
     below = [place]
     for _ in range(3):  # DATA/train/CLASS/image
         entries = [entry for folder in below for entry in islice(folder.iterdir(), FOLDER_ENTRIES)][:FOLDER_ENTRIES]

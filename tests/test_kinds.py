@@ -56,6 +56,8 @@ def test_each_kind_is_known(places):
     assert {name: kind and kind.name for name, kind in kinds.items()} == EXPECTED
     assert what_is(places["run"] / "run.yaml").name == "run file"
     assert what_is("nowhere") is None
+    (places["data"] / "trials.jsonl").touch()  # a run without its run.yaml has figures, too
+    assert what_is(places["data"]) is None
     places["space.yaml"].write_text("extends: mobile\n")
     assert what_is(places["space.yaml"]).name == "space"
 
