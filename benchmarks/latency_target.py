@@ -56,7 +56,7 @@ def main() -> None:
     for name, values in medians.items():
         ratio, half, _ = relative_latency(rounds[name], rounds["here"], level)
         told = "1" if name == "here" else f"{ratio:.3f} ± {half or float('nan'):.3f}"
-        slow = "" if probe is None else sum(probe.is_slow(one.timings) for one in rounds[name])
+        slow = "" if probe is None else sum(probe.are_slow([one.timings for one in rounds[name]]))
         ms = f"{median(values):.2f} ± {median_interval(values)[0]:.2f}"
         print(f"| {name} | {ms} | {told} | {slow} | {median(rest[name]):.2f} |")
 

@@ -24,6 +24,10 @@ from modscale.settings import UNSTEADY
 BEST = 0.1
 """Quantile of the probes of all rounds that stands for the machine at its best: most of them may be slow."""
 
+SHORT = 1.08
+"""Times the best of a model's own rounds, above which a round of short runs is slow: what slows the probe by a tenth
+slows a network of a fifth of a millisecond by a half (`benchmarks/short_runs.md`)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
@@ -34,9 +38,10 @@ class Probe:
     usual_ms: float
     """Median over the rounds that are not."""
 
-    def is_slow(self, one: Timings) -> bool:
-        """Whether the machine was slow during a round."""
-        return one.probe_ms > self.limit_ms
+    def are_slow(self, rounds: Sequence[Timings]) -> list[bool]:
+        """Whether the machine was slow during each of a model's rounds."""
+        best_ms = _best_ms(rounds)
+        return [one.probe_ms > self.limit_ms or (one.is_short and one.probe_ms > SHORT * best_ms) for one in rounds]
 
     def level_ms(self, rounds: Sequence[Timings]) -> float:
         """What a model takes on the quiet machine: median over its rounds, none of them slow if that can be."""
@@ -54,7 +59,7 @@ class Probe:
         return self.usual_ms * half
 
     def _counted(self, rounds: Sequence[Timings]) -> Sequence[Timings]:
-        return [one for one in rounds if not self.is_slow(one)] or rounds
+        return [one for one, is_slow in zip(rounds, self.are_slow(rounds), strict=True) if not is_slow] or rounds
 
 
 def find_probe(rounds: Sequence[Timings], threads: int) -> Probe | None:
@@ -64,11 +69,16 @@ def find_probe(rounds: Sequence[Timings], threads: int) -> Probe | None:
     """
     if not rounds or any(one.probe_threads != threads for one in rounds):
         return None
+    limit_ms = UNSTEADY * _best_ms(rounds)
+    return Probe(limit_ms=limit_ms, usual_ms=median(one.probe_ms for one in rounds if one.probe_ms <= limit_ms))
+
+
+def _best_ms(rounds: Sequence[Timings]) -> float:
+    """What the probe takes in these rounds while the machine is at its best."""
     taken = sorted(one.probe_ms for one in rounds)
-    limit_ms = UNSTEADY * taken[int(BEST * (len(taken) - 1))]
-    return Probe(limit_ms=limit_ms, usual_ms=median(ms for ms in taken if ms <= limit_ms))
+    return taken[int(BEST * (len(taken) - 1))]
 
 
 def in_probes(one: Timings) -> float:
-    """How many times as long as the probe's the runs of a round took, by the medians."""
-    return one.median_ms / one.probe_ms
+    """How many times as long as the probe's the runs of a round took, by the medians; see `Timings.quick_ms`."""
+    return one.quick_ms / one.probe_ms

@@ -155,7 +155,8 @@ def summarise(
     settings = device.settings
     probe = find_probe([one.timings for one in (*rounds, *references, *others)], device.threads)
     if probe is not None:
-        steady = [one for one in rounds if not probe.is_slow(one.timings)]
+        slow = probe.are_slow([one.timings for one in rounds])
+        steady = [one for one, is_slow in zip(rounds, slow, strict=True) if not is_slow]
     else:
         best_ms, beside = best_reference_ms(references), beside_ms(rounds, references)
         steady = [one for one, ms in zip(rounds, beside, strict=True) if ms is None or max(ms) <= UNSTEADY * best_ms]

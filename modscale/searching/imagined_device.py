@@ -19,6 +19,7 @@ Worked by hand: networks of 100 and 400 MFLOPs (without calls) take 5 and 10 ms,
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections import Counter
@@ -29,13 +30,13 @@ from statistics import fmean, median
 
 import numpy as np
 
-from modscale.deploy.timing_worker import FIRST_RUNS, MOST_RUNS, Timings
+from modscale.deploy.timing_worker import FIRST_RUNS, MOST_RUNS, Timings, groups_of
 from modscale.errors import TrialFailed
 from modscale.latency.device import Device
-from modscale.latency.probed import in_probes
+from modscale.latency.probed import find_probe, in_probes
 from modscale.latency.protocol import REFERENCE
 from modscale.latency.raw import Measurement
-from modscale.latency.summary import Round, first_rounds
+from modscale.latency.summary import Round, first_rounds, level_ms
 from modscale.specs.counts import count_model, sum_by
 from modscale.specs.sameness import network_key
 from modscale.specs.spec import ModelSpec
@@ -106,11 +107,12 @@ class ImaginedDevice(Device):
         self.references = seen.references
         self.usual = specs[len(specs) // 2]
         sizes = [math.log(self._size(spec)) for spec in specs]
-        levels = [math.log(median(one.median_ms for one in rounds)) for rounds in seen.rounds]
+        usual_ms = [_usual_ms(rounds, seen) for rounds in seen.rounds]
+        levels = [math.log(ms) for ms in usual_ms]
         self.centre = fmean(sizes), fmean(levels)
         rise = sizes[-1] - sizes[0]
         self.power = min(max((levels[-1] - levels[0]) / rise, POWERS[0]), POWERS[1]) if rise > 0 else 1.0
-        each = [_put_to_one(rounds) for rounds in seen.rounds]
+        each = [_put_to_one(rounds, ms) for rounds, ms in zip(seen.rounds, usual_ms, strict=True)]
         self.moments = [[rounds[i] for rounds in each if i < len(rounds)] for i in range(max(map(len, each)))]
         self.flops = [count_model(spec).flops for spec in specs]
         self.starts_s = [
@@ -160,7 +162,7 @@ class ImaginedDevice(Device):
         factor = math.exp(again) * self.latency_ms(spec) * seen.off
         run_s = factor * fmean(seen.taken.timings.times_ns) / 1e9
         runs = max(runs, min(math.ceil(self.least_s / run_s), MOST_RUNS))
-        timings = _stretched(seen.taken.timings, factor, runs, rng)
+        timings = _stretched(seen.taken.timings, factor, runs)
         start_s = float(np.interp(count_model(spec).flops, self.flops, self.starts_s))
         seconds = start_s + self._runs_s(timings)
         self.session.rounds_s.setdefault(onnx_file, []).append(seconds)
@@ -200,12 +202,18 @@ class ImaginedDevice(Device):
         return (max(FIRST_RUNS, self.settings.warmup) + len(times_ns)) * fmean(times_ns) / 1e9
 
 
-def _put_to_one(rounds: Sequence[Round]) -> list[_Seen]:
-    """The rounds of a network, each with the factor that puts it to 1 ms.
+def _usual_ms(rounds: Sequence[Round], seen: Measurement) -> float:
+    """What a network takes by its rounds: by those that count, where a probe tells which of them were slow."""
+    timings = [one.timings for one in itertools.chain(*seen.rounds, seen.references)]
+    probe = find_probe(timings, seen.device.threads)
+    return median(one.median_ms for one in rounds) if probe is None else level_ms(rounds, probe)
+
+
+def _put_to_one(rounds: Sequence[Round], usual_ms: float) -> list[_Seen]:
+    """The rounds of a network that usually takes so long, each with the factor that puts it to 1 ms.
 
     They lie about their own median more closely than others will, as n - 1 to n.
     """
-    usual_ms = median(one.median_ms for one in rounds)
     ratios = [in_probes(one.timings) if one.timings.probes_ns else one.median_ms for one in rounds]
     middle, wider = median(ratios), math.sqrt(len(rounds) / max(1, len(rounds) - 1))
     return [
@@ -214,16 +222,21 @@ def _put_to_one(rounds: Sequence[Round]) -> list[_Seen]:
     ]
 
 
-def _stretched(timings: Timings, factor: float, runs: int, rng: np.random.Generator) -> Timings:
-    """So many runs that take so many times as long as these, beside the same probes."""
+def _stretched(timings: Timings, factor: float, runs: int) -> Timings:
+    """So many runs that take so many times as long as these, beside the probes that were there at that time."""
     seen = timings.times_ns
-    chosen = seen if len(seen) == runs else rng.choice(seen, runs).tolist()
-    times_ns = tuple(round(factor * ns) for ns in chosen)
+    times_ns = tuple(round(factor * ns) for ns in _spread(seen, runs))
     longer = sum(times_ns) / sum(seen)
     return replace(
         timings,
         times_ns=times_ns,
+        probes_ns=_spread(timings.probes_ns, len(groups_of(times_ns)) + 1),
         preemptions=round(timings.preemptions * runs / len(seen)) if timings.preemptions > 0 else timings.preemptions,
         cpu_ns=round(timings.cpu_ns * longer) if timings.cpu_ns > 0 else timings.cpu_ns,
         main_cpu_ns=round(timings.main_cpu_ns * longer) if timings.main_cpu_ns > 0 else timings.main_cpu_ns,
     )
+
+
+def _spread(seen: Sequence[int], number: int) -> tuple[int, ...]:
+    """So many of what was seen in a round, in its order; none where nothing was."""
+    return tuple(seen[i * len(seen) // number] for i in range(number)) if seen else ()

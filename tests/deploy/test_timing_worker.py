@@ -516,6 +516,24 @@ def test_short_runs_are_timed_for_some_time(model_file, runs, least_s, timed):
     assert len(answer["ok"]["timings"]["times_ns"]) == timed
 
 
+@pytest.mark.parametrize(
+    ("times_ms", "probes_ms", "quick_ms"),
+    [
+        ([1] * 5 + [2] * 3 + [2] * 3, [2, 2, 3, 3], 1),  # beside 4, 5 and 6 ms: the third group is left out
+        ([1] * 5 + [2] * 3 + [2] * 3, [3, 3, 2, 2], 2),  # the first one
+        ([1] * 5 + [2] * 3 + [2] * 2, [2, 2, 3, 3], 1),  # the last group is not full
+        ([5, 6, 9], [2, 2, 3, 3], 6),  # one run between two probes: all count
+        ([1] * 5 + [2] * 6, [2] * 12, 2),  # the probe ran after each run, as it once did
+        ([1] * 5 + [2] * 6, [], 2),
+        ([1, 1, 2, 2], [2, 3], 1.5),  # nothing to choose from
+    ],
+)
+def test_short_runs_beside_the_quicker_probes_count(times_ms, probes_ms, quick_ms):
+    """By hand: five runs of 1 ms, or three of 2, lie between two probes, and half of these groups count."""
+    timings = worker.Timings(tuple(10**6 * ms for ms in times_ms), 0, probes_ns=tuple(10**6 * ms for ms in probes_ms))
+    assert timings.quick_ms == quick_ms
+
+
 def test_a_probe_shares_the_threads_of_the_model(model_file):
     """With two threads there are no more of them in the process than without a probe, and none is a session's own."""
     counted = b"""

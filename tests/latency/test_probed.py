@@ -96,6 +96,23 @@ def test_without_a_probe_on_the_models_threads_nothing_is_told_by_it():
     assert find_probe([], 2) is None
 
 
+def test_a_tenth_more_of_the_probe_tells_that_short_runs_were_slow():
+    """Twenty runs of 1 ms, five between two probes, or of 1.5 ms, four, by the best of their rounds; not so with runs
+    of 5 ms.
+    """
+    probes = [1.0, 1.02, 1.09, 1.01, 1.12]
+    short = [
+        replace(one, timings=replace(one.timings, probes_ns=one.timings.probes_ns[: 5 + (one.timings.median_ms > 1)]))
+        for one in made([1.0, 1.0, 1.5, 1.0, 1.5], probes, runs=20)
+    ]
+    found = summarise(short, [], DEVICE)
+    assert (found.rounds, found.unsteady_rounds, found.median_ms) == (3, 2, pytest.approx(1.0))
+    assert found.quiet_ms == pytest.approx(1.02, rel=0.01)
+    quicker = made([10.0] * 5, [0.9] * 5)  # in turns with a model that leaves the probe more of its caches
+    assert summarise(short, [], DEVICE, others=quicker).unsteady_rounds == 2
+    assert summarise(made([5.0, 5.0, 7.5, 5.0, 7.5], probes, runs=20), [], DEVICE).unsteady_rounds == 0
+
+
 def test_the_worked_example_of_doubt():
     """10.0 ± 0.3 and 10.6 ± 0.4 ms are told apart, 10.4 ± 0.4 is not; half of the spread of five is 1.078 of it."""
     spreads = [(10.0, 0.3), (10.6, 0.4), (20.0, 0.1)]

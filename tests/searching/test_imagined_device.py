@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rehearsed import XS, XXS, S, session
+from rehearsed import XS, XXS, S, session, taken
 
+from modscale.deploy.timing_worker import Timings
 from modscale.latency.protocol import measure_files
+from modscale.latency.summary import Round
 from modscale.searching import imagined_device
-from modscale.searching.imagined_device import CALL, Clock, ImaginedDevice
+from modscale.searching.imagined_device import CALL, Clock, ImaginedDevice, _stretched
 from modscale.settings import LatencySettings
 from modscale.specs.counts import count_model
 from modscale.specs.spec import ModelSpec
@@ -63,6 +65,37 @@ def test_short_runs_fill_a_tenth_of_a_second() -> None:
         assert device.clock.now_s == pytest.approx(0.5 + (runs - 2) * ms / 1e3)
         exact = device_of(ms=(ms, ms), patience_s=0.0)
         assert len(exact.time(Path("xxs.onnx"), runs=20).times_ns) == 20
+
+
+def test_short_runs_keep_the_probes_beside_them() -> None:
+    """A round whose later half was slow, put to twice the size: what lay beside a slow probe still does."""
+    seen = Timings((10**6,) * 10 + (2 * 10**6,) * 10, 0, probes_ns=(20, 21, 22, 30, 31, 32, 33), probe_threads=1)
+    assert seen.quick_ms == 1.0
+    larger = _stretched(seen, 2.0, 30)
+    assert larger.times_ns == (2 * 10**6,) * 15 + (4 * 10**6,) * 15
+    assert (larger.quick_ms, larger.median_ms) == (2.0, 3.0)
+    assert len(larger.probes_ns) == 5 + 8 + 1  # three of 2 ms and two of 4 ms between two of them
+    plain = _stretched(Timings((10**6,) * 4, 0), 2.0, 2)
+    assert (plain.times_ns, plain.probes_ns) == ((2 * 10**6,) * 2, ())
+
+
+def test_a_network_usually_takes_what_it_does_in_rounds_that_count() -> None:
+    """Runs of 10 ms, and of 15 beside a slow probe, which are three of five rounds of one and two of another."""
+
+    def rounds(slow: int) -> tuple[Round, ...]:
+        return tuple(
+            replace(one, timings=replace(one.timings, probes_ns=(probe_ns,) * 3, probe_threads=1))
+            for i in range(10)
+            for probe_ns, ms in [(1_300_000, 15.0) if i % 5 < slow else (1_000_000, 10.0)]
+            for one in [taken(i, 0.5, ms)]
+        )
+
+    settings = replace(SETTINGS, reference=False)
+    seen = replace(session((0.5, 0.5), (10.0, 10.0), settings), rounds=(rounds(3), rounds(2)))
+    device = ImaginedDevice(seen, (XXS, S), Clock(), (XXS, XS, S), seed=0)
+    for _ in range(8):
+        (found,) = measure_files([Path("xs.onnx")], settings, device=device)
+        assert found.quiet_ms == pytest.approx(10.0, rel=0.05)
 
 
 def test_a_latency_rises_with_the_size_for_ever() -> None:
