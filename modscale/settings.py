@@ -30,6 +30,9 @@ RESERVED = ("ci95", "standard_error", "reference", "measured")
 UNSTEADY = 1.15
 """Times what the reference takes on the machine at its best, above which the machine was slower, whoever had the cores:
 for a round of one measurement, and for a measurement of a run; see benchmarks/latency.md."""
+UNLIKE = 0.3
+"""Standard deviation, over networks, of how much one slows down with the machine, by the logarithm of the factor, in
+that of the reference: ten networks with two threads in both states of one machine, see benchmarks/latency.md."""
 TARGET_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
 PUBLISHED = ("xxs", "xs", "s", "s_conv")
 

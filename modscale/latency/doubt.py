@@ -45,7 +45,7 @@ def _levels(
     The reference is None where it was not timed.
     """
     own = [[one.timings for one in rounds] for rounds in seen]
-    probe = find_probe([*(one for each in own for one in each), *(one.timings for one in references)], device.threads)
+    probe = find_probe([one for each in own for one in each], device.threads, [one.timings for one in references])
     halves = [None if probe is None else probe.half_width_ms(each) for each in own]
     if probe is not None and None not in halves:  # without a bootstrap, of many models in no time
         unit_ms = probe.level_ms([one.timings for one in references]) if references else None

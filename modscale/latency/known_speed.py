@@ -14,14 +14,16 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
 from modscale.deploy.timing_worker import cache_folders
 from modscale.errors import InputError
 from modscale.files import read_plain, write_whole
+from modscale.latency.confidence import Z95
 from modscale.latency.summary import Latency
-from modscale.settings import UNSTEADY
+from modscale.settings import UNLIKE, UNSTEADY
 
 KEPT_S = 7 * 86_400.0
 """Seconds after which a best is no longer one: the machine may have become another."""
@@ -42,12 +44,16 @@ class KnownSpeed:
         """Whether the machine was quicker than where it took `ms`, by more than it changes from round to round."""
         return ms > UNSTEADY * self.best_ms
 
+    def unlike(self, ms: float) -> float:
+        """Half of the 95 % interval, as a share, by which a network slows down otherwise than the reference does."""
+        return Z95 * UNLIKE * log(ms / self.best_ms)
+
     def slow_text(self, ms: float) -> str:
         """That it was quicker, in a line."""
         when = time.strftime("%d %B at %H:%M", time.localtime(self.at_s))
         return (
             f"note: the machine was slow all the time: the reference took {ms:.3g} ms, and {self.best_ms:.3g} ms on"
-            f" {when}; what compares with that day is in units of it (x ref.)"
+            f" {when}; what compares with that day is in units of it (x ref.), to {100 * self.unlike(ms):.0f} %"
         )
 
 

@@ -9,17 +9,21 @@ probe's, times what that takes on the quiet machine.
 
 Worked by hand: rounds of 10, 10.5 and 16 ms beside probes of 1, 1.05 and 1.3 ms. The last one is slow, and left out;
 the others are 10 probes each. Of a machine whose quiet probes take 1.02 ms the model takes 10.2 ms.
+
+A model that met slow rounds alone is told by those, as if it had slowed down as the reference did, whose rounds were of
+both kinds: of 13 probes in slow rounds and 10 in others, say. Others do not do quite that, which widens its interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot, log
 from statistics import median
 
 from modscale.deploy.timing_worker import Timings
-from modscale.latency.confidence import median_interval
-from modscale.settings import UNSTEADY
+from modscale.latency.confidence import Z95, median_interval
+from modscale.settings import UNLIKE, UNSTEADY
 
 BEST = 0.1
 """Quantile of the probes of all rounds that stands for the machine at its best: most of them may be slow."""
@@ -37,6 +41,10 @@ class Probe:
     """Beside more than that a round is slow."""
     usual_ms: float
     """Median over the rounds that are not."""
+    slow_ms: float
+    """The same over those that are; as much as `usual_ms` where none is."""
+    slow_factor: float
+    """By how much a model takes more probes in a slow round, as the reference does; 1 where it was not seen in both."""
 
     def are_slow(self, rounds: Sequence[Timings]) -> list[bool]:
         """Whether the machine was slow during each of a model's rounds."""
@@ -45,32 +53,54 @@ class Probe:
 
     def level_ms(self, rounds: Sequence[Timings]) -> float:
         """What a model takes on the quiet machine: median over its rounds, none of them slow if that can be."""
-        return self.usual_ms * median(map(in_probes, self._counted(rounds)))
+        counted, is_quiet = self._counted(rounds)
+        return self.usual_ms * median(map(in_probes, counted)) / (1.0 if is_quiet else self.slow_factor)
 
     def half_width_ms(self, rounds: Sequence[Timings]) -> float | None:
         """Of the 95 % interval of that; None of fewer than three rounds.
 
         It is that of the ratio to the probe: by how much the machine is quicker another time is not in it.
         """
-        counted = self._counted(rounds)
+        counted, is_quiet = self._counted(rounds)
         if len(counted) < 3:
             return None
         half, _ = median_interval([in_probes(one) for one in counted])
-        return self.usual_ms * half
+        return hypot(
+            self.usual_ms * half / (1.0 if is_quiet else self.slow_factor),
+            Z95 * self.unlike(rounds) * self.level_ms(rounds),
+        )
 
-    def _counted(self, rounds: Sequence[Timings]) -> Sequence[Timings]:
-        return [one for one, is_slow in zip(rounds, self.are_slow(rounds), strict=True) if not is_slow] or rounds
+    def unlike(self, rounds: Sequence[Timings]) -> float:
+        """Standard error, as a share, of what a model takes that met slow rounds alone; 0 of others."""
+        _, is_quiet = self._counted(rounds)
+        return 0.0 if is_quiet else UNLIKE * abs(log(self.slow_ms / self.usual_ms * self.slow_factor))
+
+    def _counted(self, rounds: Sequence[Timings]) -> tuple[Sequence[Timings], bool]:
+        """The rounds that are not slow, or all of them where there is none; and whether there is one."""
+        quiet = [one for one, is_slow in zip(rounds, self.are_slow(rounds), strict=True) if not is_slow]
+        return quiet or rounds, bool(quiet)
 
 
-def find_probe(rounds: Sequence[Timings], threads: int) -> Probe | None:
-    """The probe of a measurement, from all of its rounds, the reference's too; None where not all had it on `threads`.
+def find_probe(rounds: Sequence[Timings], threads: int, references: Sequence[Timings] = ()) -> Probe | None:
+    """The probe of a measurement, from all of its rounds, the `references` too; None where not all had it on `threads`.
 
     One on fewer threads than the models' does not tell how these work together.
     """
-    if not rounds or any(one.probe_threads != threads for one in rounds):
+    everything = [*rounds, *references]
+    if not everything or any(one.probe_threads != threads for one in everything):
         return None
-    limit_ms = UNSTEADY * _best_ms(rounds)
-    return Probe(limit_ms=limit_ms, usual_ms=median(one.probe_ms for one in rounds if one.probe_ms <= limit_ms))
+    limit_ms = UNSTEADY * _best_ms(everything)
+    usual_ms = median(one.probe_ms for one in everything if one.probe_ms <= limit_ms)
+    slow = [one for one in everything if one.probe_ms > limit_ms]
+    in_slow, in_others = (
+        [in_probes(one) for one in references if (one.probe_ms > limit_ms) is is_slow] for is_slow in (True, False)
+    )
+    return Probe(
+        limit_ms=limit_ms,
+        usual_ms=usual_ms,
+        slow_ms=median(one.probe_ms for one in slow) if slow else usual_ms,
+        slow_factor=median(in_slow) / median(in_others) if in_slow and in_others else 1.0,
+    )
 
 
 def _best_ms(rounds: Sequence[Timings]) -> float:

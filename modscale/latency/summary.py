@@ -153,7 +153,8 @@ def summarise(
     had their cores.
     """
     settings = device.settings
-    probe = find_probe([one.timings for one in (*rounds, *references, *others)], device.threads)
+    own = [one.timings for one in rounds]
+    probe = find_probe([*own, *(one.timings for one in others)], device.threads, [one.timings for one in references])
     if probe is not None:
         slow = probe.are_slow([one.timings for one in rounds])
         steady = [one for one, is_slow in zip(rounds, slow, strict=True) if not is_slow]
@@ -175,9 +176,10 @@ def summarise(
     tenths = quantiles(everything, n=10, method="inclusive")
 
     level = partial(level_ms, probe=probe)
-    relative, relative_half, relative_error = relative_latency(rounds, references, level)
+    unlike = 0.0 if probe is None else probe.unlike(own)
+    relative, relative_half, relative_error = relative_latency(rounds, references, level, unlike)
     quiet_ms = median_ms if relative is None and probe is None else level(rounds)
-    quiet_half = None if probe is None else probe.half_width_ms([one.timings for one in rounds])
+    quiet_half = None if probe is None else probe.half_width_ms(own)
     if quiet_half is not None:
         quiet_share = quiet_half / quiet_ms
     else:
@@ -223,11 +225,15 @@ def summarise(
 
 
 def relative_latency(
-    rounds: Sequence[Round], references: Sequence[Round], level: Callable[[Sequence[Round]], float]
+    rounds: Sequence[Round],
+    references: Sequence[Round],
+    level: Callable[[Sequence[Round]], float],
+    unlike: float = 0.0,
 ) -> tuple[float | None, float | None, float | None]:
     """`Latency.relative`, `relative_ci95` and `relative_standard_error`; None where there is none.
 
-    `level` gives what some rounds take while the machine is quiet, milliseconds.
+    `level` gives what some rounds take while the machine is quiet, milliseconds; `unlike` is a standard error of that,
+    as a share, which the rounds do not tell.
     """
     if not references:
         return None, None, None
@@ -243,7 +249,7 @@ def relative_latency(
         ratio(draw.choices(rounds, k=len(rounds)), draw.choices(references, k=len(references)))
         for _ in range(RESAMPLES)
     ]
-    error = stdev(drawn)
+    error = math.hypot(stdev(drawn), unlike * found)
     return found, Z95 * error, error
 
 

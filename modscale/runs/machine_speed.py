@@ -11,7 +11,7 @@ told, the level is that of the first network measured (`searching/study.py`).
 
 Worked by hand: references of 8.6 and 14.1 ms stand beside latencies of 5.2 and 8.86 ms. At the level of 8.6 the second
 is 8.86 / 14.1 * 8.6 = 5.40 ms, and marked as slow, for 14.1 is 1.64 times 8.6. Networks do not slow down alike: by
-`UNLIKE` times the logarithm of that, 8 % of it, which widens its interval.
+`UNLIKE` times the logarithm of that, 15 % of it, which widens its interval.
 """
 
 from __future__ import annotations
@@ -22,11 +22,7 @@ from math import hypot, log
 
 from modscale.runs.metrics import LATENCY, Z95, Results, is_target_metric
 from modscale.runs.trials import Trial
-from modscale.settings import UNSTEADY
-
-UNLIKE = 0.16
-"""Standard deviation, over networks, of how much one slows down with the machine, by the logarithm of the factor, in
-that of the reference: see benchmarks/latency.md."""
+from modscale.settings import UNLIKE, UNSTEADY
 
 
 def reference_levels(measured: Iterable[Results]) -> dict[str, float]:

@@ -94,3 +94,5 @@ def test_the_command_says_so(cache, monkeypatch, capsys):
             "ms": ms, "quiet_ms": ms, "drift_percent": 0.0, "best_known_ms": 9.0
         }  # fmt: skip
         assert ("note: the machine was slow all the time: the reference took 14.5 ms, and 9 ms on " in err) is says
+        # by hand: 1.96 standard deviations of 0.3 times log(14.5 / 9)
+        assert ("in units of it (x ref.), to 28 %" in err) is says

@@ -60,6 +60,23 @@ def test_slow_processes_count_only_where_hardly_any_other_is_there():
     assert (found.rounds, found.median_ms) == (3, pytest.approx(10.0))
 
 
+def test_a_model_that_met_slow_rounds_alone_is_told_by_the_reference():
+    """Slow probes take 1.2 times as long; there the reference takes 6.5 in place of 5 of them, and the model 13.
+
+    So 10 of 1 ms each; and networks differ by 0.3 (standard deviation) of the logarithm of 1.2 times 1.3 = 1.56.
+    """
+    rounds = made([15.6] * 5, [1.2] * 5)
+    references = made([5, 5, 5, 7.8, 7.8], [1, 1, 1, 1.2, 1.2])
+    found = summarise(rounds, references, DEVICE)
+    share = 0.3 * np.log(1.56)
+    assert (found.quiet_ms, found.relative) == (pytest.approx(10.0), pytest.approx(2.0))
+    assert (found.rounds, found.unsteady_rounds, found.wide) == (5, 5, True)
+    assert found.quiet_ci95_ms == pytest.approx(1.959964 * share * 10.0)
+    assert found.relative_standard_error >= share * 2.0
+    some = made([15.6] * 4 + [10.1], [1.2] * 4 + [1.0])
+    assert summarise(some, references, DEVICE).quiet_ms == pytest.approx(10.1)  # a single round that is not slow tells
+
+
 def test_a_machine_that_drifts_is_taken_out_and_the_interval_is_that_of_the_ratios():
     """Rounds of 12 ms and 1 % of noise on a machine that slows down by 12 % meanwhile; of 200 intervals 95 % hold."""
     rng = np.random.default_rng(0)

@@ -6,7 +6,8 @@ from math import hypot, log
 
 import pytest
 
-from modscale.runs.machine_speed import UNLIKE, add_first, at_levels, comparable, reference_levels
+from modscale.runs.machine_speed import add_first, at_levels, comparable, reference_levels
+from modscale.settings import UNLIKE
 
 
 def test_by_hand() -> None:
