@@ -57,7 +57,8 @@ def test_the_caller_stays_light():
 
 def test_measure_latency(model_file, monkeypatch):
     """Real runs: the number asked for, over five processes, none of which is called slow, with consistent figures."""
-    monkeypatch.setattr(probed, "UNSTEADY", 1e9)
+    for limit in ("UNSTEADY", "SHORT"):
+        monkeypatch.setattr(probed, limit, 1e9)
     result = measure_latency(model_file, LatencySettings(threads=2, warmup=1, runs=22, patience_s=0))
     assert (result.provider, result.threads, result.runs, len(result.process_means_ms)) == ("cpu", 2, 22, 5)
     assert 0 < result.min_ms <= result.median_ms <= result.p90_ms
