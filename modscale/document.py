@@ -99,6 +99,8 @@ def read_yaml(file: str | Path) -> object:
     Raises:
         InputError: no such file, not a plain file, not readable, not Unicode, not YAML, or larger than a page of text.
     """
+    if file == "":  # which pathlib takes for the current folder
+        raise InputError("must be the path of a file", value=file)
     path = Path(file)
     with naming_file(file):
         try:

@@ -66,7 +66,10 @@ def test_no_path_is_of_no_kind(places, capsys, monkeypatch):
     """An empty argument is not the folder that one happens to be in, nor is an error without a file about it."""
     monkeypatch.chdir(places["network"])
     assert what_is("") is None
-    assert main(["count", ""]) == 2
+    for command in ("count", "space", "search"):
+        assert main([command, ""]) == 2
+        told = capsys.readouterr().err
+        assert ("must be the path of a file, got ''" if command == "count" else "must be a space's file, or ") in told
     spec = "{resolution: 32, num_classes: 1000000, stages: [{dim: 1024, depth: 1}]}"
     places["spec.yaml"].write_text(spec)
     assert main(["export", str(places["spec.yaml"]), "--out", "o"]) == 2

@@ -96,6 +96,8 @@ def read_layers(file: str | Path) -> Layers:
     Raises:
         InputError: a file is missing, broken or no mapping; they go round in a circle, or are too many.
     """
+    if file == "":  # which pathlib takes for the current folder
+        raise InputError(f"must be a space's file, or one of modscale's ({', '.join(library_names())})", value=file)
     path = Path(file)
     files = [path if _is_there(path) else _in_library(path) or path]
     with suppress(ValueError, OSError):  # which `read_yaml` tells
