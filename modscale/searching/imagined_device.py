@@ -204,8 +204,8 @@ class ImaginedDevice(Device):
 
 def _usual_ms(rounds: Sequence[Round], seen: Measurement) -> float:
     """What a network takes by its rounds: by those that count, where a probe tells which of them were slow."""
-    timings = [one.timings for one in itertools.chain(*seen.rounds, seen.references)]
-    probe = find_probe(timings, seen.device.threads)
+    timings = [one.timings for one in itertools.chain(*seen.rounds)]
+    probe = find_probe(timings, seen.device.threads, [one.timings for one in seen.references])
     return median(one.median_ms for one in rounds) if probe is None else level_ms(rounds, probe)
 
 
