@@ -22,7 +22,7 @@ its cores; no counter in it tells. Where there is no probe, a round beside which
 times its best is unsteady instead; in the median such rounds count only where too few others were.
 
 A busy machine. ONNX Runtime's threads wait for each other by spinning, as they do where a network is deployed, and are
-left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 3 times as long, beside three 6
+left to; so a neighbour costs twice: beside one spinning process on two cores xxs took 2.5 times as long, beside three 4
 times. So a timing process puts itself before all others, where the system lets it (`timing_worker.go_first`: as root),
 and they cost nothing then. Where it may not, more runs do not mend it: their mean closes in on the neighbour's figure,
 and no run was left undisturbed that could be picked out. What helps is to wait. A model is measured again, round by

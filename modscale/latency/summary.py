@@ -156,7 +156,7 @@ def summarise(
     own = [one.timings for one in rounds]
     probe = find_probe([*own, *(one.timings for one in others)], device.threads, [one.timings for one in references])
     if probe is not None:
-        slow = probe.are_slow([one.timings for one in rounds])
+        slow = probe.are_slow(own)
         steady = [one for one, is_slow in zip(rounds, slow, strict=True) if not is_slow]
     else:
         best_ms, beside = best_reference_ms(references), beside_ms(rounds, references)
